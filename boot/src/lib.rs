@@ -1,0 +1,1 @@
+//! Turns a kernel, an initrd and a command line into guest memory and an entry state.
