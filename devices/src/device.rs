@@ -1,5 +1,7 @@
 //! What every device tells the machine about itself.
 
+use std::fmt;
+
 use vmm_sys_util::eventfd::EventFd;
 
 /// The two address spaces of the x86 bus.
@@ -20,6 +22,29 @@ pub struct Window {
     pub base: u64,
     /// The length in bytes, at least 1.
     pub len_bytes: u64,
+}
+
+impl Window {
+    /// Whether the two windows share an address.
+    pub(crate) fn overlaps(self, other: Window) -> bool {
+        let last = |window: Window| {
+            window
+                .base
+                .saturating_add(window.len_bytes.saturating_sub(1))
+        };
+        self.space == other.space && self.base <= last(other) && other.base <= last(self)
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let space = match self.space {
+            Space::Port => "port",
+            Space::Memory => "memory",
+        };
+        let last = self.base.saturating_add(self.len_bytes.saturating_sub(1));
+        write!(f, "{space} {:#x}..={last:#x}", self.base)
+    }
 }
 
 /// A wire from a device to an interrupt controller pin: writing the event raises it.
@@ -48,13 +73,15 @@ pub trait Device: Send {
     /// append nothing.
     fn append_aml(&self, _sink: &mut dyn acpi_tables::AmlSink) {}
 
-    /// Answers a read of `data.len()` bytes at `offset` into window number `window`.
+    /// Answers a read of `data.len()` bytes at `offset` into window number `window`. The bus
+    /// guarantees that the access lies within the window, and that it is one byte on a port.
     ///
     /// Called on a vCPU thread, so it must not wait. What no register backs reads as `0xff`,
     /// which is what `data` holds at entry.
     fn read(&mut self, window: usize, offset: u64, data: &mut [u8]);
 
-    /// Takes a write of `data` at `offset` into window number `window`.
+    /// Takes a write of `data` at `offset` into window number `window`, within it as for
+    /// [`Device::read`].
     ///
     /// Called on a vCPU thread, so it must not wait. What no register backs is ignored.
     fn write(&mut self, window: usize, offset: u64, data: &[u8]);

@@ -1,10 +1,24 @@
 //! What the guest sees: buses, virtio transports, block, entropy, serial, clock, power.
 
+mod acpi_power;
+mod bus;
 mod device;
 mod error;
+mod i8042;
 mod platform;
+#[cfg(test)]
+mod platform_fake;
+mod pvpanic;
+mod rtc;
+mod serial;
 pub mod virtio;
 
+pub use acpi_power::{AcpiPower, PowerButton};
+pub use bus::Bus;
 pub use device::{Device, InterruptLine, Space, Window};
 pub use error::Error;
+pub use i8042::I8042;
 pub use platform::{Doorbell, MsiMessage, MsiVector, Platform, PowerEvent};
+pub use pvpanic::Pvpanic;
+pub use rtc::Rtc;
+pub use serial::{Serial, SerialInput};
