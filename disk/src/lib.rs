@@ -1,5 +1,39 @@
 //! The copy-on-write disk engine: storage, formats, and the executor they run on.
+//!
+//! ```text
+//!   a device, a server ──Request──> Disk ── format: raw
+//!                                    │
+//!                                 Storage ── file or block device │ simulated
+//!                                    │
+//!                                 Executor ── io_uring │ threads │ simulated clock
+//! ```
+//! All of it is async code on a single thread: nothing is `Send`, nothing is locked, and many
+//! requests are in flight at once.
 
+mod buffers;
+mod disk;
 mod error;
+mod event;
+mod executor;
+mod flush;
+mod open;
+pub mod probe;
+mod raw;
+mod reactor;
+mod request;
+mod rng;
+mod storage;
+mod wait_queue;
 
+pub use buffers::Buffers;
+pub use disk::{BoxFuture, Disk, Properties, Statistics};
 pub use error::Error;
+pub use event::EventReceiver;
+pub use executor::{Backend, Executor, spawn};
+pub use open::{Format, OpenOptions};
+pub use raw::Raw;
+pub use request::{Op, Request};
+pub use storage::{FileOptions, FileStorage, Geometry, Storage};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,73 @@
+//! The disk, as a device or a server sees it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use crate::{Error, Request};
+
+/// A future without a name, for a trait behind `dyn`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
+
+/// What a disk is like; none of it changes while the disk is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Properties {
+    /// Size in bytes, a multiple of 512.
+    pub size_bytes: u64,
+    /// Whether every change is refused.
+    pub read_only: bool,
+    /// The unit in which a guest should address the disk; 512 for files, the device's own for
+    /// block devices. Requests need only be aligned to 512.
+    pub block_size_bytes: u32,
+    /// The unit that the host writes without reading first.
+    pub physical_block_size_bytes: u32,
+    /// The unit that the host does best with, 0 where it does not say.
+    pub optimal_io_size_bytes: u32,
+    /// The unit in which discarding gives space back.
+    pub discard_granularity_bytes: u32,
+}
+
+/// What a disk has done since it was opened. Requests that failed count as errors only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Flushes.
+    pub flushes: u64,
+    /// Discards.
+    pub discards: u64,
+    /// Requests to write zeros.
+    pub write_zeroes: u64,
+    /// Times the host was asked to make data durable. Flushes that come together share one, and a
+    /// flush with nothing to make durable needs none.
+    pub host_syncs: u64,
+    /// Requests that failed.
+    pub errors: u64,
+}
+
+/// A disk. Lives on one [`Executor`](crate::Executor).
+pub trait Disk {
+    /// Its size and its units.
+    fn properties(&self) -> Properties;
+
+    /// Does `request`. Many may be in flight, and complete in any order.
+    ///
+    /// A flush covers the writes that completed before it was submitted. A write that was in
+    /// flight at a power cut leaves each of its 512-byte sectors old or new.
+    ///
+    /// The future may be dropped: what it had started goes on, with its memory kept until the
+    /// host is done with it, but how far it gets is unknown.
+    fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// Flushes and gives the image back to others. The last call: no request is in flight, and
+    /// none follows.
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// What it has done so far.
+    fn statistics(&self) -> Statistics;
+}

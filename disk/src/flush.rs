@@ -1,0 +1,82 @@
+//! Flushes that share host syncs.
+//!
+//! A sync covers the writes that completed before it began. So flushes that arrive while one is
+//! running wait for its end, and then all share the next; and a flush with nothing new to make
+//! durable needs none.
+
+use std::cell::Cell;
+
+use crate::wait_queue::WaitQueue;
+use crate::{Error, Storage};
+
+/// What has been changed, and up to where that is durable.
+#[derive(Default)]
+pub(crate) struct Flusher {
+    /// Counts changes, when they complete.
+    changes: Cell<u64>,
+    /// The changes that are known to be durable.
+    durable: Cell<u64>,
+    syncing: Cell<bool>,
+    /// A failed sync may have dropped dirty pages on the host, and the next one would say that all
+    /// is well: from then on nothing can be promised.
+    failed: Cell<bool>,
+    syncs: Cell<u64>,
+    waiting: WaitQueue,
+}
+
+/// Lets the next flush go on, even if the one that syncs is dropped.
+struct Syncing<'a>(&'a Flusher);
+
+impl Drop for Syncing<'_> {
+    fn drop(&mut self) {
+        self.0.syncing.set(false);
+        self.0.waiting.wake_all();
+    }
+}
+
+impl Flusher {
+    /// A change has completed.
+    pub(crate) fn changed(&self) {
+        self.changes.set(self.changes.get() + 1);
+    }
+
+    /// The number of host syncs done.
+    pub(crate) fn syncs(&self) -> u64 {
+        self.syncs.get()
+    }
+
+    /// Makes the changes durable that completed before this call.
+    pub(crate) async fn flush(&self, storage: &impl Storage) -> Result<(), Error> {
+        let wanted = self.changes.get();
+        loop {
+            if self.failed.get() {
+                return Err(Error::FlushFailedBefore {
+                    path: storage.path().to_owned(),
+                });
+            }
+            if self.durable.get() >= wanted {
+                return Ok(());
+            }
+            if !self.syncing.replace(true) {
+                return self.sync(storage).await;
+            }
+            self.waiting.wait().await;
+        }
+    }
+
+    async fn sync(&self, storage: &impl Storage) -> Result<(), Error> {
+        let _syncing = Syncing(self);
+        let covered = self.changes.get();
+        self.syncs.set(self.syncs.get() + 1);
+        match storage.sync().await {
+            Ok(()) => {
+                self.durable.set(covered);
+                Ok(())
+            }
+            Err(error) => {
+                self.failed.set(true);
+                Err(error)
+            }
+        }
+    }
+}

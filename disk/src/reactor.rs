@@ -1,0 +1,355 @@
+//! The reactor: does operations on files and waits for events, while the executor sleeps.
+//!
+//! An operation belongs to the reactor from its submission until the host says it is done, with
+//! the memory it reads or writes. Whoever waits for it may go away at any time: the slot then
+//! stays, marked abandoned, and is freed by the completion. So nothing the kernel may still write
+//! to is ever freed, and no descriptor it may still use is ever closed.
+
+mod operation;
+mod pool;
+mod probe;
+mod signals;
+mod uring;
+
+use std::cell::{Cell, RefCell};
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::future::Future;
+use std::io;
+use std::mem;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use slab::Slab;
+
+pub(crate) use operation::{AllocateMode, Operation};
+pub(crate) use probe::uring_features;
+
+use crate::Error;
+use crate::event::Event;
+use crate::executor::{Alarm, Backend, Core};
+use pool::Pool;
+use uring::Uring;
+
+/// Does operations, in one of three ways.
+pub(crate) struct Reactor {
+    driver: RefCell<Driver>,
+    slots: RefCell<Slab<Slot>>,
+    watches: RefCell<Slab<Watch>>,
+    /// Operations without a completion.
+    in_flight: Cell<usize>,
+    /// Completions that need no waiting for.
+    done: RefCell<Vec<Completion>>,
+    /// Does what the driver cannot do itself.
+    pool: Pool,
+    alarm: Arc<Alarm>,
+}
+
+enum Driver {
+    Uring(Box<Uring>),
+    Threads,
+    Simulated(Clock),
+}
+
+/// An operation, from its submission until someone has taken its result.
+struct Slot {
+    /// Absent once it is done.
+    operation: Option<Operation>,
+    state: State,
+}
+
+enum State {
+    Pending(Option<Waker>),
+    /// Nobody waits any more.
+    Abandoned,
+    Done(i32),
+}
+
+/// An eventfd that is being watched.
+struct Watch {
+    event: Event,
+    /// A signal, or why there will be none.
+    outcome: Option<io::Result<()>>,
+    waker: Option<Waker>,
+    /// Whether the kernel still polls it.
+    armed: bool,
+    /// Whether it is to go as soon as the kernel lets go.
+    closed: bool,
+}
+
+/// What the host reports.
+#[derive(Clone, Copy, Debug)]
+enum Completion {
+    /// The operation in a slot is done: a count, or a negated error number.
+    Operation { slot: usize, result: i32 },
+    /// A watched eventfd was signalled; `more` if it still is being watched.
+    Signal {
+        watch: usize,
+        result: i32,
+        more: bool,
+    },
+}
+
+/// Virtual time, in which delays end in their order as soon as nothing else can happen.
+#[derive(Default)]
+struct Clock {
+    now_ns: u64,
+    sequence: u64,
+    timers: BinaryHeap<Reverse<(u64, u64, usize)>>,
+}
+
+impl Reactor {
+    pub(crate) fn new(backend: Backend, alarm: Arc<Alarm>) -> Result<Self, Error> {
+        let driver = match backend {
+            Backend::IoUring => {
+                let uring = Uring::new(&alarm).map_err(Error::setup("io_uring"))?;
+                Driver::Uring(Box::new(uring))
+            }
+            Backend::Threads => Driver::Threads,
+            Backend::Simulated { .. } => Driver::Simulated(Clock::default()),
+        };
+        Ok(Self {
+            driver: RefCell::new(driver),
+            slots: RefCell::default(),
+            watches: RefCell::default(),
+            in_flight: Cell::new(0),
+            done: RefCell::default(),
+            pool: Pool::new(Arc::clone(&alarm)),
+            alarm,
+        })
+    }
+
+    /// Starts an operation and returns its slot.
+    fn submit(&self, operation: Operation) -> usize {
+        let mut slots = self.slots.borrow_mut();
+        let slot = slots.insert(Slot {
+            operation: Some(operation),
+            state: State::Pending(None),
+        });
+        self.in_flight.set(self.in_flight.get() + 1);
+        let Some(operation) = &slots[slot].operation else {
+            return slot;
+        };
+        match &mut *self.driver.borrow_mut() {
+            Driver::Uring(uring) => {
+                if !uring.submit(operation, slot) {
+                    self.pool.submit(operation.clone(), slot);
+                }
+            }
+            Driver::Threads => self.pool.submit(operation.clone(), slot),
+            Driver::Simulated(clock) => match operation {
+                Operation::Delay { duration_ns } => clock.start(*duration_ns, slot),
+                _ => {
+                    let result = operation.perform();
+                    self.done
+                        .borrow_mut()
+                        .push(Completion::Operation { slot, result });
+                }
+            },
+        }
+        slot
+    }
+
+    /// Hands over what was submitted, and takes what is done. Sleeps until there is something if
+    /// `idle` says that the executor has nothing else to do.
+    pub(crate) fn turn(&self, idle: impl Fn() -> bool) {
+        let idle = || idle() && self.done.borrow().is_empty() && !self.pool.has_done();
+        let sleep = idle() && self.alarm.prepare_sleep(idle);
+        let mut done = mem::take(&mut *self.done.borrow_mut());
+        match &mut *self.driver.borrow_mut() {
+            Driver::Uring(uring) => uring.turn(sleep, &mut done),
+            Driver::Threads => signals::wait(sleep, &self.alarm, &self.watches.borrow(), &mut done),
+            Driver::Simulated(clock) if sleep => done.push(clock.advance()),
+            Driver::Simulated(_) => {}
+        }
+        self.alarm.awake();
+        self.pool.take_done(&mut done);
+        for completion in done.drain(..) {
+            match completion {
+                Completion::Operation { slot, result } => self.complete(slot, result),
+                Completion::Signal {
+                    watch,
+                    result,
+                    more,
+                } => self.signal(watch, result, more),
+            }
+        }
+        // Wakers may have run foreign code that submitted: keep what it left, and our allocation.
+        let mut left = self.done.borrow_mut();
+        done.append(&mut left);
+        *left = done;
+    }
+
+    fn complete(&self, slot: usize, result: i32) {
+        self.in_flight.set(self.in_flight.get() - 1);
+        let mut slots = self.slots.borrow_mut();
+        let entry = &mut slots[slot];
+        let operation = entry.operation.take();
+        let waker = match mem::replace(&mut entry.state, State::Done(result)) {
+            State::Pending(waker) => waker,
+            State::Abandoned => {
+                slots.remove(slot);
+                None
+            }
+            State::Done(_) => unreachable!("an operation completes once"),
+        };
+        drop(slots);
+        drop(operation);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    fn poll_slot(&self, slot: usize, context: &mut Context<'_>) -> Poll<i32> {
+        let mut slots = self.slots.borrow_mut();
+        match &mut slots[slot].state {
+            State::Done(result) => {
+                let result = *result;
+                slots.remove(slot);
+                Poll::Ready(result)
+            }
+            state => {
+                *state = State::Pending(Some(context.waker().clone()));
+                Poll::Pending
+            }
+        }
+    }
+
+    fn abandon(&self, slot: usize) {
+        let mut slots = self.slots.borrow_mut();
+        if let State::Done(_) = slots[slot].state {
+            slots.remove(slot);
+        } else {
+            slots[slot].state = State::Abandoned;
+        }
+    }
+
+    /// Starts to watch an eventfd.
+    pub(crate) fn watch(&self, event: Event) -> usize {
+        let mut watches = self.watches.borrow_mut();
+        let entry = watches.vacant_entry();
+        let watch = entry.key();
+        if let Driver::Uring(uring) = &mut *self.driver.borrow_mut() {
+            uring.watch(event.as_raw_fd(), watch);
+        }
+        entry.insert(Watch {
+            event,
+            outcome: None,
+            waker: None,
+            armed: true,
+            closed: false,
+        });
+        watch
+    }
+
+    pub(crate) fn poll_watch(
+        &self,
+        watch: usize,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let entry = &mut self.watches.borrow_mut()[watch];
+        if let Some(outcome) = entry.outcome.take() {
+            return Poll::Ready(outcome);
+        }
+        entry.waker = Some(context.waker().clone());
+        Poll::Pending
+    }
+
+    /// Stops watching; the entry stays until the kernel has let go of it.
+    pub(crate) fn unwatch(&self, watch: usize) {
+        let mut watches = self.watches.borrow_mut();
+        if let Driver::Uring(uring) = &mut *self.driver.borrow_mut()
+            && watches[watch].armed
+        {
+            watches[watch].closed = true;
+            uring.unwatch(watch);
+        } else {
+            watches.remove(watch);
+        }
+    }
+
+    fn signal(&self, watch: usize, result: i32, more: bool) {
+        let mut watches = self.watches.borrow_mut();
+        let entry = &mut watches[watch];
+        if entry.closed {
+            if !more {
+                watches.remove(watch);
+            }
+            return;
+        }
+        entry.outcome = Some(operation::outcome(result).map(drop));
+        entry.armed = more || result >= 0;
+        if let Driver::Uring(uring) = &mut *self.driver.borrow_mut()
+            && entry.armed
+            && !more
+        {
+            uring.watch(entry.event.as_raw_fd(), watch);
+        }
+        let waker = entry.waker.take();
+        drop(watches);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Drop for Reactor {
+    /// Waits for what is in flight, for its memory goes with us.
+    fn drop(&mut self) {
+        while self.in_flight.get() > 0 {
+            self.turn(|| true);
+        }
+    }
+}
+
+impl Clock {
+    fn start(&mut self, duration_ns: u64, slot: usize) {
+        let end_ns = self.now_ns.saturating_add(duration_ns);
+        self.timers.push(Reverse((end_ns, self.sequence, slot)));
+        self.sequence += 1;
+    }
+
+    fn advance(&mut self) -> Completion {
+        let Reverse((end_ns, _, slot)) = self
+            .timers
+            .pop()
+            .expect("simulation: every task waits, and nothing is due");
+        self.now_ns = end_ns;
+        Completion::Operation { slot, result: 0 }
+    }
+}
+
+/// An operation that someone waits for.
+pub(crate) struct Submitted {
+    core: Rc<Core>,
+    /// Absent once the result is taken.
+    slot: Option<usize>,
+}
+
+/// Starts an operation on this thread's executor.
+pub(crate) fn submit(operation: Operation) -> Submitted {
+    let core = Core::current();
+    let slot = Some(core.reactor.submit(operation));
+    Submitted { core, slot }
+}
+
+impl Future for Submitted {
+    type Output = io::Result<usize>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let slot = self.slot.expect("polled after completion");
+        let result = std::task::ready!(self.core.reactor.poll_slot(slot, context));
+        self.slot = None;
+        Poll::Ready(operation::outcome(result))
+    }
+}
+
+impl Drop for Submitted {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot {
+            self.core.reactor.abandon(slot);
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! Operations on files, and how a thread does them.
+#![expect(unsafe_code, reason = "hands raw memory to system calls")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use crate::Buffers;
+
+/// The most segments that one system call takes (`IOV_MAX`).
+const SEGMENTS_MAX: usize = 1024;
+
+/// Something to do, with everything it needs to stay alive meanwhile.
+#[derive(Clone, Debug)]
+pub(crate) enum Operation {
+    /// Reads; may come short. The buffers are exact.
+    Read {
+        file: Arc<File>,
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Writes; may come short. The buffers are exact.
+    Write {
+        file: Arc<File>,
+        offset: u64,
+        buffers: Buffers,
+    },
+    /// Makes data durable, and of the metadata what it takes to read it back (`fdatasync`).
+    Sync { file: Arc<File> },
+    /// Changes how a range is allocated, never the file's size.
+    Allocate {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+        mode: AllocateMode,
+    },
+    /// Discards a range of a block device.
+    Discard {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+    },
+    /// Truncates or extends a file.
+    SetLen { file: Arc<File>, len: u64 },
+    /// Lets virtual time pass; without a simulation, none does.
+    Delay { duration_ns: u64 },
+}
+
+/// What [`Operation::Allocate`] does. Either way the range reads as zeros after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AllocateMode {
+    /// Gives the space back.
+    PunchHole,
+    /// Keeps the space.
+    ZeroRange,
+}
+
+impl AllocateMode {
+    /// As `fallocate` has it.
+    pub(super) fn flags(self) -> i32 {
+        libc::FALLOC_FL_KEEP_SIZE
+            | match self {
+                Self::PunchHole => libc::FALLOC_FL_PUNCH_HOLE,
+                Self::ZeroRange => libc::FALLOC_FL_ZERO_RANGE,
+            }
+    }
+}
+
+impl Operation {
+    /// Does it on this thread, and reports as `io_uring` does: a count or a negated error number.
+    pub(super) fn perform(&self) -> i32 {
+        let done = match self {
+            Self::Read {
+                file,
+                offset,
+                buffers,
+            } => read(file, *offset, buffers),
+            Self::Write {
+                file,
+                offset,
+                buffers,
+            } => write(file, *offset, buffers),
+            Self::Sync { file } => file.sync_data().map(|()| 0),
+            Self::Allocate {
+                file,
+                offset,
+                len,
+                mode,
+            } => allocate(file, *offset, *len, *mode),
+            Self::Discard { file, offset, len } => discard(file, *offset, *len),
+            Self::SetLen { file, len } => file.set_len(*len).map(|()| 0),
+            Self::Delay { .. } => Ok(0),
+        };
+        done.unwrap_or_else(|error| -error.raw_os_error().unwrap_or(libc::EIO))
+    }
+}
+
+/// The result of an operation as Rust has it.
+pub(super) fn outcome(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.wrapping_neg()))
+}
+
+/// The segments that one call can take: address and count.
+pub(super) fn segments(buffers: &Buffers) -> (*const libc::iovec, u32) {
+    let segments = buffers.iovecs();
+    let count = u32::try_from(segments.len().min(SEGMENTS_MAX)).expect("at most 1024");
+    (segments.as_ptr(), count)
+}
+
+fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+    libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
+}
+
+fn read(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
+    let offset = file_offset(offset)?;
+    let (segments, count) = segments(buffers);
+    // SAFETY: the segments are valid while `buffers` lives.
+    let done = unsafe { libc::preadv(file.as_raw_fd(), segments, count.cast_signed(), offset) };
+    transferred(done)
+}
+
+fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
+    let offset = file_offset(offset)?;
+    let (segments, count) = segments(buffers);
+    // SAFETY: the segments are valid while `buffers` lives.
+    let done = unsafe { libc::pwritev(file.as_raw_fd(), segments, count.cast_signed(), offset) };
+    transferred(done)
+}
+
+/// The kernel transfers at most 2 GiB less a page at once, so that the count fits.
+fn transferred(done: isize) -> io::Result<i32> {
+    if done < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    i32::try_from(done).map_err(io::Error::other)
+}
+
+fn allocate(file: &File, offset: u64, len: u64, mode: AllocateMode) -> io::Result<i32> {
+    let (offset, len) = (file_offset(offset)?, file_offset(len)?);
+    // SAFETY: takes no pointers.
+    match unsafe { libc::fallocate(file.as_raw_fd(), mode.flags(), offset, len) } {
+        0 => Ok(0),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn discard(file: &File, offset: u64, len: u64) -> io::Result<i32> {
+    /// `_IO(0x12, 119)` of `linux/fs.h`.
+    const BLKDISCARD: libc::Ioctl = 0x1277;
+    let range = [offset, len];
+    // SAFETY: BLKDISCARD reads two u64 from its argument.
+    match unsafe { libc::ioctl(file.as_raw_fd(), BLKDISCARD, range.as_ptr()) } {
+        0 => Ok(0),
+        _ => Err(io::Error::last_os_error()),
+    }
+}

@@ -1,0 +1,71 @@
+//! What a disk format stands on: bytes in a file, on a block device, or in a simulation.
+
+mod file;
+mod lock;
+
+use std::future::Future;
+use std::path::Path;
+
+use crate::{Buffers, Error};
+
+pub use file::{FileOptions, FileStorage};
+
+/// What a storage is like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Whether changes are refused.
+    pub read_only: bool,
+    /// The unit in which it is addressed; smaller accesses work.
+    pub block_size_bytes: u32,
+    /// The unit that it writes without reading first.
+    pub physical_block_size_bytes: u32,
+    /// The unit that it does best with, 0 if unknown.
+    pub optimal_io_size_bytes: u32,
+    /// The unit in which [`Storage::discard`] gives space back.
+    pub discard_granularity_bytes: u32,
+}
+
+/// Bytes that may survive a power cut.
+///
+/// Any number of operations may be in flight; those that overlap each other take effect in any
+/// order. A future that is dropped leaves its operation running, with its memory.
+pub trait Storage: 'static {
+    /// What it is called in messages.
+    fn path(&self) -> &Path;
+
+    /// Its units, which do not change.
+    fn geometry(&self) -> Geometry;
+
+    /// Its size in bytes.
+    fn size_bytes(&self) -> u64;
+
+    /// Fills `buffers` from `offset`. Past the end is an error.
+    fn read_at(&self, offset: u64, buffers: Buffers) -> impl Future<Output = Result<(), Error>>;
+
+    /// Writes `buffers` at `offset`; past the end, a file grows. At a power cut before a later
+    /// [`Storage::sync`], each 512-byte sector is old or new.
+    fn write_at(&self, offset: u64, buffers: Buffers) -> impl Future<Output = Result<(), Error>>;
+
+    /// Makes everything durable that completed before this call. After a failure, nobody knows
+    /// what became of it, and a later success says nothing about it.
+    fn sync(&self) -> impl Future<Output = Result<(), Error>>;
+
+    /// Says that a range is not needed any more, to give back its space where that is possible.
+    /// It may read as anything afterwards.
+    fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), Error>>;
+
+    /// Makes a range within the size read as zeros: without giving back its space, or, with
+    /// `unmap`, giving it back where that is possible.
+    fn write_zeroes(
+        &self,
+        offset: u64,
+        len: u64,
+        unmap: bool,
+    ) -> impl Future<Output = Result<(), Error>>;
+
+    /// Cuts off or adds zeros at the end.
+    fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;
+
+    /// Lets go of it for others. The last call.
+    fn close(&self);
+}

@@ -1,0 +1,249 @@
+//! Storage in a regular file or on a block device.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lock::ImageLock;
+use super::{Geometry, Storage};
+use crate::reactor::{AllocateMode, Operation, submit};
+use crate::{Buffers, Error};
+
+mod open;
+
+pub use open::FileOptions;
+
+/// The most that one operation transfers: aligned, and below the kernel's own limit.
+const TRANSFER_MAX: usize = 1 << 30;
+/// The memory of zeros written where the host cannot zero a range itself.
+const ZEROS_MAX: usize = 1 << 20;
+
+/// A file, locked against others as QEMU does.
+pub struct FileStorage {
+    file: Arc<File>,
+    path: PathBuf,
+    lock: ImageLock,
+    geometry: Geometry,
+    is_block_device: bool,
+    size_bytes: Cell<u64>,
+    /// Whether the host has refused to, so that we need not ask again.
+    cannot_punch_holes: Cell<bool>,
+    cannot_zero_ranges: Cell<bool>,
+    cannot_discard: Cell<bool>,
+}
+
+impl FileStorage {
+    fn error(&self, operation: &'static str, offset: u64, len: u64) -> impl Fn(io::Error) -> Error {
+        let path = self.path.clone();
+        move |source| Error::Range {
+            path: path.clone(),
+            operation,
+            offset,
+            len,
+            source,
+        }
+    }
+
+    /// Has a range zeroed or discarded by the host; false if it cannot.
+    async fn ask_host(
+        &self,
+        cannot: &Cell<bool>,
+        operation: impl FnOnce(Arc<File>) -> Operation,
+    ) -> io::Result<bool> {
+        if cannot.get() {
+            return Ok(false);
+        }
+        match submit(operation(Arc::clone(&self.file))).await {
+            Ok(_) => Ok(true),
+            Err(error) if is_unsupported(&error) => {
+                cannot.set(true);
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn allocate(&self, offset: u64, len: u64, mode: AllocateMode) -> io::Result<bool> {
+        let cannot = match mode {
+            AllocateMode::PunchHole => &self.cannot_punch_holes,
+            AllocateMode::ZeroRange => &self.cannot_zero_ranges,
+        };
+        self.ask_host(cannot, |file| Operation::Allocate {
+            file,
+            offset,
+            len,
+            mode,
+        })
+        .await
+    }
+
+    async fn write_zeros(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let mut done = 0;
+        let zeros = Buffers::zeroed(usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS_MAX));
+        while done < len {
+            let piece = usize::try_from(len - done)
+                .unwrap_or(usize::MAX)
+                .min(zeros.len());
+            self.write_at(offset + done, zeros.slice(0..piece)).await?;
+            done += piece as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Storage for FileStorage {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.size_bytes.get()
+    }
+
+    async fn read_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        let error = self.error("read", offset, buffers.len() as u64);
+        transfer(offset, &buffers, |offset, buffers| {
+            submit(Operation::Read {
+                file: Arc::clone(&self.file),
+                offset,
+                buffers,
+            })
+        })
+        .await
+        .map_err(|reason| match reason.kind() {
+            io::ErrorKind::WriteZero => error(io::ErrorKind::UnexpectedEof.into()),
+            _ => error(reason),
+        })
+    }
+
+    async fn write_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        let error = self.error("write", offset, buffers.len() as u64);
+        transfer(offset, &buffers, |offset, buffers| {
+            submit(Operation::Write {
+                file: Arc::clone(&self.file),
+                offset,
+                buffers,
+            })
+        })
+        .await
+        .map_err(error)?;
+        let end = offset + buffers.len() as u64;
+        self.size_bytes.set(self.size_bytes.get().max(end));
+        Ok(())
+    }
+
+    async fn sync(&self) -> Result<(), Error> {
+        retry(|| {
+            submit(Operation::Sync {
+                file: Arc::clone(&self.file),
+            })
+        })
+        .await
+        .map(drop)
+        .map_err(Error::io(&self.path, "flush"))
+    }
+
+    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let error = self.error("discard", offset, len);
+        let asked = if self.is_block_device {
+            let block = u64::from(self.geometry.block_size_bytes);
+            let start = offset.next_multiple_of(block);
+            let len = (offset + len).saturating_sub(start) / block * block;
+            if len == 0 {
+                return Ok(());
+            }
+            let offset = start;
+            let discard = |file| Operation::Discard { file, offset, len };
+            self.ask_host(&self.cannot_discard, discard).await
+        } else {
+            self.allocate(offset, len, AllocateMode::PunchHole).await
+        };
+        asked.map(drop).map_err(error)
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
+        let error = self.error("write zeros to", offset, len);
+        let mode = if unmap {
+            AllocateMode::PunchHole
+        } else {
+            AllocateMode::ZeroRange
+        };
+        let mut done = self.allocate(offset, len, mode).await.map_err(&error)?;
+        if !done && unmap {
+            done = self
+                .allocate(offset, len, AllocateMode::ZeroRange)
+                .await
+                .map_err(&error)?;
+        }
+        if done {
+            Ok(())
+        } else {
+            self.write_zeros(offset, len).await
+        }
+    }
+
+    async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
+        submit(Operation::SetLen {
+            file: Arc::clone(&self.file),
+            len: size_bytes,
+        })
+        .await
+        .map_err(Error::io(&self.path, "resize"))?;
+        self.size_bytes.set(size_bytes);
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.lock.release();
+    }
+}
+
+/// Goes on until everything is transferred; nothing transferred is an error.
+async fn transfer<F>(
+    offset: u64,
+    buffers: &Buffers,
+    mut start: impl FnMut(u64, Buffers) -> F,
+) -> io::Result<()>
+where
+    F: Future<Output = io::Result<usize>>,
+{
+    let mut done = 0;
+    while done < buffers.len() {
+        let end = buffers.len().min(done + TRANSFER_MAX);
+        let offset = offset
+            .checked_add(done as u64)
+            .ok_or(io::ErrorKind::FileTooLarge)?;
+        match retry(|| start(offset, buffers.slice(done..end).exact())).await? {
+            0 => return Err(io::ErrorKind::WriteZero.into()),
+            count => done += count,
+        }
+    }
+    Ok(())
+}
+
+/// Starts it again while the host only says that it was interrupted.
+async fn retry<F>(mut start: impl FnMut() -> F) -> io::Result<usize>
+where
+    F: Future<Output = io::Result<usize>>,
+{
+    loop {
+        match start().await {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EINTR | libc::EAGAIN)) => {}
+            result => return result,
+        }
+    }
+}
+
+fn is_unsupported(error: &io::Error) -> bool {
+    let unsupported = [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY, libc::EINVAL];
+    error
+        .raw_os_error()
+        .is_some_and(|errno| unsupported.contains(&errno))
+}
