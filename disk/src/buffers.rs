@@ -216,10 +216,11 @@ impl Buffers {
         bytes
     }
 
-    /// Whether every piece starts and ends at a multiple of `alignment`, a power of two.
-    pub(crate) fn is_aligned(&self, alignment: usize) -> bool {
-        self.segments()
-            .all(|s| s.iov_base.addr() % alignment == 0 && s.iov_len.is_multiple_of(alignment))
+    /// Whether every piece starts at a multiple of `address` and is a multiple of `len` long.
+    pub(crate) fn is_aligned(&self, address: usize, len: usize) -> bool {
+        self.segments().all(|segment| {
+            segment.iov_base.addr().is_multiple_of(address) && segment.iov_len.is_multiple_of(len)
+        })
     }
 
     /// The same bytes with a segment list that holds nothing else, so that [`Buffers::iovecs`] can
@@ -330,11 +331,12 @@ mod tests {
     #[test]
     fn copies_and_fills() {
         let buffers = Buffers::zeroed(10);
-        assert!(buffers.is_aligned(2));
+        assert!(buffers.is_aligned(4096, 2));
         buffers.slice(2..8).fill(7);
         buffers.slice(4..6).copy_from(&[1, 2]);
         assert_eq!(buffers.to_vec(), [0, 0, 7, 7, 1, 2, 7, 7, 0, 0]);
-        assert!(!buffers.slice(1..9).is_aligned(2));
+        assert!(!buffers.slice(1..9).is_aligned(2, 2));
+        assert!(!buffers.slice(2..9).is_aligned(2, 2));
     }
 
     #[test]

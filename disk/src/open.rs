@@ -55,6 +55,13 @@ impl OpenOptions {
         self
     }
 
+    /// Whether to leave out the host's page cache (`O_DIRECT`).
+    #[must_use]
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.file = self.file.direct(direct);
+        self
+    }
+
     /// The format of the file.
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {

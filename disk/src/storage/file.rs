@@ -12,8 +12,10 @@ use super::{Geometry, Storage};
 use crate::reactor::{AllocateMode, Operation, submit};
 use crate::{Buffers, Error};
 
+mod direct;
 mod open;
 
+use direct::{Direct, Exclusive};
 pub use open::FileOptions;
 
 /// The most that one operation transfers: aligned, and below the kernel's own limit.
@@ -28,6 +30,8 @@ pub struct FileStorage {
     lock: ImageLock,
     geometry: Geometry,
     is_block_device: bool,
+    /// Present if the host's page cache is left out.
+    direct: Option<Direct>,
     size_bytes: Cell<u64>,
     /// Whether the host has refused to, so that we need not ask again.
     cannot_punch_holes: Cell<bool>,
@@ -44,6 +48,75 @@ impl FileStorage {
             offset,
             len,
             source,
+        }
+    }
+
+    /// Whether the file may have this size: direct I/O cannot reach into a part of a block.
+    fn check_alignment(&self, size_bytes: u64) -> Result<(), Error> {
+        match &self.direct {
+            Some(direct) if !size_bytes.is_multiple_of(direct.offset) => {
+                let unit = direct.offset;
+                let reason = format!("not a multiple of {unit}, which direct I/O needs here");
+                Err(Error::Size {
+                    path: self.path.clone(),
+                    size_bytes,
+                    reason,
+                })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads with memory and offset as they are.
+    async fn read_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
+        let error = self.error("read", offset, buffers.len() as u64);
+        let end_of_file = io::ErrorKind::UnexpectedEof;
+        let start = |offset, buffers| {
+            submit(Operation::Read {
+                file: Arc::clone(&self.file),
+                offset,
+                buffers,
+            })
+        };
+        transfer(offset, buffers, end_of_file, start)
+            .await
+            .map_err(error)
+    }
+
+    /// Writes with memory and offset as they are.
+    async fn write_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
+        let error = self.error("write", offset, buffers.len() as u64);
+        let nothing_written = io::ErrorKind::WriteZero;
+        let start = |offset, buffers| {
+            submit(Operation::Write {
+                file: Arc::clone(&self.file),
+                offset,
+                buffers,
+            })
+        };
+        transfer(offset, buffers, nothing_written, start)
+            .await
+            .map_err(error)?;
+        let end = offset + buffers.len() as u64;
+        self.size_bytes.set(self.size_bytes.get().max(end));
+        Ok(())
+    }
+
+    /// Writes to a range that nobody else changes.
+    async fn write_exclusively(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
+        match &self.direct {
+            Some(direct) if !direct.takes(offset, buffers) => {
+                self.write_bounced(direct, offset, buffers).await
+            }
+            _ => self.write_plain(offset, buffers).await,
+        }
+    }
+
+    /// Keeps others from changing a range while we do, where that matters.
+    async fn exclusive(&self, offset: u64, len: u64) -> Option<Exclusive<'_>> {
+        match &self.direct {
+            Some(direct) => Some(direct.exclusive(offset, len).await),
+            None => None,
         }
     }
 
@@ -87,7 +160,8 @@ impl FileStorage {
             let piece = usize::try_from(len - done)
                 .unwrap_or(usize::MAX)
                 .min(zeros.len());
-            self.write_at(offset + done, zeros.slice(0..piece)).await?;
+            self.write_exclusively(offset + done, &zeros.slice(0..piece))
+                .await?;
             done += piece as u64;
         }
         Ok(())
@@ -108,35 +182,17 @@ impl Storage for FileStorage {
     }
 
     async fn read_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        let error = self.error("read", offset, buffers.len() as u64);
-        transfer(offset, &buffers, |offset, buffers| {
-            submit(Operation::Read {
-                file: Arc::clone(&self.file),
-                offset,
-                buffers,
-            })
-        })
-        .await
-        .map_err(|reason| match reason.kind() {
-            io::ErrorKind::WriteZero => error(io::ErrorKind::UnexpectedEof.into()),
-            _ => error(reason),
-        })
+        match &self.direct {
+            Some(direct) if !direct.takes(offset, &buffers) => {
+                self.read_bounced(direct, offset, &buffers).await
+            }
+            _ => self.read_plain(offset, &buffers).await,
+        }
     }
 
     async fn write_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        let error = self.error("write", offset, buffers.len() as u64);
-        transfer(offset, &buffers, |offset, buffers| {
-            submit(Operation::Write {
-                file: Arc::clone(&self.file),
-                offset,
-                buffers,
-            })
-        })
-        .await
-        .map_err(error)?;
-        let end = offset + buffers.len() as u64;
-        self.size_bytes.set(self.size_bytes.get().max(end));
-        Ok(())
+        let _exclusive = self.exclusive(offset, buffers.len() as u64).await;
+        self.write_exclusively(offset, &buffers).await
     }
 
     async fn sync(&self) -> Result<(), Error> {
@@ -152,6 +208,7 @@ impl Storage for FileStorage {
 
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         let error = self.error("discard", offset, len);
+        let _exclusive = self.exclusive(offset, len).await;
         let asked = if self.is_block_device {
             let block = u64::from(self.geometry.block_size_bytes);
             let start = offset.next_multiple_of(block);
@@ -170,6 +227,7 @@ impl Storage for FileStorage {
 
     async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
         let error = self.error("write zeros to", offset, len);
+        let _exclusive = self.exclusive(offset, len).await;
         let mode = if unmap {
             AllocateMode::PunchHole
         } else {
@@ -190,6 +248,7 @@ impl Storage for FileStorage {
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
+        self.check_alignment(size_bytes)?;
         submit(Operation::SetLen {
             file: Arc::clone(&self.file),
             len: size_bytes,
@@ -205,11 +264,12 @@ impl Storage for FileStorage {
     }
 }
 
-/// Goes on until everything is transferred; nothing transferred is an error.
+/// Goes on until everything is transferred; `stuck` is the error if nothing is any more.
 async fn transfer<F>(
     offset: u64,
     buffers: &Buffers,
-    mut start: impl FnMut(u64, Buffers) -> F,
+    stuck: io::ErrorKind,
+    start: impl Fn(u64, Buffers) -> F,
 ) -> io::Result<()>
 where
     F: Future<Output = io::Result<usize>>,
@@ -221,7 +281,7 @@ where
             .checked_add(done as u64)
             .ok_or(io::ErrorKind::FileTooLarge)?;
         match retry(|| start(offset, buffers.slice(done..end).exact())).await? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
+            0 => return Err(stuck.into()),
             count => done += count,
         }
     }

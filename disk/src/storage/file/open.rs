@@ -4,11 +4,12 @@
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::FileStorage;
+use super::direct::Direct;
 use crate::Error;
 use crate::storage::Geometry;
 use crate::storage::lock::ImageLock;
@@ -18,6 +19,7 @@ use crate::storage::lock::ImageLock;
 pub struct FileOptions {
     path: PathBuf,
     read_only: bool,
+    direct: bool,
 }
 
 impl FileOptions {
@@ -26,6 +28,7 @@ impl FileOptions {
         Self {
             path: path.into(),
             read_only: false,
+            direct: false,
         }
     }
 
@@ -34,6 +37,13 @@ impl FileOptions {
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
         self.read_only = read_only;
+        self
+    }
+
+    /// Whether to leave out the host's page cache (`O_DIRECT`).
+    #[must_use]
+    pub fn direct(mut self, direct: bool) -> Self {
+        self.direct = direct;
         self
     }
 
@@ -53,17 +63,22 @@ impl FileOptions {
         } else {
             file_geometry(&metadata, self.read_only)
         };
-        Ok(FileStorage {
+        let direct = self.direct.then(|| Direct::new(&file)).transpose();
+        let direct = direct.map_err(Error::io(&self.path, "do direct I/O on"))?;
+        let storage = FileStorage {
             file: Arc::new(file),
             path: self.path,
             lock,
             geometry,
             is_block_device,
+            direct,
             size_bytes: size_bytes.into(),
             cannot_punch_holes: false.into(),
             cannot_zero_ranges: false.into(),
             cannot_discard: false.into(),
-        })
+        };
+        storage.check_alignment(size_bytes)?;
+        Ok(storage)
     }
 
     /// Whether it is a block device; neither that nor a file is an error.
@@ -85,9 +100,11 @@ impl FileOptions {
     }
 
     fn open_file(&self) -> Result<File, Error> {
+        let flags = if self.direct { libc::O_DIRECT } else { 0 };
         let opened = OpenOptions::new()
             .read(true)
             .write(!self.read_only)
+            .custom_flags(flags)
             .open(&self.path);
         opened.map_err(|source| {
             let path = self.path.clone();
