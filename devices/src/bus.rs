@@ -1,5 +1,6 @@
 //! Routes guest accesses to the devices that answer them.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::{Device, Error, Space, Window};
@@ -10,9 +11,15 @@ use crate::{Device, Error, Space, Window};
 /// different devices do not wait for each other.
 #[derive(Default)]
 pub struct Bus {
-    devices: Vec<Mutex<Box<dyn Device>>>,
+    devices: Vec<Slot>,
     ports: Routes,
     memory: Routes,
+}
+
+/// A device and how often the guest came to it.
+struct Slot {
+    device: Mutex<Box<dyn Device>>,
+    accesses: AtomicU64,
 }
 
 /// The windows of one address space, sorted by address, without overlaps.
@@ -68,7 +75,10 @@ impl Bus {
                 Space::Memory => self.memory.insert(route),
             }
         }
-        self.devices.push(Mutex::new(device));
+        self.devices.push(Slot {
+            device: Mutex::new(device),
+            accesses: AtomicU64::new(0),
+        });
         Ok(())
     }
 
@@ -110,6 +120,14 @@ impl Bus {
         (0..self.devices.len()).map(|index| self.lock(index))
     }
 
+    /// How often the guest came to each device: its name, and the number of its accesses that
+    /// were exits to the program.
+    pub fn accesses(&self) -> Vec<(String, u64)> {
+        let count = |slot: &Slot| slot.accesses.load(Ordering::Relaxed);
+        let names = self.devices().map(|device| device.name().to_owned());
+        names.zip(self.devices.iter().map(count)).collect()
+    }
+
     /// Answers a guest read of `data.len()` bytes. What no device answers reads as `0xff`.
     ///
     /// The devices on the port side are 8 bits wide: as on an ISA bus, a wider access reaches them
@@ -141,6 +159,7 @@ impl Bus {
     fn read_routed(&self, routes: &Routes, address: u64, data: &mut [u8]) {
         if let Some(route) = routes.find(address, data.len()) {
             let offset = address - route.window.base;
+            self.count(route.device);
             self.lock(route.device)
                 .read(route.window_index, offset, data);
         }
@@ -149,9 +168,16 @@ impl Bus {
     fn write_routed(&self, routes: &Routes, address: u64, data: &[u8]) {
         if let Some(route) = routes.find(address, data.len()) {
             let offset = address - route.window.base;
+            self.count(route.device);
             self.lock(route.device)
                 .write(route.window_index, offset, data);
         }
+    }
+
+    fn count(&self, device: usize) {
+        self.devices[device]
+            .accesses
+            .fetch_add(1, Ordering::Relaxed);
     }
 
     fn routes(&self, space: Space) -> &Routes {
@@ -165,6 +191,7 @@ impl Bus {
     /// still stop the machine in order.
     fn lock(&self, device: usize) -> MutexGuard<'_, Box<dyn Device>> {
         self.devices[device]
+            .device
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -269,6 +296,7 @@ mod tests {
         let mut data = [0; 4];
         bus.read(Space::Port, 0x70, &mut data);
         assert_eq!(data, [0, 1, 0xff, 0xff]);
+        assert_eq!(bus.accesses(), [("probe".to_owned(), 2)]);
         bus.write(Space::Port, 0x6f, &[7, 8]);
         assert_eq!(*writes.lock().unwrap(), [(0, 0, vec![8])]);
         bus.read(Space::Port, 0xffff, &mut data);

@@ -5,6 +5,7 @@ mod bus;
 mod device;
 mod error;
 mod i8042;
+mod pci;
 mod platform;
 #[cfg(test)]
 mod platform_fake;
@@ -18,6 +19,7 @@ pub use bus::Bus;
 pub use device::{Device, InterruptLine, Space, Window};
 pub use error::Error;
 pub use i8042::I8042;
+pub use pci::PciRoot;
 pub use platform::{Doorbell, MsiMessage, MsiVector, Platform, PowerEvent};
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
