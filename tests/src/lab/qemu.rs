@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ pub(super) struct Qemu {
     /// A number could be another process's by the time it is used.
     handle: OwnedFd,
     /// What the process complained of, once it ended.
-    ended: Receiver<String>,
+    ended: Mutex<Receiver<String>>,
 }
 
 impl Qemu {
@@ -67,12 +68,17 @@ impl Qemu {
     pub(super) fn kill(&self) {
         // An error says that it ended by itself.
         let _ = pidfd_send_signal(&self.handle, Signal::KILL);
-        let _ = self.ended.recv_timeout(DEATH_DEADLINE);
+        let _ = self.wait(DEATH_DEADLINE);
     }
 
     /// What the emulator complained of, if it has ended.
     pub(super) fn last_words(&self) -> Option<String> {
-        self.ended.recv_timeout(LAST_WORDS_DEADLINE).ok()
+        self.wait(LAST_WORDS_DEADLINE)
+    }
+
+    fn wait(&self, deadline: Duration) -> Option<String> {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.recv_timeout(deadline).ok()
     }
 }
 
@@ -183,7 +189,10 @@ fn keep(mut command: Command) -> Result<Qemu> {
         let _ = end.send(String::from_utf8_lossy(&said).trim().to_owned());
     });
     let handle = outcome.recv()?.context("qemu-system-x86_64: start")?;
-    Ok(Qemu { handle, ended })
+    Ok(Qemu {
+        handle,
+        ended: Mutex::new(ended),
+    })
 }
 
 fn spawn(command: &mut Command) -> io::Result<(Child, OwnedFd)> {

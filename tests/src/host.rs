@@ -1,0 +1,230 @@
+//! The host that guests run on: this machine where its KVM is native, else the lab.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::agent::init::WORK_DIR;
+use crate::agent::protocol::Spec;
+use crate::lab::share::Share;
+use crate::lab::{self, Config, Lab};
+use crate::parts::Parts;
+use crate::ports::Ports;
+use crate::process::{Output, Process};
+
+/// Set to `native` or `lab`, decides where guests run instead of a look at this machine's KVM.
+pub const HOST_VARIABLE: &str = "MICROVM_TEST_HOST";
+/// The size of the emulated host's disk; it takes space only where it is written.
+const LAB_DISK_BYTES: u64 = 32 << 30;
+/// How long a command other than a guest may say nothing.
+const PATIENCE: Duration = Duration::from_mins(5);
+
+/// Where guests run, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// On this machine's own KVM.
+    Native,
+    /// In the lab; the reason.
+    Lab(String),
+}
+
+impl Choice {
+    /// Asks `microvm doctor` what this machine's KVM is worth, unless the environment decides.
+    pub fn make(microvm: &Path) -> Result<Self> {
+        match std::env::var(HOST_VARIABLE).as_deref() {
+            Ok("native") => return Ok(Self::Native),
+            Ok("lab") => return Ok(Self::Lab(format!("{HOST_VARIABLE} says so"))),
+            Ok(other) => bail!("{HOST_VARIABLE}: '{other}' is neither native nor lab"),
+            Err(_) => {}
+        }
+        let report = Command::new(microvm).arg("doctor").output();
+        let report = report.with_context(|| format!("{}: run", microvm.display()))?;
+        if report.status.success() {
+            return Ok(Self::Native);
+        }
+        let text = String::from_utf8_lossy(&report.stdout).into_owned();
+        let failure = text.lines().find_map(|line| line.strip_prefix("FAIL"));
+        Ok(Self::Lab(
+            failure.unwrap_or("microvm doctor failed").trim().to_owned(),
+        ))
+    }
+}
+
+impl std::fmt::Display for Choice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Native => write!(f, "native KVM"),
+            Self::Lab(reason) => write!(f, "lab ({reason})"),
+        }
+    }
+}
+
+/// A host for guests, and the way to run commands on it.
+#[derive(Debug)]
+pub struct Host {
+    ports: Ports,
+    lab: Option<Lab>,
+    places: HashMap<PathBuf, PathBuf>,
+    work_dir: PathBuf,
+    directory: PathBuf,
+}
+
+impl Host {
+    /// The host that all tests of this program share, started by the first that asks.
+    ///
+    /// # Panics
+    /// When it cannot be had: no guest test can run then.
+    pub fn shared() -> &'static Self {
+        static HOST: OnceLock<Host> = OnceLock::new();
+        HOST.get_or_init(|| match Parts::shared().and_then(Self::start) {
+            Ok(host) => host,
+            Err(error) => panic!("no host for guests: {error:#}"),
+        })
+    }
+
+    /// A host of its own, for a test that breaks it.
+    pub fn start(parts: &Parts) -> Result<Self> {
+        match Choice::make(&parts.microvm)? {
+            Choice::Native => Self::native(),
+            Choice::Lab(_) => Self::emulated(parts),
+        }
+    }
+
+    fn native() -> Result<Self> {
+        let directory = scratch()?;
+        Ok(Self {
+            ports: Ports::local(),
+            lab: None,
+            places: HashMap::new(),
+            work_dir: directory.clone(),
+            directory,
+        })
+    }
+
+    /// An emulated host, whatever this machine's KVM is.
+    pub fn emulated(parts: &Parts) -> Result<Self> {
+        let directory = scratch()?;
+        let share = share(parts, &directory)?;
+        let disk = directory.join("disk.img");
+        lab::make_disk(&disk, LAB_DISK_BYTES)?;
+        let lab = Lab::start(Config::default(), &parts.kernel, &share, &disk, &directory)?;
+        Ok(Self {
+            ports: lab.ports().clone(),
+            lab: Some(lab),
+            places: share.places().clone(),
+            work_dir: WORK_DIR.into(),
+            directory,
+        })
+    }
+
+    /// Cuts the power of an emulated host and boots it again from what its disk holds.
+    pub fn power_cut(&mut self) -> Result<()> {
+        let lab = self
+            .lab
+            .take()
+            .context("this machine's power is not ours to cut")?
+            .restart()?;
+        self.ports = lab.ports().clone();
+        self.lab = Some(lab);
+        Ok(())
+    }
+
+    /// Where the host sees a file of this machine that is one of the [`Parts`].
+    pub fn path(&self, path: &Path) -> PathBuf {
+        self.places
+            .get(path)
+            .cloned()
+            .unwrap_or_else(|| path.to_owned())
+    }
+
+    /// The program under test, as the host finds it.
+    pub fn microvm(&self) -> Result<String> {
+        match self.lab {
+            Some(_) => Ok("microvm".to_owned()),
+            None => Ok(Parts::shared()?.microvm.display().to_string()),
+        }
+    }
+
+    /// A file name that nothing else on the host uses.
+    pub fn fresh_path(&self, name: &str) -> PathBuf {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        self.work_dir
+            .join(format!("{}-{name}", NEXT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Starts a command on pipes, or on a terminal of so many rows and columns.
+    pub fn spawn(&self, argv: &[String], terminal: Option<(u16, u16)>) -> Result<Process> {
+        let cwd = self.work_dir.display().to_string();
+        Process::start(
+            &self.ports,
+            Spec {
+                argv: argv.to_vec(),
+                env: Vec::new(),
+                cwd,
+                terminal,
+            },
+        )
+    }
+
+    /// Runs a shell script to its end and returns its output, an error unless its status is 0.
+    pub fn run(&self, script: &str) -> Result<String> {
+        let argv = ["sh", "-c", script].map(str::to_owned);
+        let Output {
+            stdout,
+            stderr,
+            exit,
+        } = self.spawn(&argv, None)?.output(PATIENCE)?;
+        let [stdout, stderr] =
+            [stdout, stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        if exit.shell_status() != 0 {
+            bail!("{script}: {exit:?}\n{stdout}{stderr}");
+        }
+        Ok(stdout)
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.lab = None;
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A directory of this process's own. What processes left behind that were killed is removed.
+fn scratch() -> Result<PathBuf> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let parent = lab::scratch()?;
+    remove_stale(&parent);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let directory = parent.join(format!("{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
+}
+
+fn remove_stale(parent: &Path) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name
+            .split_once('-')
+            .and_then(|(pid, _)| pid.parse::<u32>().ok());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// What the emulated host gets: the program under test, the guest parts, and tools.
+fn share(parts: &Parts, directory: &Path) -> Result<Share> {
+    let mut share = Share::new(directory, &parts.busybox)?;
+    share.static_program(&parts.microvm, "microvm")?;
+    share.program("mke2fs")?;
+    for file in parts.files() {
+        share.file(&file)?;
+    }
+    Ok(share)
+}
