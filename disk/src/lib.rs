@@ -33,7 +33,9 @@ pub use executor::{Backend, Executor, spawn};
 pub use open::{Format, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};
-pub use storage::{FileOptions, FileStorage, Geometry, Storage};
+pub use storage::{
+    Counters, Fault, FaultyOperation, FileOptions, FileStorage, Geometry, SimulatedStorage, Storage,
+};
 
 #[cfg(test)]
 mod tests;

@@ -139,15 +139,16 @@ impl Reactor {
                 }
             }
             Driver::Threads => self.pool.submit(operation.clone(), slot),
-            Driver::Simulated(clock) => match operation {
-                Operation::Delay { duration_ns } => clock.start(*duration_ns, slot),
-                _ => {
+            Driver::Simulated(clock) => {
+                if let Operation::Delay { duration_ns } = operation {
+                    clock.start(*duration_ns, slot);
+                } else {
                     let result = operation.perform();
                     self.done
                         .borrow_mut()
                         .push(Completion::Operation { slot, result });
                 }
-            },
+            }
         }
         slot
     }

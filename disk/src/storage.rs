@@ -2,6 +2,7 @@
 
 mod file;
 mod lock;
+mod simulated;
 
 use std::future::Future;
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::path::Path;
 use crate::{Buffers, Error};
 
 pub use file::{FileOptions, FileStorage};
+pub use simulated::{Counters, Fault, FaultyOperation, SimulatedStorage};
 
 /// What a storage is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,11 @@ const OPERATIONS: [(u8, &str); 8] = [
     (opcode::AsyncCancel::CODE, "cancel"),
 ];
 
-/// Ways to set up a ring, the best first; an older kernel refuses what it does not know.
-const SETUPS: [(&str, fn(&mut Builder)); 3] = [
+/// A way to set up a ring, and its name.
+type Setup = (&'static str, fn(&mut Builder));
+
+/// All of them, the best first; an older kernel refuses what it does not know.
+const SETUPS: [Setup; 3] = [
     // Linux 6.1: completions are worked on when this thread asks for them, never by interrupting it.
     ("deferred task work, single issuer", |builder| {
         builder.setup_single_issuer().setup_defer_taskrun();

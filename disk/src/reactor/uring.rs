@@ -173,14 +173,13 @@ fn entry(operation: &Operation) -> Option<Entry> {
             buffers,
         } => {
             let fd = types::Fd(file.as_raw_fd());
-            match single(buffers) {
-                Some((base, len)) => opcode::Read::new(fd, base, len).offset(*offset).build(),
-                None => {
-                    let (segments, count) = segments(buffers);
-                    opcode::Readv::new(fd, segments, count)
-                        .offset(*offset)
-                        .build()
-                }
+            if let Some((base, len)) = single(buffers) {
+                opcode::Read::new(fd, base, len).offset(*offset).build()
+            } else {
+                let (segments, count) = segments(buffers);
+                opcode::Readv::new(fd, segments, count)
+                    .offset(*offset)
+                    .build()
             }
         }
         Operation::Write {
@@ -189,14 +188,13 @@ fn entry(operation: &Operation) -> Option<Entry> {
             buffers,
         } => {
             let fd = types::Fd(file.as_raw_fd());
-            match single(buffers) {
-                Some((base, len)) => opcode::Write::new(fd, base, len).offset(*offset).build(),
-                None => {
-                    let (segments, count) = segments(buffers);
-                    opcode::Writev::new(fd, segments, count)
-                        .offset(*offset)
-                        .build()
-                }
+            if let Some((base, len)) = single(buffers) {
+                opcode::Write::new(fd, base, len).offset(*offset).build()
+            } else {
+                let (segments, count) = segments(buffers);
+                opcode::Writev::new(fd, segments, count)
+                    .offset(*offset)
+                    .build()
             }
         }
         Operation::Sync { file } => opcode::Fsync::new(types::Fd(file.as_raw_fd()))
@@ -207,10 +205,13 @@ fn entry(operation: &Operation) -> Option<Entry> {
             offset,
             len,
             mode,
-        } => opcode::Fallocate::new(types::Fd(file.as_raw_fd()), *len)
-            .offset(*offset)
-            .mode(mode.flags())
-            .build(),
+        } => {
+            let fd = types::Fd(file.as_raw_fd());
+            opcode::Fallocate::new(fd, *len)
+                .offset(*offset)
+                .mode(mode.flags())
+                .build()
+        }
         Operation::Delay { .. } => opcode::Nop::new().build(),
         Operation::Discard { .. } | Operation::SetLen { .. } => return None,
     };
