@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use linux_loader::bootparam::{LOADED_HIGH, XLF_KERNEL_64, setup_header};
 use vm_memory::{ByteValued, Bytes, GuestAddress, GuestMemoryMmap};
 
-use super::cache::Cache;
+use super::cache::{Cache, Cached};
 use super::payload::{Compression, Decoder, PayloadSource};
 use super::{Kernel, KernelFile, elf};
 use crate::Error;
@@ -80,8 +80,12 @@ impl Header {
         low_ram_end: u64,
         cache: Option<&Cache>,
     ) -> Result<Kernel, Error> {
-        if let Some(executable) = cache.and_then(|cache| cache.load(memory, low_ram_end)) {
-            return Ok(self.kernel(&executable));
+        if let Some(Cached { entry, span }) = cache.and_then(|c| c.load(memory, low_ram_end)) {
+            return Ok(Kernel {
+                entry,
+                span,
+                header: self.header,
+            });
         }
         let payload = self.payload(kernel)?;
         let compression = match payload.decoder(kernel)? {
@@ -97,18 +101,21 @@ impl Header {
         let executable = elf::load(memory, &mut source, low_ram_end)
             .map_err(|fault| fault.in_payload(kernel, compression, low_ram_end))?;
         source.finish().map_err(corrupt)?;
+        let (entry, span) = (executable.entry, executable.span());
         if let Some(cache) = cache {
-            cache.store(memory, &executable);
+            cache.store(
+                memory,
+                &Cached {
+                    entry,
+                    span: span.clone(),
+                },
+            );
         }
-        Ok(self.kernel(&executable))
-    }
-
-    fn kernel(&self, executable: &elf::Executable) -> Kernel {
-        Kernel {
-            entry: executable.entry,
-            span: executable.span(),
+        Ok(Kernel {
+            entry,
+            span,
             header: self.header,
-        }
+        })
     }
 
     /// Loads the file's own decompressor with its payload, which moves the kernel to an address

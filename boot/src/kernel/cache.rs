@@ -3,9 +3,12 @@
 //!
 //! ```text
 //! kernel-<checksum of the key>
-//!      0  header: key, entry point, segments, checksums
-//!   4096  first segment's bytes; each further one at the next multiple of 4096
+//!      0  header: key, entry point, extent, map of chunks, checksums
+//!   4096  the chunks that are not all zero, in the order of their addresses
 //! ```
+//!
+//! A third of a kernel is zeroes; leaving them out spares the copy and the memory that the guest
+//! may never use.
 //!
 //! An entry is written beside its name and renamed. All of it is covered by checksums, so what a
 //! crash, a full disk or a stray write leaves behind is found out, and the kernel decompressed
@@ -14,27 +17,28 @@
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use vm_memory::{GuestMemoryMmap, VolatileSlice};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::KernelFile;
-use super::elf::{Executable, Segment};
 use crate::layout::KERNEL_MIN;
 
 const MAGIC: [u8; 8] = *b"mvkern\x00\x01";
 const NAME_PREFIX: &str = "kernel-";
 /// More kernels than one uses at a time; the oldest beyond are removed.
 const ENTRIES_MAX: usize = 4;
-const SEGMENTS_MAX: usize = 16;
 const PAGE_BYTES: u64 = 4096;
 /// How much of the kernel file's end goes into the key.
 const TAIL_BYTES: usize = 4096;
 /// Small enough to stay in the processor's cache between checksum and copy.
 const CHUNK_BYTES: usize = 64 << 10;
+/// A bit for each chunk of a kernel of 1 GiB.
+const MAP_BYTES: usize = (1 << 30) / CHUNK_BYTES / 8;
 
 /// What tells a kernel file from another, without reading all of it. Kernels differ in their
 /// beginning, which names the version and the build, and mostly in their end, a checksum.
@@ -48,65 +52,60 @@ struct Key {
     tail_crc32c: U32,
 }
 
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
-#[repr(C)]
-struct SegmentRecord {
-    address: U64,
-    file_bytes: U64,
-    memory_bytes: U64,
-}
-
-#[derive(Clone, Copy, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 struct Header {
     magic: [u8; 8],
     key: Key,
+    /// The physical address of the entry point.
     entry: U64,
-    segments: [SegmentRecord; SEGMENTS_MAX],
-    segment_count: U32,
+    /// The guest memory that the kernel takes.
+    start: U64,
+    end: U64,
+    /// Bit `n % 8` of byte `n / 8`: whether chunk `n`, counted from `start`, is in the file.
+    map: [u8; MAP_BYTES],
     content_crc32c: U32,
     /// Of all before.
     own_crc32c: U32,
 }
 
-const _: () = assert!(size_of::<Header>() == 444 && size_of::<Header>() as u64 <= PAGE_BYTES);
+const _: () = assert!(size_of::<Header>() == 2120 && size_of::<Header>() as u64 <= PAGE_BYTES);
 
 impl Header {
-    fn new(key: Key, executable: &Executable, content_crc32c: u32) -> Option<Self> {
-        let mut header = Self::new_zeroed();
-        header.magic = MAGIC;
-        header.key = key;
-        header.entry = executable.entry.into();
-        header.segment_count = u32::try_from(executable.segments.len()).ok()?.into();
-        header.content_crc32c = content_crc32c.into();
-        for (index, segment) in executable.segments.iter().enumerate() {
-            *header.segments.get_mut(index)? = SegmentRecord {
-                address: segment.address.into(),
-                file_bytes: segment.file_bytes.into(),
-                memory_bytes: segment.memory_bytes.into(),
-            };
-        }
-        header.own_crc32c = header.checksum().into();
-        Some(header)
-    }
-
     fn checksum(&self) -> u32 {
         let bytes = self.as_bytes();
         crc32c::crc32c(&bytes[..bytes.len() - size_of::<U32>()])
     }
 
-    fn executable(&self) -> Option<Executable> {
-        let count = usize::try_from(self.segment_count.get()).ok()?;
-        let segments = self.segments.get(..count)?.iter().map(|record| Segment {
-            address: record.address.get(),
-            file_bytes: record.file_bytes.get(),
-            memory_bytes: record.memory_bytes.get(),
-        });
-        Some(Executable {
-            entry: self.entry.get(),
-            segments: segments.collect(),
-        })
+    fn has(&self, chunk: usize) -> bool {
+        self.map[chunk / 8] & (1 << (chunk % 8)) != 0
     }
+
+    fn add(&mut self, chunk: usize) {
+        self.map[chunk / 8] |= 1 << (chunk % 8);
+    }
+}
+
+/// The chunks of `span` with their addresses and lengths, or `None` where it has too many.
+fn chunks(span: &Range<u64>) -> Option<impl Iterator<Item = (usize, GuestAddress, usize)>> {
+    let len = usize::try_from(span.end.checked_sub(span.start)?).ok()?;
+    let start = span.start;
+    (len <= MAP_BYTES * 8 * CHUNK_BYTES).then(|| {
+        (0..len.div_ceil(CHUNK_BYTES)).map(move |chunk| {
+            let offset = chunk * CHUNK_BYTES;
+            let address = GuestAddress(start + offset as u64);
+            (chunk, address, CHUNK_BYTES.min(len - offset))
+        })
+    })
+}
+
+/// A kernel as the cache keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cached {
+    /// The physical address of the entry point.
+    pub(super) entry: u64,
+    /// The guest memory that the kernel takes.
+    pub(super) span: Range<u64>,
 }
 
 /// The place of one kernel in the cache.
@@ -141,10 +140,10 @@ impl Cache {
     }
 
     /// Reads the kernel into guest memory, if it is here and whole.
-    pub(super) fn load(&self, memory: &GuestMemoryMmap, low_ram_end: u64) -> Option<Executable> {
+    pub(super) fn load(&self, memory: &GuestMemoryMmap, low_ram_end: u64) -> Option<Cached> {
         let path = self.path();
         match self.try_load(&path, memory, low_ram_end) {
-            Ok(executable) => Some(executable),
+            Ok(cached) => Some(cached),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => {
                 tracing::warn!("{}: cached kernel not used: {error}", path.display());
@@ -158,7 +157,7 @@ impl Cache {
         path: &Path,
         memory: &GuestMemoryMmap,
         low_ram_end: u64,
-    ) -> io::Result<Executable> {
+    ) -> io::Result<Cached> {
         let mut file = File::open(path)?;
         let mut header = Header::new_zeroed();
         file.read_exact(header.as_mut_bytes())?;
@@ -168,55 +167,41 @@ impl Cache {
         if header.key != self.key {
             return Err(io::Error::other("it belongs to another kernel"));
         }
-        let executable = header
-            .executable()
-            .ok_or_else(|| io::Error::other("too many segments"))?;
-        for segment in &executable.segments {
-            let fits = segment.check_fits(low_ram_end).is_ok();
-            if !fits || segment.address < KERNEL_MIN {
-                return Err(io::Error::other("it does not fit in this guest's memory"));
-            }
+        let span = header.start.get()..header.end.get();
+        if span.start < KERNEL_MIN || span.end > low_ram_end {
+            return Err(io::Error::other("it does not fit in this guest's memory"));
         }
-        let content = transfer(memory, &executable, &mut file, |file, target, chunk| {
-            file.read_exact(chunk)?;
-            target.copy_from(chunk);
-            Ok(())
-        })?;
-        // What was read so far is overwritten when the kernel is decompressed to the same place.
-        if content != header.content_crc32c.get() {
+        // What was read by then is overwritten when the kernel is decompressed to the same place.
+        if read_chunks(&mut file, &header, &span, memory)? != header.content_crc32c.get() {
             return Err(io::Error::other("its content is corrupt"));
         }
-        Ok(executable)
+        Ok(Cached {
+            entry: header.entry.get(),
+            span,
+        })
     }
 
     /// Keeps the kernel that was just loaded. Failing to only costs the next boot time.
-    pub(super) fn store(&self, memory: &GuestMemoryMmap, executable: &Executable) {
+    pub(super) fn store(&self, memory: &GuestMemoryMmap, cached: &Cached) {
         let path = self.path();
-        match self.try_store(&path, memory, executable) {
+        match self.try_store(&path, memory, cached) {
             Ok(()) => tracing::debug!("{}: kernel cached", path.display()),
             Err(error) => tracing::info!("{}: kernel not cached: {error}", path.display()),
         }
     }
 
-    fn try_store(
-        &self,
-        path: &Path,
-        memory: &GuestMemoryMmap,
-        executable: &Executable,
-    ) -> io::Result<()> {
+    fn try_store(&self, path: &Path, memory: &GuestMemoryMmap, cached: &Cached) -> io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         let mut file = tempfile::NamedTempFile::new_in(&self.dir)?;
-        let content = transfer(
-            memory,
-            executable,
-            file.as_file_mut(),
-            |file, target, chunk| {
-                target.copy_to(chunk);
-                file.write_all(chunk)
-            },
-        )?;
-        let header = Header::new(self.key, executable, content)
-            .ok_or_else(|| io::Error::other("it has too many segments"))?;
+        let mut header = Header::new_zeroed();
+        header.magic = MAGIC;
+        header.key = self.key;
+        header.entry = cached.entry.into();
+        header.start = cached.span.start.into();
+        header.end = cached.span.end.into();
+        let content = write_chunks(file.as_file_mut(), &mut header, &cached.span, memory)?;
+        header.content_crc32c = content.into();
+        header.own_crc32c = header.checksum().into();
         file.as_file().write_all_at(header.as_bytes(), 0)?;
         file.persist(path).map_err(|error| error.error)?;
         self.remove_oldest()
@@ -243,31 +228,54 @@ fn is_entry(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(NAME_PREFIX.as_bytes())
 }
 
-/// Moves all segments between guest memory and `file`, chunk by chunk through a buffer, and
-/// returns the checksum of their bytes.
-fn transfer(
-    memory: &GuestMemoryMmap,
-    executable: &Executable,
+/// Copies the chunks that `header` names into guest memory and returns their checksum.
+fn read_chunks(
     file: &mut File,
-    step: impl Fn(&mut File, &VolatileSlice<'_>, &mut [u8]) -> io::Result<()>,
+    header: &Header,
+    span: &Range<u64>,
+    memory: &GuestMemoryMmap,
 ) -> io::Result<u32> {
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut buffer = vec![0; CHUNK_BYTES];
     let mut crc32c = 0;
-    let mut offset = PAGE_BYTES;
-    for segment in executable
-        .segments
-        .iter()
-        .filter(|segment| segment.file_bytes > 0)
-    {
-        file.seek(SeekFrom::Start(offset))?;
-        let target = segment.target(memory)?;
-        for start in (0..target.len()).step_by(CHUNK_BYTES) {
-            let len = CHUNK_BYTES.min(target.len() - start);
-            let part = target.subslice(start, len).map_err(io::Error::other)?;
-            step(file, &part, &mut chunk[..len])?;
-            crc32c = crc32c::crc32c_append(crc32c, &chunk[..len]);
+    file.seek(SeekFrom::Start(PAGE_BYTES))?;
+    for (chunk, address, len) in chunks(span).ok_or_else(too_large)? {
+        if header.has(chunk) {
+            let buffer = &mut buffer[..len];
+            file.read_exact(buffer)?;
+            crc32c = crc32c::crc32c_append(crc32c, buffer);
+            memory
+                .write_slice(buffer, address)
+                .map_err(io::Error::other)?;
         }
-        offset = (offset + segment.file_bytes).next_multiple_of(PAGE_BYTES);
     }
     Ok(crc32c)
+}
+
+/// Copies the chunks that are not all zero out of guest memory, names them in `header` and returns
+/// their checksum.
+fn write_chunks(
+    file: &mut File,
+    header: &mut Header,
+    span: &Range<u64>,
+    memory: &GuestMemoryMmap,
+) -> io::Result<u32> {
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut crc32c = 0;
+    file.seek(SeekFrom::Start(PAGE_BYTES))?;
+    for (chunk, address, len) in chunks(span).ok_or_else(too_large)? {
+        let buffer = &mut buffer[..len];
+        memory
+            .read_slice(buffer, address)
+            .map_err(io::Error::other)?;
+        if buffer.iter().any(|byte| *byte != 0) {
+            header.add(chunk);
+            crc32c = crc32c::crc32c_append(crc32c, buffer);
+            file.write_all(buffer)?;
+        }
+    }
+    Ok(crc32c)
+}
+
+fn too_large() -> io::Error {
+    io::Error::other("it has more than 1 GiB")
 }

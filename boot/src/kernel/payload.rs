@@ -188,8 +188,14 @@ impl Source for PayloadSource {
         let mut filled = 0;
         while filled < target.len() {
             let read = self.read_more(target.len() - filled)?;
-            let part = target.subslice(filled, read).map_err(io::Error::other)?;
-            part.copy_from(&self.chunk[..read]);
+            let chunk = &self.chunk[..read];
+            // Memory is zero already, and what is not touched costs no page.
+            if chunk.iter().any(|byte| *byte != 0) {
+                target
+                    .subslice(filled, read)
+                    .map_err(io::Error::other)?
+                    .copy_from(chunk);
+            }
             filled += read;
         }
         Ok(())
