@@ -24,3 +24,4 @@ pub use platform::{Doorbell, MsiMessage, MsiVector, Platform, PowerEvent};
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
 pub use serial::{Serial, SerialInput};
+pub use virtio::{Block, BlockConfig, BlockHandle, BlockStatistics, Entropy, SERIAL_BYTES_MAX};
