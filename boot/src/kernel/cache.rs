@@ -26,6 +26,7 @@ use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::KernelFile;
+use super::source::{CHUNK_BYTES, is_zero};
 use crate::layout::KERNEL_MIN;
 
 const MAGIC: [u8; 8] = *b"mvkern\x00\x01";
@@ -35,8 +36,6 @@ const ENTRIES_MAX: usize = 4;
 const PAGE_BYTES: u64 = 4096;
 /// How much of the kernel file's end goes into the key.
 const TAIL_BYTES: usize = 4096;
-/// Small enough to stay in the processor's cache between checksum and copy.
-const CHUNK_BYTES: usize = 64 << 10;
 /// A bit for each chunk of a kernel of 1 GiB.
 const MAP_BYTES: usize = (1 << 30) / CHUNK_BYTES / 8;
 
@@ -171,8 +170,10 @@ impl Cache {
         if span.start < KERNEL_MIN || span.end > low_ram_end {
             return Err(io::Error::other("it does not fit in this guest's memory"));
         }
-        // What was read by then is overwritten when the kernel is decompressed to the same place.
-        if read_chunks(&mut file, &header, &span, memory)? != header.content_crc32c.get() {
+        let content = read_chunks(&mut file, &header, &span, memory);
+        if !matches!(content, Ok(crc32c) if crc32c == header.content_crc32c.get()) {
+            clear_chunks(&header, &span, memory)?;
+            content?;
             return Err(io::Error::other("its content is corrupt"));
         }
         Ok(Cached {
@@ -251,6 +252,20 @@ fn read_chunks(
     Ok(crc32c)
 }
 
+/// Makes zeroes again of what [`read_chunks`] read, for another source to load the kernel from.
+fn clear_chunks(header: &Header, span: &Range<u64>, memory: &GuestMemoryMmap) -> io::Result<()> {
+    let zeroes = vec![0; CHUNK_BYTES];
+    for (_, address, len) in chunks(span)
+        .ok_or_else(too_large)?
+        .filter(|c| header.has(c.0))
+    {
+        memory
+            .write_slice(&zeroes[..len], address)
+            .map_err(io::Error::other)?;
+    }
+    Ok(())
+}
+
 /// Copies the chunks that are not all zero out of guest memory, names them in `header` and returns
 /// their checksum.
 fn write_chunks(
@@ -267,7 +282,7 @@ fn write_chunks(
         memory
             .read_slice(buffer, address)
             .map_err(io::Error::other)?;
-        if buffer.iter().any(|byte| *byte != 0) {
+        if !is_zero(buffer) {
             header.add(chunk);
             crc32c = crc32c::crc32c_append(crc32c, buffer);
             file.write_all(buffer)?;

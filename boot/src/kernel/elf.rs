@@ -163,6 +163,7 @@ pub(super) fn load(
     for header in &headers {
         check(header, source.len_bytes(), low_ram_end)?;
     }
+    check_apart(&headers)?;
     let entry = physical_entry(header.e_entry, &headers)?;
     let mut segments = Vec::with_capacity(headers.len());
     for header in &headers {
@@ -269,6 +270,19 @@ fn check(header: &Elf64_Phdr, len_bytes: Option<u64>, low_ram_end: u64) -> Resul
     segment
         .check_fits(low_ram_end)
         .map_err(|needed_bytes| Fault::DoesNotFit { needed_bytes })
+}
+
+/// Segments that overlapped in memory would depend on the order in which they are read.
+fn check_apart(headers: &[Elf64_Phdr]) -> Result<(), Fault> {
+    let mut ranges: Vec<_> = headers
+        .iter()
+        .map(|header| header.p_paddr..header.p_paddr + header.p_memsz)
+        .collect();
+    ranges.sort_by_key(|range| range.start);
+    if ranges.windows(2).any(|pair| pair[1].start < pair[0].end) {
+        return Err(Fault::Malformed("its segments overlap in memory"));
+    }
+    Ok(())
 }
 
 /// Linux's `e_entry` is a physical address; other kernels give the virtual one.

@@ -6,14 +6,13 @@ use std::io::{self, BufReader, Read, Take};
 
 use vm_memory::VolatileSlice;
 
-use super::source::Source;
+use super::source::{CHUNK_BYTES, Source, copy_unless_zero};
 
 /// No kernel is larger; what claims to be is a decompression bomb.
 const KERNEL_BYTES_MAX: u64 = 1 << 30;
 /// The most memory that a decoder may take for its dictionary or window. Kernels are packed with
 /// dictionaries of up to 128 MiB.
 const DECODER_MEMORY_KIB_MAX: u32 = 256 << 10;
-const CHUNK_BYTES: usize = 64 << 10;
 
 /// How a payload is compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,14 +187,7 @@ impl Source for PayloadSource {
         let mut filled = 0;
         while filled < target.len() {
             let read = self.read_more(target.len() - filled)?;
-            let chunk = &self.chunk[..read];
-            // Memory is zero already, and what is not touched costs no page.
-            if chunk.iter().any(|byte| *byte != 0) {
-                target
-                    .subslice(filled, read)
-                    .map_err(io::Error::other)?
-                    .copy_from(chunk);
-            }
+            copy_unless_zero(&self.chunk[..read], target, filled)?;
             filled += read;
         }
         Ok(())
