@@ -1,0 +1,113 @@
+//! `microvm run`: from the command line to the program's exit status.
+
+use std::os::fd::AsFd;
+
+use anyhow::{Result, bail};
+use kvm_ioctls::Kvm;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::cli::RunArguments;
+use crate::console::Console;
+use crate::kvm;
+use crate::machine::{Config, Ending, Machine, Session};
+use crate::memory::GuestRam;
+use crate::signals::Signals;
+use crate::statistics::Statistics;
+use crate::vcpu;
+
+/// How often the end looks whether the console's reader has taken everything.
+const DRAIN_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 20_000_000,
+};
+
+/// Boots a guest and serves it until it ends; returns the exit status.
+pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
+    let kvm = kvm::open()?;
+    refuse_interpreted(&kvm, arguments.force)?;
+    let config = Config::new(arguments, &kvm)?;
+    let ram = GuestRam::new(config.mem_bytes)?;
+    let mut signals = Signals::install()?;
+    vcpu::install_handler()?;
+
+    let mut console = Console::open(&arguments.console)?;
+    let mut statistics = Statistics::default();
+    let ending = loop {
+        let ending = boot(
+            &kvm,
+            &ram,
+            &config,
+            console.as_mut(),
+            &mut signals,
+            &mut statistics,
+        );
+        if !matches!(ending, Ok(Ending::Reset)) || arguments.no_reboot {
+            break ending;
+        }
+        ram.clear()?;
+    };
+    if let Some(console) = console {
+        finish_output(&console, &mut signals);
+    }
+    if let Some(path) = &arguments.stats {
+        statistics.write(path)?;
+    }
+    let ending = ending?;
+    if let Some(message) = ending.message() {
+        eprintln!("microvm: {message}");
+    }
+    Ok(ending.status())
+}
+
+/// Says why a guest would seem to hang here, unless the user insists.
+fn refuse_interpreted(kvm: &Kvm, force: bool) -> Result<()> {
+    let speed = kvm::measure(kvm)?;
+    if speed.native {
+        return Ok(());
+    }
+    let millions = speed.instructions_per_second / 1e6;
+    let fact = format!(
+        "{}: this host's KVM interprets guest kernel code ({millions:.1} million instructions a \
+         second), which is too slow and too incomplete for a stock kernel",
+        kvm::DEVICE
+    );
+    if force {
+        tracing::warn!("{fact}");
+        return Ok(());
+    }
+    bail!("{fact}; run in the lab (cargo xtask lab -- microvm ...), or go on with --force")
+}
+
+/// One boot: builds a machine, runs it to its ending, and closes its disks whatever happened.
+fn boot(
+    kvm: &Kvm,
+    ram: &GuestRam,
+    config: &Config,
+    mut console: Option<&mut Console>,
+    signals: &mut Signals,
+    statistics: &mut Statistics,
+) -> Result<Ending> {
+    let mut machine = Machine::build(kvm, ram, config, console.as_deref())?;
+    if let Some(console) = console.as_deref_mut() {
+        console.begin()?;
+    }
+    let session = Session::start(&mut machine, console.as_deref_mut(), signals)?;
+    let run = session.run();
+    let closed = machine.close(statistics);
+    let (ending, exits) = run?;
+    statistics.boots += 1;
+    statistics.exits += exits;
+    closed?;
+    let panic = console.and_then(|console| console.output().take_panic());
+    Ok(ending.with_panic(panic))
+}
+
+/// Waits until the console's reader has everything, or a signal says not to.
+fn finish_output(console: &Console, signals: &mut Signals) {
+    while !console.output().is_drained() {
+        let mut fds = [PollFd::from_borrowed_fd(signals.end.as_fd(), PollFlags::IN)];
+        if poll(&mut fds, Some(&DRAIN_INTERVAL)).is_ok_and(|ready| ready > 0) {
+            console.output().abandon();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The threads that run guest code.
+
+mod gate;
+mod kick;
+
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+
+use anyhow::{Context, Result};
+use devices::{Bus, Space};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+pub(crate) use gate::{Gate, Wanted};
+pub(crate) use kick::install_handler;
+use kick::{Kickable, kick};
+
+use crate::machine::{Ending, Switch};
+use crate::statistics::ExitCounts;
+
+/// The running vCPUs of a machine.
+pub(crate) struct Vcpus {
+    gate: Arc<Gate>,
+    threads: Vec<JoinHandle<ExitCounts>>,
+}
+
+/// What a vCPU thread needs beside its vCPU.
+#[derive(Clone)]
+struct Surroundings {
+    bus: Arc<Bus>,
+    switch: Arc<Switch>,
+    gate: Arc<Gate>,
+}
+
+impl Vcpus {
+    /// Starts a thread for each of `vcpus`; they wait until [`Vcpus::set`] lets them run.
+    pub(crate) fn start(vcpus: Vec<VcpuFd>, bus: &Arc<Bus>, switch: &Arc<Switch>) -> Result<Self> {
+        let gate = Arc::new(Gate::new());
+        let around = Surroundings {
+            bus: bus.clone(),
+            switch: switch.clone(),
+            gate: gate.clone(),
+        };
+        let mut started = Self {
+            gate,
+            threads: Vec::new(),
+        };
+        for (number, vcpu) in vcpus.into_iter().enumerate() {
+            let around = around.clone();
+            let thread = Builder::new()
+                .name(format!("vcpu{number}"))
+                .spawn(move || run(vcpu, &around))
+                .context("cannot start a vCPU thread")?;
+            started.threads.push(thread);
+        }
+        Ok(started)
+    }
+
+    /// Lets the vCPUs run, or pauses them.
+    pub(crate) fn set(&self, wanted: Wanted) {
+        self.gate.set(wanted);
+        for thread in &self.threads {
+            kick(thread);
+        }
+    }
+
+    /// Stops the vCPUs and returns what they counted. None runs guest code afterwards.
+    pub(crate) fn stop(mut self) -> ExitCounts {
+        self.halt()
+    }
+
+    fn halt(&mut self) -> ExitCounts {
+        self.set(Wanted::Stop);
+        let mut total = ExitCounts::default();
+        for thread in self.threads.drain(..) {
+            // A panic has been reported by the panic hook and has ended the run by the switch.
+            total += thread.join().unwrap_or_default();
+        }
+        total
+    }
+}
+
+impl Drop for Vcpus {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}
+
+/// Ends the run if the vCPU thread panics, so that nobody waits for it.
+struct PanicGuard<'a>(&'a Switch);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Ending::Failure("a vCPU thread panicked".into()));
+        }
+    }
+}
+
+/// The life of a vCPU thread.
+fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
+    let _guard = PanicGuard(&around.switch);
+    let mut vcpu = Kickable::new(vcpu);
+    let mut counts = ExitCounts::default();
+    loop {
+        vcpu.clear();
+        if around.switch.ended() || !around.gate.pass() {
+            return counts;
+        }
+        if let Some(ending) = run_once(vcpu.vcpu(), &around.bus, &mut counts) {
+            around.switch.end(ending);
+            return counts;
+        }
+    }
+}
+
+/// Runs guest code until the next exit and answers that.
+fn run_once(vcpu: &mut VcpuFd, bus: &Bus, counts: &mut ExitCounts) -> Option<Ending> {
+    match vcpu.run() {
+        Ok(VcpuExit::IoOut(port, data)) => {
+            counts.port_writes += 1;
+            bus.write(Space::Port, u64::from(port), data);
+            None
+        }
+        Ok(VcpuExit::IoIn(port, data)) => {
+            counts.port_reads += 1;
+            bus.read(Space::Port, u64::from(port), data);
+            None
+        }
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            counts.memory_writes += 1;
+            bus.write(Space::Memory, address, data);
+            None
+        }
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            counts.memory_reads += 1;
+            bus.read(Space::Memory, address, data);
+            None
+        }
+        Ok(VcpuExit::Intr) => {
+            counts.kicks += 1;
+            None
+        }
+        Ok(VcpuExit::Shutdown) => Some(Ending::TripleFault),
+        Ok(exit) => {
+            let exit = format!("{exit:?}");
+            Some(Ending::Failure(explain_exit(vcpu, &exit)))
+        }
+        Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
+            counts.kicks += 1;
+            None
+        }
+        Err(error) => Some(Ending::Failure(format!("KVM_RUN failed: {error}"))),
+    }
+}
+
+/// Says where the guest was when KVM gave up.
+fn explain_exit(vcpu: &VcpuFd, exit: &str) -> String {
+    match vcpu.get_regs() {
+        Ok(regs) => format!("KVM stopped the guest at {:#x}: {exit}", regs.rip),
+        Err(_) => format!("KVM stopped the guest: {exit}"),
+    }
+}
