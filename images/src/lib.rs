@@ -13,6 +13,7 @@
 //! installation of missing host programs ([`packages::require`]).
 
 pub mod apt;
+pub mod baremetal;
 pub mod cache;
 mod command;
 pub mod cpio;
