@@ -14,10 +14,9 @@ impl Console {
     pub(crate) fn append(&mut self, bytes: &[u8]) {
         self.rest.extend_from_slice(bytes);
         let whole = match str::from_utf8(&self.rest) {
-            Ok(_) => self.rest.len(),
             // A character cut in two is completed by the next bytes; garbage is not.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            Err(_) => self.rest.len(),
+            Ok(_) | Err(_) => self.rest.len(),
         };
         let bytes: Vec<u8> = self.rest.drain(..whole).collect();
         self.text.extend(

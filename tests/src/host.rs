@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::agent::init::WORK_DIR;
 use crate::agent::protocol::Spec;
-use crate::lab::share::Share;
+use crate::lab::share::{PARTS_DIR, Share};
 use crate::lab::{self, Config, Lab};
 use crate::parts::Parts;
 use crate::ports::Ports;
@@ -224,7 +224,7 @@ fn share(parts: &Parts, directory: &Path) -> Result<Share> {
     share.static_program(&parts.microvm, "microvm")?;
     share.program("mke2fs")?;
     for file in parts.files() {
-        share.file(&file)?;
+        share.file(&file, PARTS_DIR)?;
     }
     Ok(share)
 }

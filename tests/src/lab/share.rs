@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,7 +17,7 @@ use crate::agent::init::MOUNT_POINTS;
 
 /// Space for the file system's own structures, on top of the files, in bytes.
 const SLACK_BYTES: u64 = 32 << 20;
-/// Where [`Share::file`] puts files.
+/// Where the emulated host finds guest parts.
 pub const PARTS_DIR: &str = "/parts";
 
 /// A share in the making.
@@ -62,7 +62,11 @@ impl Share {
     pub fn program(&mut self, name: &str) -> Result<()> {
         let program = find_program(name)?;
         self.place(&program, &Path::new("usr/bin").join(name))?;
-        for library in shared_libraries(&program)? {
+        self.libraries(&program)
+    }
+
+    fn libraries(&mut self, program: &Path) -> Result<()> {
+        for library in shared_libraries(program)? {
             let place = usr_merged(&library);
             if !self.tree.path().join(&place).exists() {
                 self.place(&library, &place)?;
@@ -93,16 +97,19 @@ impl Share {
         Ok(())
     }
 
-    /// Adds a file, which [`Share::place_of`] then finds.
-    pub fn file(&mut self, path: &Path) -> Result<()> {
+    /// Adds a file under its name in `directory`, with its shared libraries if it is a program.
+    pub fn file(&mut self, path: &Path, directory: &str) -> Result<()> {
         let name = path.file_name().with_context(|| shown(path, "no file"))?;
-        let place = Path::new(PARTS_DIR).join(name);
+        let place = Path::new(directory).join(name);
         ensure!(
             !self.files.values().any(|other| *other == place),
             "{}: another file of this name is shared already",
             path.display()
         );
         self.place(path, place.strip_prefix("/")?)?;
+        if is_elf(path)? {
+            self.libraries(path)?;
+        }
         self.files.insert(path.to_owned(), place);
         Ok(())
     }
@@ -191,6 +198,15 @@ fn find_program(name: &str) -> Result<PathBuf> {
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
         .with_context(|| format!("{name}: not in PATH"))
+}
+
+fn is_elf(path: &Path) -> Result<bool> {
+    let mut magic = Vec::new();
+    let file = fs::File::open(path).with_context(|| shown(path, "open"))?;
+    file.take(4)
+        .read_to_end(&mut magic)
+        .with_context(|| shown(path, "read"))?;
+    Ok(magic == b"\x7fELF")
 }
 
 /// What the dynamic loader would load for a program, and the loader; nothing for a static one.
