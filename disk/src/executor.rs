@@ -193,3 +193,7 @@ impl Drop for Entered {
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     Core::current().spawn(Box::pin(future));
 }
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "makes buffers with an owner to observe")]
+mod tests;

@@ -38,4 +38,5 @@ pub use storage::{
 };
 
 #[cfg(test)]
-mod tests;
+#[expect(unsafe_code, reason = "makes scattered buffers")]
+mod test_support;

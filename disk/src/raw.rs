@@ -187,3 +187,6 @@ fn name(op: &Op) -> &'static str {
         Op::WriteZeroes { .. } => "write zeros",
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -307,3 +307,7 @@ fn is_unsupported(error: &io::Error) -> bool {
         .raw_os_error()
         .is_some_and(|errno| unsupported.contains(&errno))
 }
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "makes scattered buffers")]
+mod tests;

@@ -43,13 +43,17 @@ impl Direct {
     pub(super) fn new(file: &File) -> io::Result<Self> {
         let (memory, offset) = alignment(file)?;
         let memory = usize::try_from(memory).map_err(io::Error::other)?;
+        Ok(Self::with_alignment(memory, offset.into()))
+    }
+
+    pub(super) fn with_alignment(memory: usize, offset: u64) -> Self {
         let (changing, changed) = Default::default();
-        Ok(Self {
+        Self {
             memory,
-            offset: offset.into(),
+            offset,
             changing,
             changed,
-        })
+        }
     }
 
     /// Whether a transfer can go straight between the memory and the device.

@@ -1,0 +1,158 @@
+//! Opening, locking and reading files.
+
+use std::path::Path;
+use std::process::Command;
+
+use super::FileStorage;
+use super::direct::Direct;
+use crate::{Buffers, Error, Executor, FileOptions, Format, OpenOptions, Storage};
+
+impl FileStorage {
+    /// Behaves as on a host that can zero no range by itself.
+    pub(crate) fn assume_plain_host(&self) {
+        self.cannot_punch_holes.set(true);
+        self.cannot_zero_ranges.set(true);
+    }
+
+    /// Behaves as with direct I/O on a device with such blocks.
+    pub(crate) fn assume_large_blocks(&mut self, block_bytes: u64) {
+        self.direct = Some(Direct::with_alignment(512, block_bytes));
+    }
+}
+
+fn file(size_bytes: u64) -> tempfile::NamedTempFile {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(size_bytes).unwrap();
+    file
+}
+
+fn open(path: &Path, read_only: bool) -> Result<FileStorage, Error> {
+    FileOptions::new(path).read_only(read_only).open()
+}
+
+/// The message of the error that opening the path as a disk gives.
+fn refusal(path: &Path) -> String {
+    let opened = Executor::new().unwrap().run(OpenOptions::new(path).open());
+    let message = opened.err().expect("should be refused").to_string();
+    assert!(message.starts_with(path.to_str().unwrap()), "{message}");
+    assert!(!message.contains('\n'), "{message}");
+    message
+}
+
+#[test]
+fn writers_exclude_writers_and_readers() {
+    let file = file(4096);
+    let writer = open(file.path(), false).unwrap();
+    for read_only in [false, true] {
+        let error = open(file.path(), read_only).err().unwrap();
+        assert!(matches!(error, Error::InUse { .. }), "{error}");
+        assert!(
+            error.to_string().contains(file.path().to_str().unwrap()),
+            "{error}"
+        );
+    }
+    drop(writer);
+    open(file.path(), false).unwrap();
+}
+
+#[test]
+fn readers_share_and_exclude_writers() {
+    let file = file(4096);
+    let first = open(file.path(), true).unwrap();
+    let second = open(file.path(), true).unwrap();
+    assert!(matches!(open(file.path(), false), Err(Error::InUse { .. })));
+    drop((first, second));
+    open(file.path(), false).unwrap();
+}
+
+#[test]
+fn close_gives_the_lock_back() {
+    let file = file(4096);
+    let executor = Executor::new().unwrap();
+    executor.run(async {
+        let disk = OpenOptions::new(file.path()).open().await.unwrap();
+        assert!(OpenOptions::new(file.path()).open().await.is_err());
+        disk.close().await.unwrap();
+        OpenOptions::new(file.path()).open().await.unwrap();
+        drop(disk);
+    });
+}
+
+#[test]
+fn what_is_no_disk_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(refusal(directory.path()).contains("a directory"));
+    assert!(refusal(&directory.path().join("missing")).contains("No such file"));
+    assert!(refusal(Path::new("/dev/null")).contains("a character device"));
+    let fifo = directory.path().join("fifo");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(refusal(&fifo).contains("a FIFO"));
+}
+
+#[test]
+fn other_formats_are_never_guessed() {
+    let file = file(1 << 20);
+    std::os::unix::fs::FileExt::write_all_at(file.as_file(), b"QFI\xfb\0\0\0\x03", 0).unwrap();
+    assert!(refusal(file.path()).contains("format=raw"));
+    let options = OpenOptions::new(file.path()).format("raw".parse::<Format>().unwrap());
+    let disk = Executor::new().unwrap().run(options.open()).unwrap();
+    assert_eq!(disk.properties().size_bytes, 1 << 20);
+    let unknown = "vdi".parse::<Format>().unwrap_err().to_string();
+    assert!(unknown.contains("'vdi'"), "{unknown}");
+}
+
+#[test]
+fn read_past_the_end_is_an_error_and_a_write_grows_the_file() {
+    let file = file(1000);
+    let storage = open(file.path(), false).unwrap();
+    Executor::new().unwrap().run(async {
+        let error = storage
+            .read_at(900, Buffers::zeroed(200))
+            .await
+            .unwrap_err();
+        let Error::Range { source, .. } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(source.kind(), std::io::ErrorKind::UnexpectedEof);
+        storage
+            .write_at(900, Buffers::from_vec([1; 200]))
+            .await
+            .unwrap();
+        assert_eq!(storage.size_bytes(), 1100);
+        storage.read_at(900, Buffers::zeroed(200)).await.unwrap();
+        storage.set_len(950).await.unwrap();
+        assert_eq!(file.as_file().metadata().unwrap().len(), 950);
+        assert_eq!(storage.size_bytes(), 950);
+        storage
+            .write_at(u64::MAX - 10, Buffers::zeroed(100))
+            .await
+            .unwrap_err();
+    });
+}
+
+#[test]
+fn more_segments_than_one_call_takes() {
+    let file = file(0);
+    let storage = open(file.path(), false).unwrap();
+    let memory = Buffers::zeroed(5000);
+    memory.copy_from(
+        &(0..5000)
+            .map(|n: u32| n.to_le_bytes()[0])
+            .collect::<Vec<_>>(),
+    );
+    let segments = (0..5000).flat_map(|n| memory.slice(n..n + 1).segments().collect::<Vec<_>>());
+    // SAFETY: the segments lie in `memory`, which is the owner.
+    let bytes = unsafe { Buffers::from_raw(segments, std::sync::Arc::new(memory.clone())) };
+    Executor::new().unwrap().run(async {
+        storage.write_at(0, bytes).await.unwrap();
+        let read = Buffers::zeroed(5000);
+        storage.read_at(0, read.clone()).await.unwrap();
+        assert!(read.to_vec() == memory.to_vec());
+    });
+}
