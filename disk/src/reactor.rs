@@ -5,6 +5,7 @@
 //! stays, marked abandoned, and is freed by the completion. So nothing the kernel may still write
 //! to is ever freed, and no descriptor it may still use is ever closed.
 
+mod inline;
 mod operation;
 mod pool;
 mod probe;
@@ -30,6 +31,7 @@ pub(crate) use probe::uring_features;
 use crate::Error;
 use crate::event::Event;
 use crate::executor::{Alarm, Backend, Core};
+use inline::Inline;
 use pool::Pool;
 use uring::Uring;
 
@@ -44,6 +46,7 @@ pub(crate) struct Reactor {
     done: RefCell<Vec<Completion>>,
     /// Does what the driver cannot do itself.
     pool: Pool,
+    inline: Inline,
     alarm: Arc<Alarm>,
 }
 
@@ -117,6 +120,7 @@ impl Reactor {
             in_flight: Cell::new(0),
             done: RefCell::default(),
             pool: Pool::new(Arc::clone(&alarm)),
+            inline: Inline::default(),
             alarm,
         })
     }
@@ -124,24 +128,26 @@ impl Reactor {
     /// Starts an operation and returns its slot.
     fn submit(&self, operation: Operation) -> usize {
         let mut slots = self.slots.borrow_mut();
-        let slot = slots.insert(Slot {
-            operation: Some(operation),
-            state: State::Pending(None),
-        });
+        if self.in_flight.get() == 0
+            && let Some(result) = self.inline.perform(&operation)
+        {
+            return slots.insert(Slot {
+                operation: None,
+                state: State::Done(result),
+            });
+        }
         self.in_flight.set(self.in_flight.get() + 1);
-        let Some(operation) = &slots[slot].operation else {
-            return slot;
-        };
+        let slot = slots.vacant_key();
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => {
-                if !uring.submit(operation, slot) {
+                if !uring.submit(&operation, slot) {
                     self.pool.submit(operation.clone(), slot);
                 }
             }
             Driver::Threads => self.pool.submit(operation.clone(), slot),
             Driver::Simulated(clock) => {
                 if let Operation::Delay { duration_ns } = operation {
-                    clock.start(*duration_ns, slot);
+                    clock.start(duration_ns, slot);
                 } else {
                     let result = operation.perform();
                     self.done
@@ -150,7 +156,10 @@ impl Reactor {
                 }
             }
         }
-        slot
+        slots.insert(Slot {
+            operation: Some(operation),
+            state: State::Pending(None),
+        })
     }
 
     /// Hands over what was submitted, and takes what is done. Sleeps until there is something if

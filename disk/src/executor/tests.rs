@@ -163,6 +163,7 @@ fn many_more_operations_than_the_rings_hold() {
                 file,
                 offset: n * 8,
                 buffers,
+                cached: false,
             });
             async move { assert_eq!(write.await.unwrap(), 8) }
         })));
@@ -257,6 +258,7 @@ fn dropped_writes_still_land() {
                 file,
                 offset: 0,
                 buffers,
+                cached: false,
             }));
         });
         drop(executor);

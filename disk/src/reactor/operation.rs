@@ -20,11 +20,12 @@ pub(crate) enum Operation {
         offset: u64,
         buffers: Buffers,
     },
-    /// Writes; may come short. The buffers are exact.
+    /// Writes; may come short. The buffers are exact. `cached` if it ends in the page cache.
     Write {
         file: Arc<File>,
         offset: u64,
         buffers: Buffers,
+        cached: bool,
     },
     /// Makes data durable, and of the metadata what it takes to read it back (`fdatasync`).
     Sync { file: Arc<File> },
@@ -80,6 +81,7 @@ impl Operation {
                 file,
                 offset,
                 buffers,
+                ..
             } => write(file, *offset, buffers),
             Self::Sync { file } => file.sync_data().map(|()| 0),
             Self::Allocate {

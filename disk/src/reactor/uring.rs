@@ -186,6 +186,7 @@ fn entry(operation: &Operation) -> Option<Entry> {
             file,
             offset,
             buffers,
+            ..
         } => {
             let fd = types::Fd(file.as_raw_fd());
             if let Some((base, len)) = single(buffers) {

@@ -87,11 +87,13 @@ impl FileStorage {
     async fn write_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let error = self.error("write", offset, buffers.len() as u64);
         let nothing_written = io::ErrorKind::WriteZero;
+        let cached = self.direct.is_none() && !self.is_block_device;
         let start = |offset, buffers| {
             submit(Operation::Write {
                 file: Arc::clone(&self.file),
                 offset,
                 buffers,
+                cached,
             })
         };
         transfer(offset, buffers, nothing_written, start)

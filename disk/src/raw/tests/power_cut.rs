@@ -143,9 +143,13 @@ fn unflushed_data_is_kept_lost_and_torn() {
         executor.run(async {
             super::write(&disk, 0, 1, 4096).await.unwrap();
             let left = content(&storage.power_cut(), 4096).await;
-            match left.iter().filter(|byte| **byte == 1).count() {
+            match left
+                .chunks(512)
+                .filter(|sector| **sector == [1; 512])
+                .count()
+            {
                 0 => lost += 1,
-                4096 => kept += 1,
+                8 => kept += 1,
                 _ => torn += 1,
             }
         });

@@ -1,0 +1,57 @@
+//! Small writes to the page cache, done at once.
+//!
+//! Some file systems (ext4 for one) cannot do a buffered write without waiting in principle, so
+//! `io_uring` gives it to a worker thread, and two thread switches take several times as long as
+//! the copy. While nothing else is in flight nobody is kept waiting if this thread does it, but
+//! for the rare write that the host holds back because too much is dirty: then we stop for a while.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use super::Operation;
+
+/// A page, and what larger writes should be multiples of: less would have to be read first.
+const PAGE_BYTES: usize = 4096;
+/// A copy of this many bytes takes about as long as a thread switch.
+const LEN_MAX: usize = 65536;
+/// What takes longer was more than a copy.
+const COPY_MAX: Duration = Duration::from_millis(1);
+/// Writes that go the usual way after one that took longer.
+const HELD_BACK: u32 = 1000;
+
+/// Decides which writes are done at once.
+#[derive(Default)]
+pub(super) struct Inline {
+    held_back: Cell<u32>,
+}
+
+impl Inline {
+    /// Does `operation` if that is quick, and returns its result.
+    pub(super) fn perform(&self, operation: &Operation) -> Option<i32> {
+        let Operation::Write {
+            offset,
+            buffers,
+            cached: true,
+            ..
+        } = operation
+        else {
+            return None;
+        };
+        let pages = offset.is_multiple_of(PAGE_BYTES as u64)
+            && buffers.len().is_multiple_of(PAGE_BYTES)
+            && buffers.len() <= LEN_MAX;
+        if !pages {
+            return None;
+        }
+        if let Some(left) = self.held_back.get().checked_sub(1) {
+            self.held_back.set(left);
+            return None;
+        }
+        let start = Instant::now();
+        let result = operation.perform();
+        if start.elapsed() > COPY_MAX {
+            self.held_back.set(HELD_BACK);
+        }
+        Some(result)
+    }
+}
