@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Take};
 
+use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use vm_memory::VolatileSlice;
 
 use super::source::{CHUNK_BYTES, Source, copy_unless_zero};
@@ -86,14 +87,34 @@ impl Compression {
                 DECODER_MEMORY_KIB_MAX,
             )),
             Self::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(input)),
-            Self::Zstd => Box::new(
-                ruzstd::decoding::StreamingDecoder::new_with_max_window_size(
-                    input,
-                    u64::from(DECODER_MEMORY_KIB_MAX) << 10,
-                )
-                .map_err(io::Error::other)?,
-            ),
+            Self::Zstd => Box::new(ZstdDecoder::new(input)?),
         })
+    }
+}
+
+/// A Zstandard frame. The decoder computes the frame's checksum, but leaves it to its user to look.
+struct ZstdDecoder<R: Read>(StreamingDecoder<R, FrameDecoder>);
+
+impl<R: Read> ZstdDecoder<R> {
+    fn new(input: R) -> io::Result<Self> {
+        let window_bytes_max = u64::from(DECODER_MEMORY_KIB_MAX) << 10;
+        StreamingDecoder::new_with_max_window_size(input, window_bytes_max)
+            .map(Self)
+            .map_err(io::Error::other)
+    }
+}
+
+impl<R: Read> Read for ZstdDecoder<R> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(target)?;
+        let decoder = &self.0.decoder;
+        if read == 0 && decoder.is_finished() {
+            let expected = decoder.get_checksum_from_data();
+            if expected.is_some() && expected != decoder.get_calculated_checksum() {
+                return Err(io::Error::other("its checksum is wrong"));
+            }
+        }
+        Ok(read)
     }
 }
 
