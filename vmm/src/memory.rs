@@ -87,11 +87,9 @@ impl Pages {
             data.len(),
             self.len_bytes
         );
+        let target = self.base.as_ptr().wrapping_add(offset);
         // SAFETY: the range lies in the mapping, which no reference points into.
-        unsafe {
-            let target = self.base.as_ptr().add(offset);
-            std::ptr::copy_nonoverlapping(data.as_ptr(), target, data.len());
-        }
+        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) }
     }
 
     /// Makes the memory a guest's; `region` must lie within it.

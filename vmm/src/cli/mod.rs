@@ -46,6 +46,7 @@ pub(crate) enum Transport {
 }
 
 /// The options of `run`.
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Args, Clone, Debug)]
 pub(crate) struct RunArguments {
     /// Kernel: a bzImage or an ELF vmlinux [default: this host's, /boot/vmlinuz-RELEASE]

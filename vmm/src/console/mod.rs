@@ -22,7 +22,7 @@ use terminal::RawMode;
 
 pub(crate) use escape::Key;
 pub(crate) use output::OutputWriter;
-pub(crate) use terminal::restore_on_panic;
+pub(crate) use terminal::{restore_on_panic, resume};
 
 /// How much input is read at once.
 const INPUT_BYTES: usize = 256;
@@ -190,17 +190,11 @@ impl Console {
             }
         }
     }
+}
 
-    /// Shows the escape keys.
-    pub(crate) fn show_help(&self) {
-        // Not through the guest's output: its panic watch shall not read this.
-        drop(io::stderr().write_all(HELP.as_bytes()));
-    }
-
-    /// Takes the terminal again after the program was stopped and continued.
-    pub(crate) fn resume(&self) -> Result<()> {
-        self.raw.as_ref().map_or(Ok(()), RawMode::again)
-    }
+/// Shows the escape keys, not through the guest's output: its panic watch shall not read this.
+pub(crate) fn show_help() {
+    eprint!("{HELP}");
 }
 
 #[cfg(test)]

@@ -13,6 +13,10 @@ use super::panic_watch::PanicWatch;
 /// When the reader is this far behind, the guest waits: output is never dropped.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
 
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "independent facts, each said by someone else"
+)]
 #[derive(Default)]
 struct State {
     buffer: VecDeque<u8>,

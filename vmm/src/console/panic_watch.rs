@@ -62,7 +62,7 @@ mod tests {
     #[test]
     fn other_output_is_no_panic_and_is_not_kept() {
         let mut watch = PanicWatch::default();
-        watch.observe(&[b'x'; 100_000]);
+        watch.observe(&vec![b'x'; 100_000]);
         assert!(watch.line.len() <= LINE_MAX_BYTES);
         watch.observe(b"\nlogin: ");
         assert_eq!(watch.take(), None);

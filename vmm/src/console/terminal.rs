@@ -46,6 +46,14 @@ impl Drop for RawMode {
     }
 }
 
+/// Makes the terminal raw again, if it was, after a shell has had it (job control).
+pub(crate) fn resume() -> Result<()> {
+    let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    saved
+        .filter(|_| in_foreground(stdin()))
+        .map_or(Ok(()), set_raw)
+}
+
 /// A background process that changes the terminal is stopped by the kernel.
 fn in_foreground(terminal: BorrowedFd<'_>) -> bool {
     tcgetpgrp(terminal).is_ok_and(|group| group == getpgrp())

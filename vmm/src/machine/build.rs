@@ -235,9 +235,9 @@ fn create_vcpus(kvm: &Kvm, vm: &VmFd, cpus: u8, entry: &EntryState) -> Result<Ve
         vcpu.set_cpuid2(&cpuid.for_cpu(number)?)
             .context("KVM_SET_CPUID2 failed")?;
         if number == 0 {
-            boot_registers(&vcpu, entry)?
+            boot_registers(&vcpu, entry)?;
         } else {
-            park_until_startup(&vcpu)?
+            park_until_startup(&vcpu)?;
         }
         Ok(vcpu)
     };

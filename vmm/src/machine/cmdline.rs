@@ -6,6 +6,8 @@
 pub(crate) struct Facts {
     /// The guest has a serial console.
     pub(crate) console: bool,
+    /// The guest has a PCI bus.
+    pub(crate) pci: bool,
     /// Whether the first disk may be written, where there is a disk.
     pub(crate) first_disk_writable: Option<bool>,
 }
@@ -17,6 +19,10 @@ pub(crate) fn compose(facts: Facts, added: &str) -> String {
         words.push("console=ttyS0");
         // There is one serial port: not to look for three more saves a few hundred exits.
         words.push("8250.nr_uarts=1");
+    }
+    if !facts.pci {
+        // Or Linux complains that it finds no PCI bus.
+        words.push("pci=off");
     }
     // Reboot at once after a panic, which ends the program: without it the guest would spin.
     words.push("panic=-1");
@@ -37,6 +43,7 @@ mod tests {
     fn the_user_has_the_last_word() {
         let facts = Facts {
             console: true,
+            pci: true,
             first_disk_writable: Some(true),
         };
         let line = compose(facts, "panic=0 root=/dev/vdb");
@@ -48,8 +55,9 @@ mod tests {
     fn a_read_only_disk_is_mounted_read_only() {
         let facts = Facts {
             console: false,
+            pci: false,
             first_disk_writable: Some(false),
         };
-        assert_eq!(compose(facts, ""), "panic=-1 root=/dev/vda ro");
+        assert_eq!(compose(facts, ""), "pci=off panic=-1 root=/dev/vda ro");
     }
 }

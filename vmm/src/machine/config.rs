@@ -41,6 +41,7 @@ impl Config {
         let (kernel, initrd) = kernel_and_initrd(arguments)?;
         let facts = Facts {
             console: arguments.console != console::Kind::Off,
+            pci: arguments.transport == Transport::Pci,
             first_disk_writable: arguments.disk.first().map(|disk| !disk.read_only),
         };
         Ok(Self {

@@ -7,7 +7,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::event::descriptor;
 use super::{Ending, Machine};
-use crate::console::{Console, Key};
+use crate::console::{self, Console, Key};
 use crate::signals::{SignalPipe, Signals};
 use crate::statistics::ExitCounts;
 use crate::vcpu::{Vcpus, Wanted};
@@ -118,9 +118,7 @@ impl<'a> Session<'a> {
             Source::EndSignal => self.end_signal(),
             Source::ResumeSignal => {
                 SignalPipe::take(&mut self.signals.resume);
-                if let Some(console) = &self.console {
-                    console.resume()?;
-                }
+                console::resume()?;
             }
             Source::Input => self.input(),
             Source::SerialRoom => {
@@ -162,11 +160,7 @@ impl<'a> Session<'a> {
                 Key::Guest(byte) => self.pending.push(byte),
                 Key::Quit => self.machine.switch.end(Ending::Quit),
                 Key::Pause => self.pause(!self.paused),
-                Key::Help => {
-                    if let Some(console) = &self.console {
-                        console.show_help();
-                    }
-                }
+                Key::Help => console::show_help(),
                 Key::Nothing => {}
             }
         }
