@@ -38,20 +38,38 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("microvm: {error:#}");
+            eprintln!("microvm: {}", one_line(&error));
             ExitCode::from(FAILURE)
         }
     }
 }
 
-/// Prints help where it was asked for, else what is wrong with the command line.
-fn usage(error: &clap::Error) -> ExitCode {
-    // Where even that cannot be printed there is nobody to tell.
-    drop(error.print());
-    match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(FAILURE),
+/// The error with its causes, each said once: some name their cause themselves.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !line.ends_with(&cause) {
+            line = format!("{line}: {cause}");
+        }
     }
+    line
+}
+
+/// Prints help where it was asked for, else in one line what is wrong with the command line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if matches!(
+        error.kind(),
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
+    ) {
+        // Where even that cannot be printed there is nobody to tell.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let reason = text.lines().next().unwrap_or_default();
+    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+    eprintln!("microvm: {reason}; microvm --help lists the options");
+    ExitCode::from(FAILURE)
 }
 
 /// Warnings go to standard error; `MICROVM_LOG=info` or `debug` shows more.
@@ -66,4 +84,18 @@ fn log_to_stderr() {
         .without_time()
         .with_target(false)
         .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use anyhow::anyhow;
+
+    #[test]
+    fn a_cause_that_an_error_names_itself_is_not_said_twice() {
+        let named = anyhow!("no such file").context("vm.img: cannot open: no such file");
+        assert_eq!(one_line(&named), "vm.img: cannot open: no such file");
+        let plain = anyhow!("no such file").context("vm.img");
+        assert_eq!(one_line(&plain), "vm.img: no such file");
+    }
 }

@@ -63,7 +63,7 @@ pub(super) fn restore_on_fatal_signal() {
     }
 }
 
-/// Restores the terminal, puts the earlier handler back, and lets the signal strike again.
+/// Restores the terminal and lets the signal strike again.
 extern "C" fn on_fatal_signal(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
@@ -80,6 +80,17 @@ extern "C" fn on_fatal_signal(
             SAVED.settings.get().cast(),
         )
     };
+    // A fault strikes again when its instruction is executed again, and then meets the earlier
+    // handler, which knows stack overflows. A signal that was sent (code 0 or less) does not, so it
+    // is sent again, to end the program.
+    // SAFETY: the kernel passes a valid siginfo to SA_SIGINFO handlers.
+    if unsafe { (*info).si_code } <= 0 {
+        // SAFETY: signal is async-signal-safe, and the default action is always valid.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: raise has no preconditions.
+        unsafe { libc::raise(signal) };
+        return;
+    }
     let index = FATAL.iter().position(|&fatal| fatal == signal).unwrap_or(0);
     let old = SAVED
         .actions
@@ -88,11 +99,4 @@ extern "C" fn on_fatal_signal(
         .wrapping_add(index);
     // SAFETY: `ready` says that the element was stored; sigaction is async-signal-safe.
     unsafe { libc::sigaction(signal, old, ptr::null_mut()) };
-    // A fault strikes again when its instruction is executed again; a signal that was sent (code
-    // 0 or less) does not, so it is sent again.
-    // SAFETY: the kernel passes a valid siginfo to SA_SIGINFO handlers.
-    if unsafe { (*info).si_code } <= 0 {
-        // SAFETY: raise has no preconditions.
-        unsafe { libc::raise(signal) };
-    }
 }

@@ -30,14 +30,6 @@ impl RawMode {
         set_raw(settings)?;
         Ok(Some(Self(())))
     }
-
-    /// Makes the terminal raw again after a shell has had it (job control).
-    pub(crate) fn again(&self) -> Result<()> {
-        let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        saved
-            .filter(|_| in_foreground(stdin()))
-            .map_or(Ok(()), set_raw)
-    }
 }
 
 impl Drop for RawMode {
