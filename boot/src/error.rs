@@ -57,7 +57,7 @@ pub enum Error {
         needed: &'static str,
     },
     /// The file ends before the kernel does.
-    #[error("{}: truncated kernel: the {part} ends at byte {needed_bytes} of a file of {file_bytes}", path.display())]
+    #[error("{}: truncated kernel: it has {file_bytes} bytes and its {part} would end at byte {needed_bytes}", path.display())]
     Truncated {
         /// The kernel.
         path: PathBuf,

@@ -139,7 +139,7 @@ impl Fault {
             Self::Io(source) => source,
             Self::NotElf => io::Error::other("it does not hold an ELF kernel"),
             Self::Truncated { part, .. } => {
-                io::Error::other(format!("it ends before the kernel's {part} does"))
+                io::Error::other(format!("it ends before the end of the kernel's {part}"))
             }
             other => return other.in_file(kernel, low_ram_bytes),
         };

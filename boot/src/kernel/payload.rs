@@ -169,10 +169,10 @@ impl PayloadSource {
             }
         };
         self.position += read as u64;
-        if self.position > self.len_bytes.unwrap_or(KERNEL_BYTES_MAX) {
-            return Err(io::Error::other(
-                "it decompresses to more bytes than a kernel can have",
-            ));
+        let claimed = self.len_bytes.unwrap_or(KERNEL_BYTES_MAX);
+        if self.position > claimed {
+            let reason = format!("it decompresses to more than {claimed} bytes");
+            return Err(io::Error::other(reason));
         }
         Ok(read)
     }
