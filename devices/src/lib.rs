@@ -10,6 +10,8 @@ mod platform;
 #[cfg(test)]
 mod platform_fake;
 mod pvpanic;
+#[cfg(test)]
+mod random_test;
 mod rtc;
 mod serial;
 pub mod virtio;

@@ -66,6 +66,7 @@ pub trait VirtioDevice: Send {
     /// the device as needing a reset.
     fn activate(&mut self, activation: Activation) -> Result<(), crate::Error>;
 
-    /// Stops serving: when it returns, the device touches neither queues nor guest memory.
+    /// Stops serving: when it returns, the device touches neither queues nor guest memory. Called
+    /// only after an activation, be it one that failed.
     fn reset(&mut self);
 }

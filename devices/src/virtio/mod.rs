@@ -12,6 +12,8 @@ mod mmio;
 pub(crate) mod pci;
 mod queue_setup;
 mod statistics;
+#[cfg(test)]
+mod tests;
 mod transport;
 mod virtqueue;
 

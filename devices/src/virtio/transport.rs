@@ -41,6 +41,8 @@ pub(super) struct Transport {
     /// Which queue the queue registers are about.
     pub(super) queue_select: u32,
     status: u32,
+    /// The device was activated, and not reset since.
+    active: bool,
     queues: Vec<QueueSetup>,
 }
 
@@ -84,6 +86,7 @@ impl Transport {
             driver_feature_select: 0,
             queue_select: 0,
             status: 0,
+            active: false,
             queues,
         })
     }
@@ -205,6 +208,7 @@ impl Transport {
             queues: queues.collect(),
             notifier: Arc::clone(&self.link) as Arc<dyn Notifier>,
         };
+        self.active = true;
         if let Err(error) = self.device.activate(activation) {
             tracing::warn!(device = self.name(), %error, "the device cannot start");
             self.link.needs_reset();
@@ -221,17 +225,23 @@ impl Transport {
             return;
         }
         tracing::debug!(device = self.name(), reason, "the driver broke the device");
+        self.stop();
         self.link.set_broken(true);
+        // A driver that has not said that it runs is not interrupted (section 2.1.2).
         if self.running() {
-            self.device.reset();
             self.link.needs_reset();
         }
     }
 
-    fn reset(&mut self) {
-        if self.running() {
+    /// Makes the device let go of its queues.
+    fn stop(&mut self) {
+        if std::mem::take(&mut self.active) {
             self.device.reset();
         }
+    }
+
+    fn reset(&mut self) {
+        self.stop();
         self.status = 0;
         self.accepted_features = 0;
         self.unknown_accepted = false;
