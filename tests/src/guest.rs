@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use crate::host::Host;
-use crate::parts::Parts;
 use crate::vm::{Userland, Vm};
 
 /// Which form of the stock kernel to boot.
@@ -37,24 +36,10 @@ pub fn guest() -> Guest<'static> {
     Guest::on(Host::shared())
 }
 
-/// The parts of guests.
-///
-/// # Panics
-/// When they cannot be had.
-pub fn parts() -> &'static Parts {
-    match Parts::shared() {
-        Ok(parts) => parts,
-        Err(error) => panic!("no parts for guests: {error:#}"),
-    }
-}
-
 impl<'a> Guest<'a> {
     /// A guest on this host.
-    ///
-    /// # Panics
-    /// When its parts cannot be had.
     pub fn on(host: &'a Host) -> Self {
-        let parts = parts();
+        let parts = host.parts();
         Self {
             host,
             kernel: parts.kernel.bzimage(),
@@ -69,7 +54,7 @@ impl<'a> Guest<'a> {
     /// Boots this form of the stock kernel.
     #[must_use]
     pub fn boot_from(self, form: Boot) -> Self {
-        let kernel = &parts().kernel;
+        let kernel = &self.host.parts().kernel;
         let kernel = match form {
             Boot::BzImage => kernel.bzimage(),
             Boot::Vmlinux => kernel.vmlinux(),
@@ -155,7 +140,7 @@ impl<'a> Guest<'a> {
     }
 
     fn try_start(self) -> Result<Vm> {
-        let mut argv = vec![self.host.microvm()?];
+        let mut argv = vec![self.host.microvm()];
         argv.extend([
             "--kernel".to_owned(),
             self.host.path(&self.kernel).display().to_string(),

@@ -72,6 +72,7 @@ pub struct Host {
     places: HashMap<PathBuf, PathBuf>,
     work_dir: PathBuf,
     directory: PathBuf,
+    parts: Parts,
 }
 
 impl Host {
@@ -81,21 +82,22 @@ impl Host {
     /// When it cannot be had: no guest test can run then.
     pub fn shared() -> &'static Self {
         static HOST: OnceLock<Host> = OnceLock::new();
-        HOST.get_or_init(|| match Parts::shared().and_then(Self::start) {
+        HOST.get_or_init(|| match Parts::for_tests().and_then(Self::start) {
             Ok(host) => host,
             Err(error) => panic!("no host for guests: {error:#}"),
         })
     }
 
-    /// A host of its own, for a test that breaks it.
-    pub fn start(parts: &Parts) -> Result<Self> {
+    /// This machine where its KVM is native, else an emulated host.
+    pub fn start(parts: Parts) -> Result<Self> {
         match Choice::make(&parts.microvm)? {
-            Choice::Native => Self::native(),
+            Choice::Native => Self::native(parts),
             Choice::Lab(_) => Self::emulated(parts),
         }
     }
 
-    fn native() -> Result<Self> {
+    /// This machine, whatever its KVM is.
+    pub fn native(parts: Parts) -> Result<Self> {
         let directory = scratch()?;
         Ok(Self {
             ports: Ports::local(),
@@ -103,13 +105,14 @@ impl Host {
             places: HashMap::new(),
             work_dir: directory.clone(),
             directory,
+            parts,
         })
     }
 
     /// An emulated host, whatever this machine's KVM is.
-    pub fn emulated(parts: &Parts) -> Result<Self> {
+    pub fn emulated(parts: Parts) -> Result<Self> {
         let directory = scratch()?;
-        let share = share(parts, &directory)?;
+        let share = share(&parts, &directory)?;
         let disk = directory.join("disk.img");
         lab::make_disk(&disk, LAB_DISK_BYTES)?;
         let lab = Lab::start(Config::default(), &parts.kernel, &share, &disk, &directory)?;
@@ -119,7 +122,13 @@ impl Host {
             places: share.places().clone(),
             work_dir: WORK_DIR.into(),
             directory,
+            parts,
         })
+    }
+
+    /// What its guests are made of.
+    pub fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Cuts the power of an emulated host and boots it again from what its disk holds.
@@ -143,10 +152,10 @@ impl Host {
     }
 
     /// The program under test, as the host finds it.
-    pub fn microvm(&self) -> Result<String> {
+    pub fn microvm(&self) -> String {
         match self.lab {
-            Some(_) => Ok("microvm".to_owned()),
-            None => Ok(Parts::shared()?.microvm.display().to_string()),
+            Some(_) => "microvm".to_owned(),
+            None => self.parts.microvm.display().to_string(),
         }
     }
 
@@ -223,8 +232,9 @@ fn share(parts: &Parts, directory: &Path) -> Result<Share> {
     let mut share = Share::new(directory, &parts.busybox)?;
     share.static_program(&parts.microvm, "microvm")?;
     share.program("mke2fs")?;
-    for file in parts.files() {
-        share.file(&file, PARTS_DIR)?;
+    share.program("cp")?;
+    for (file, name) in parts.files() {
+        share.file(&file, &Path::new(PARTS_DIR).join(name))?;
     }
     Ok(share)
 }

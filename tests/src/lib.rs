@@ -20,7 +20,7 @@ pub mod process;
 pub mod report;
 mod vm;
 
-pub use guest::{Boot, Guest, guest, parts};
+pub use guest::{Boot, Guest, guest};
 pub use host::Host;
-pub use parts::Parts;
+pub use parts::{Extra, Parts};
 pub use vm::{Ended, Shell, Userland, Vm};

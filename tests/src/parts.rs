@@ -1,17 +1,16 @@
-//! What guest tests are made of: the program under test and the guests' kernels and files.
+//! What guests are made of: the program under test, kernels, disks.
 
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use images::packages::{Tool, require};
-use images::{Cache, Kernel, initramfs};
+use images::{Cache, Kernel, baremetal, debian, initramfs};
 
 use crate::artifacts;
-use crate::lab;
+use crate::lab::scratch;
 use crate::lab::share::Share;
 
-/// Everything that guest tests need, built or fetched, in the cache after the first time.
+/// What every guest needs, built or fetched, in the cache after the first time.
 #[derive(Debug)]
 pub struct Parts {
     /// The program under test, static and optimised.
@@ -22,51 +21,84 @@ pub struct Parts {
     pub busybox: PathBuf,
     /// The initramfs that gives a shell.
     pub initramfs: PathBuf,
-    /// An ext4 disk with fio and what it needs, to change the root to.
+    /// What only the tests need.
+    pub extra: Option<Extra>,
+}
+
+/// What only the tests need.
+#[derive(Debug)]
+pub struct Extra {
+    /// A Debian root file system with its own initrd.
+    pub debian: debian::Root,
+    /// The bare-metal guest.
+    pub bare_metal: PathBuf,
+    /// An ext4 disk with fio and its libraries, to change the root to.
     pub fio_disk: PathBuf,
 }
 
 impl Parts {
-    /// The parts that all tests of this program share.
-    pub fn shared() -> Result<&'static Self> {
-        static PARTS: OnceLock<Result<Parts>> = OnceLock::new();
-        PARTS
-            .get_or_init(Self::get)
-            .as_ref()
-            .map_err(|error| anyhow!("{error:#}"))
-    }
-
     /// Builds and fetches what is missing; installs the programs that this takes.
     pub fn get() -> Result<Self> {
-        require(&[Tool::QemuSystem, Tool::Mke2fs, Tool::Fio])?;
+        require(&[Tool::QemuSystem, Tool::Mke2fs])?;
         let cache = Cache::open()?;
         let kernel = Kernel::stock(&cache)?;
-        let busybox = initramfs::busybox(&cache)?;
         Ok(Self {
             microvm: artifacts::static_program("microvm", "microvm")?,
             initramfs: initramfs::guest(&cache, &kernel)?,
-            fio_disk: fio_disk(&busybox)?,
+            busybox: initramfs::busybox(&cache)?,
             kernel,
-            busybox,
+            extra: None,
         })
     }
 
-    /// The files that a host needs to see, by their paths on this machine.
-    pub fn files(&self) -> Vec<PathBuf> {
-        let parts = [&self.initramfs, &self.fio_disk].map(Clone::clone);
-        parts
-            .into_iter()
-            .chain([self.kernel.bzimage(), self.kernel.vmlinux()])
-            .collect()
+    /// The same with what the tests need.
+    pub fn for_tests() -> Result<Self> {
+        require(&[Tool::Fio])?;
+        let parts = Self::get()?;
+        let cache = Cache::open()?;
+        let extra = Extra {
+            debian: debian::Root::build(&cache, &[])?,
+            bare_metal: baremetal::build(&cache)?,
+            fio_disk: fio_disk(&parts.busybox)?,
+        };
+        Ok(Self {
+            extra: Some(extra),
+            ..parts
+        })
+    }
+
+    /// The files that a host needs to see, each with its name there.
+    pub fn files(&self) -> Vec<(PathBuf, &'static str)> {
+        let mut files = vec![
+            (self.kernel.bzimage(), "vmlinuz"),
+            (self.kernel.vmlinux(), "vmlinux"),
+            (self.initramfs.clone(), "initramfs.cpio"),
+        ];
+        if let Some(Extra {
+            debian,
+            bare_metal,
+            fio_disk,
+        }) = &self.extra
+        {
+            files.extend([
+                (debian.disk.clone(), "debian.img"),
+                (debian.kernel.clone(), "debian-vmlinuz"),
+                (debian.initrd.clone(), "debian-initrd.img"),
+                (bare_metal.clone(), "bare-metal.elf"),
+                (fio_disk.clone(), "fio.img"),
+            ]);
+        }
+        files
     }
 }
 
 fn fio_disk(busybox: &Path) -> Result<PathBuf> {
-    let scratch = lab::scratch()?;
+    let scratch = scratch()?;
     let mut share = Share::new(&scratch, busybox)?;
     share.program("fio")?;
     let image = scratch.join(format!("fio-{}.img", std::process::id()));
     share.build(&image)?;
+    // Another process may be using the one that is there.
     let place = scratch.join("fio.img");
     std::fs::rename(&image, &place)?;
     Ok(place)

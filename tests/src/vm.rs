@@ -23,13 +23,6 @@ pub enum Userland {
 }
 
 impl Userland {
-    fn prompt(self) -> &'static str {
-        match self {
-            Self::Busybox => initramfs::PROMPT,
-            Self::Debian => "# ",
-        }
-    }
-
     fn power_off(self) -> &'static str {
         match self {
             Self::Busybox => "exit 0",
@@ -104,7 +97,7 @@ impl Vm {
 
     /// Waits until the guest's shell asks for a command.
     pub fn wait_for_prompt(&mut self) {
-        self.expect(self.userland.prompt());
+        self.expect(initramfs::PROMPT);
     }
 
     /// Runs a command in the guest's shell.

@@ -55,6 +55,8 @@ impl Share {
         }
         share.place(busybox, Path::new("usr/bin/busybox"))?;
         share.link_applets(busybox)?;
+        // Busybox's own shell would run its applets instead of the programs added later.
+        share.program("sh")?;
         Ok(share)
     }
 
@@ -97,12 +99,10 @@ impl Share {
         Ok(())
     }
 
-    /// Adds a file under its name in `directory`, with its shared libraries if it is a program.
-    pub fn file(&mut self, path: &Path, directory: &str) -> Result<()> {
-        let name = path.file_name().with_context(|| shown(path, "no file"))?;
-        let place = Path::new(directory).join(name);
+    /// Adds a file at `place`, with its shared libraries if it is a program.
+    pub fn file(&mut self, path: &Path, place: &Path) -> Result<()> {
         ensure!(
-            !self.files.values().any(|other| *other == place),
+            !self.files.values().any(|other| other == place),
             "{}: another file of this name is shared already",
             path.display()
         );
@@ -110,7 +110,7 @@ impl Share {
         if is_elf(path)? {
             self.libraries(path)?;
         }
-        self.files.insert(path.to_owned(), place);
+        self.files.insert(path.to_owned(), place.to_owned());
         Ok(())
     }
 
