@@ -9,6 +9,7 @@ use std::path::Path;
 
 use crate::{Buffers, Error};
 
+pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
 pub use simulated::{Counters, Fault, FaultyOperation, SimulatedStorage};
 

@@ -325,3 +325,24 @@ fn event_before_and_between_waits_is_not_lost() {
         assert!(events.iter().all(|event| Arc::strong_count(event) == 1));
     }
 }
+
+/// More signals at once than the completion ring holds, at which the kernel ends some of the polls.
+#[test]
+fn flood_of_events_reaches_all_again_and_again() {
+    let Ok(executor) = Executor::with_backend(Backend::IoUring) else {
+        println!("no io_uring here");
+        return;
+    };
+    let event = Arc::new(eventfd().unwrap());
+    executor.run(async {
+        let watch = |_| EventReceiver::new(Arc::clone(&event));
+        let receivers: Vec<_> = (0..3000).map(watch).collect();
+        for _ in 0..3 {
+            yield_now().await;
+            signal(&event);
+            for receiver in &receivers {
+                receiver.recv().await.unwrap();
+            }
+        }
+    });
+}

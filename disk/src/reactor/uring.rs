@@ -22,8 +22,6 @@ use crate::executor::Alarm;
 const ENTRIES: u32 = 128;
 /// Entries of the completion ring; what exceeds it the kernel keeps until there is room.
 const COMPLETIONS: u32 = 1024;
-/// The most bytes of one operation, below the kernel's own limit, and aligned.
-const TRANSFER_MAX: u32 = 1 << 30;
 
 /// Whose completion it is, in the low bits of an entry's user data; the index is above.
 const TAG_BITS: u32 = 2;
@@ -223,9 +221,7 @@ fn entry(operation: &Operation) -> Option<Entry> {
 fn single(buffers: &Buffers) -> Option<(*mut u8, u32)> {
     match buffers.iovecs() {
         [segment] => {
-            let len = u32::try_from(segment.iov_len)
-                .unwrap_or(u32::MAX)
-                .min(TRANSFER_MAX);
+            let len = u32::try_from(segment.iov_len).expect("transfers are cut at 1 GiB");
             Some((segment.iov_base.cast(), len))
         }
         _ => None,

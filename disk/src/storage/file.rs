@@ -15,6 +15,7 @@ use crate::{Buffers, Error};
 mod direct;
 mod open;
 
+pub(crate) use direct::direct_alignment;
 use direct::{Direct, Exclusive};
 pub use open::FileOptions;
 

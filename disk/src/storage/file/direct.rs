@@ -41,7 +41,7 @@ pub(super) struct Exclusive<'a> {
 impl Direct {
     /// Asks the host what `file` needs.
     pub(super) fn new(file: &File) -> io::Result<Self> {
-        let (memory, offset) = alignment(file)?;
+        let (memory, offset) = direct_alignment(file)?;
         let memory = usize::try_from(memory).map_err(io::Error::other)?;
         Ok(Self::with_alignment(memory, offset.into()))
     }
@@ -173,7 +173,7 @@ fn to_usize(len: u64) -> usize {
 }
 
 /// The alignment of memory and of offsets that direct I/O needs, in bytes.
-fn alignment(file: &File) -> io::Result<(u32, u32)> {
+pub(crate) fn direct_alignment(file: &File) -> io::Result<(u32, u32)> {
     // SAFETY: all zeros is a valid `statx`.
     let mut statx: libc::statx = unsafe { std::mem::zeroed() };
     // SAFETY: an empty path with AT_EMPTY_PATH means the descriptor; the result goes to `statx`.

@@ -171,3 +171,67 @@ impl Change {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Buffers;
+
+    fn write(byte: u8) -> Change {
+        Change::Write {
+            offset: 0,
+            bytes: vec![byte; 512],
+        }
+    }
+
+    fn first_byte(image: &Image) -> u8 {
+        let buffers = Buffers::zeroed(512);
+        image.read(0, &buffers).unwrap();
+        buffers.to_vec()[0]
+    }
+
+    /// The first byte after each of many power cuts.
+    fn after_cuts(cache: &Cache) -> Vec<u8> {
+        let mut rng = Rng::new(1);
+        let mut bytes: Vec<u8> = (0..50)
+            .map(|_| first_byte(&cache.power_cut(&mut rng)))
+            .collect();
+        bytes.sort_unstable();
+        bytes.dedup();
+        bytes
+    }
+
+    #[test]
+    fn sync_covers_only_what_was_completed_before_it_began() {
+        let mut cache = Cache::new(Image::new(4096));
+        let first = cache.apply(write(1));
+        assert!(cache.completed_so_far().is_empty());
+        cache.completed(first);
+        let covered = cache.completed_so_far();
+        let second = cache.apply(write(2));
+        cache.completed(second);
+        cache.sync(&covered);
+        assert_eq!(first_byte(cache.current()), 2);
+        assert_eq!(after_cuts(&cache), [1, 2]);
+    }
+
+    #[test]
+    fn failed_sync_may_lose_changes_for_good() {
+        let outcomes: Vec<_> = (0..20)
+            .map(|seed| {
+                let mut cache = Cache::new(Image::new(4096));
+                let id = cache.apply(write(1));
+                cache.completed(id);
+                cache.fail_sync(&[id], &mut Rng::new(seed));
+                let covered = cache.completed_so_far();
+                cache.sync(&covered);
+                assert_eq!(first_byte(cache.current()), 1);
+                after_cuts(&cache)
+            })
+            .collect();
+        assert!(
+            outcomes.contains(&vec![0]) && outcomes.contains(&vec![1]),
+            "{outcomes:?}"
+        );
+    }
+}
