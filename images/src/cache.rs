@@ -69,8 +69,11 @@ impl Cache {
         let partial = self.root.join(format!("{name}.partial"));
         remove_tree(&partial)?;
         fs::create_dir(&partial).map_err(Error::io("create", &partial))?;
-        build(&partial)?;
-        manifest::write(&partial)?;
+        if let Err(error) = build(&partial).and_then(|()| manifest::write(&partial)) {
+            // What was built so far may be large. The error that matters is the first.
+            let _ = remove_tree(&partial);
+            return Err(error);
+        }
         remove_tree(&entry)?;
         fs::rename(&partial, &entry).map_err(Error::io("rename into place", &partial))?;
         Ok(entry)

@@ -22,7 +22,7 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     Err(Error::Failed {
         command: line(command),
         status: output.status.to_string(),
-        message: last_line(&output),
+        message: last_words(&output),
     })
 }
 
@@ -46,14 +46,21 @@ fn program(command: &Command) -> String {
     command.get_program().to_string_lossy().into_owned()
 }
 
-/// The last line that says something: programs end with the reason for their failure.
-fn last_line(output: &Output) -> String {
+/// The last three lines, as one: programs end with the reason for their failure, and some go on
+/// to say that they failed.
+fn last_words(output: &Output) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    let mut lines = stderr
+    let lines = stderr
         .lines()
         .map(str::trim)
         .filter(|line| !line.is_empty());
-    lines.next_back().unwrap_or("it gave no reason").to_string()
+    let mut last: Vec<&str> = lines.rev().take(3).collect();
+    last.reverse();
+    if last.is_empty() {
+        "it gave no reason".into()
+    } else {
+        last.join("; ")
+    }
 }
 
 #[cfg(test)]
@@ -63,11 +70,14 @@ mod tests {
     #[test]
     fn a_failure_names_the_command_and_its_last_words() {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo first >&2; echo reason >&2; exit 3"]);
+        command.args([
+            "-c",
+            "for word in a b reason c d; do echo $word >&2; done; exit 3",
+        ]);
         let message = run(&mut command).unwrap_err().to_string();
         assert!(message.contains("sh -c"), "{message}");
         assert!(message.contains("exit status: 3"), "{message}");
-        assert!(message.ends_with("reason"), "{message}");
+        assert!(message.ends_with(": reason; c; d"), "{message}");
         assert!(!message.contains('\n'), "{message}");
     }
 

@@ -25,7 +25,7 @@ pub fn ext4(path: &Path, size_bytes: u64, content: Option<&Path>) -> Result<()> 
 }
 
 /// The command that fills the blank image at `path`.
-pub(crate) fn mke2fs(path: &Path, content: Option<&Path>) -> Command {
+fn mke2fs(path: &Path, content: Option<&Path>) -> Command {
     let mut command = Tool::Mke2fs.start();
     // The tables are written now, so that no thread of the guest's kernel does it behind the
     // back of what a test or a benchmark counts.

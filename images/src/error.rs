@@ -33,7 +33,7 @@ pub enum Error {
         command: String,
         /// Its exit status, in words.
         status: String,
-        /// The last line that it wrote to standard error.
+        /// The last lines that it wrote to standard error, as one.
         message: String,
     },
 

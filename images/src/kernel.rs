@@ -108,24 +108,32 @@ fn fetch(cache: &Cache, directory: &Path) -> Result<()> {
     write_line(&directory.join("version"), &image.version)
 }
 
-/// Follows the meta package to the package that holds the kernel.
-fn image_package(apt: &Apt) -> Result<Package> {
-    for meta in META_PACKAGES {
-        let Some(meta) = apt.show(meta)? else {
-            continue;
-        };
-        let names = meta
-            .depends
-            .iter()
-            .filter(|name| name.starts_with("linux-image-"));
-        for name in names {
-            if let Some(image) = apt.show(name)? {
-                return Ok(image);
-            }
+/// The package that depends on the current kernel for virtual machines.
+pub(crate) fn meta_package(apt: &Apt) -> Result<Package> {
+    for name in META_PACKAGES {
+        if let Some(package) = apt.show(name)? {
+            return Ok(package);
         }
     }
     Err(Error::NoPackage {
         what: META_PACKAGES.join(" or "),
+    })
+}
+
+/// Follows the meta package to the package that holds the kernel.
+fn image_package(apt: &Apt) -> Result<Package> {
+    let meta = meta_package(apt)?;
+    for name in meta
+        .depends
+        .iter()
+        .filter(|name| name.starts_with("linux-image-"))
+    {
+        if let Some(image) = apt.show(name)? {
+            return Ok(image);
+        }
+    }
+    Err(Error::NoPackage {
+        what: format!("the kernel of {}", meta.name),
     })
 }
 

@@ -17,6 +17,7 @@ pub mod baremetal;
 pub mod cache;
 mod command;
 pub mod cpio;
+pub mod debian;
 pub mod decompress;
 pub mod disk;
 mod elf;

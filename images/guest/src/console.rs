@@ -3,6 +3,8 @@
 use crate::port;
 
 const DATA: u16 = 0x3f8;
+const INTERRUPT_ENABLE: u16 = DATA + 1;
+const RECEIVED: u8 = 1 << 0;
 const LINE_STATUS: u16 = DATA + 5;
 const DATA_READY: u8 = 1 << 0;
 const TRANSMITTER_EMPTY: u8 = 1 << 5;
@@ -31,6 +33,12 @@ pub fn print_number(number: u64) {
         print_number(number / 10);
     }
     print_byte(b'0' + (number % 10).to_le_bytes()[0]);
+}
+
+/// Opens the port for input: until a driver asks for its interrupts, nothing need be sent to it.
+/// The processor takes no interrupts, so the driver polls all the same.
+pub fn listen() {
+    port::write(INTERRUPT_ENABLE, RECEIVED);
 }
 
 /// Waits for a byte of input.

@@ -7,9 +7,13 @@ const CONTROL_D: u8 = 4;
 
 /// Sends back each byte of input up to a Ctrl-D.
 pub(crate) fn run() -> Outcome {
+    console::listen();
     loop {
         match console::read_byte() {
-            CONTROL_D => return Ok(()),
+            CONTROL_D => {
+                console::print("\n");
+                return Ok(());
+            }
             byte => console::print_byte(byte),
         }
     }

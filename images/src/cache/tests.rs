@@ -45,6 +45,7 @@ fn a_failed_build_leaves_no_entry_and_the_next_one_starts_afresh() {
     });
     assert!(failed.is_err());
     assert!(!cache.root().join("greeting").exists());
+    assert!(!cache.root().join("greeting.partial").exists());
     let entry = cache.entry("greeting", write_hello).unwrap();
     assert!(!entry.join("rest").exists());
 }
