@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => run::run(&cli.run),
         Some(Command::Run(arguments)) => run::run(&arguments),
-        Some(Command::Doctor { image }) => doctor::doctor(image.as_deref()),
+        Some(Command::Doctor { image }) => Ok(doctor::doctor(image.as_deref())),
     };
     match result {
         Ok(status) => ExitCode::from(status),

@@ -2,11 +2,10 @@
 
 mod host;
 mod kvm;
+mod storage;
 
 use std::fmt;
 use std::path::Path;
-
-use anyhow::Result;
 
 /// How good a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,16 +69,19 @@ impl fmt::Display for Finding {
 }
 
 /// Prints the report; the status is 0 where guests can run.
-pub(crate) fn doctor(image: Option<&Path>) -> Result<u8> {
+pub(crate) fn doctor(image: Option<&Path>) -> u8 {
     let mut findings = kvm::examine();
     findings.extend(host::examine());
+    if let Some(image) = image {
+        findings.extend(storage::examine(image));
+    }
     for finding in &findings {
         println!("{finding}");
     }
     let bad = findings
         .iter()
         .any(|finding| finding.verdict == Verdict::Bad);
-    Ok(u8::from(bad))
+    u8::from(bad)
 }
 
 #[cfg(test)]
