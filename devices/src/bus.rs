@@ -264,6 +264,7 @@ mod tests {
         assert_eq!(data, [0x14; 4]);
         bus.write(Space::Memory, 0x1004, &[1, 2, 3, 4]);
         assert_eq!(*writes.lock().unwrap(), [(0, 4, vec![1, 2, 3, 4])]);
+        assert_eq!(bus.accesses(), [("probe".to_owned(), 2)]);
     }
 
     #[test]

@@ -134,10 +134,7 @@ impl VirtioPci {
     fn described_access(&self) -> Option<(u64, usize)> {
         let capability = VirtioCapability::of(&self.config, self.access_capability);
         let (offset, length) = (capability.offset.get(), capability.length.get());
-        let valid = capability.bar == 0
-            && matches!(length, 1 | 2 | 4)
-            && offset.is_multiple_of(length)
-            && offset < Self::BAR_BYTES;
+        let valid = capability.bar == 0 && matches!(length, 1 | 2 | 4);
         let length = usize::try_from(length).ok()?;
         valid.then_some((offset.into(), length))
     }

@@ -146,6 +146,33 @@ fn functions_at_one_place_share_no_doorbells() {
 }
 
 #[test]
+fn functions_answer_their_own_addresses_only() {
+    let handles = [Handle::default(), Handle::default()];
+    let platform = Arc::new(FakePlatform::default());
+    let mut root = PciRoot::new(ECAM_BASE, PCI_MEMORY, platform);
+    for (device, handle) in (1_u64..).zip(&handles) {
+        root.add_virtio(Box::new(FakeDevice::new(handle)), guest_memory())
+            .unwrap();
+        root.write(0, device << 15 | 0x04, &[2, 0]);
+    }
+    let config = Pci::new().layout.device;
+    root.write(1, config, &[1]);
+    root.write(1, 0x8000 + config, &[2]);
+    assert_eq!(
+        handles.each_ref().map(|handle| handle.log().config[0]),
+        [1, 2]
+    );
+    let mut data = [0xff; 4];
+    root.read(1, 0x8000 - 2, &mut data);
+    assert_eq!(
+        data, [0xff; 4],
+        "what nobody answers stays as the bus prepared it"
+    );
+    root.read(1, 0x8000 * 2, &mut data);
+    assert_eq!(data, [0xff; 4]);
+}
+
+#[test]
 fn each_event_has_its_vector() {
     let mut driver = Pci::new();
     start_with_vectors(&mut driver);
