@@ -67,7 +67,7 @@ impl Executor {
     pub fn new() -> Result<Self, Error> {
         match Self::with_backend(Backend::IoUring) {
             Ok(executor) => {
-                tracing::debug!("disk I/O by io_uring");
+                tracing::info!("disk I/O by io_uring");
                 Ok(executor)
             }
             Err(error) => {

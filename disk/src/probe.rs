@@ -52,11 +52,7 @@ pub struct DirectAlignment {
 pub fn file_system(path: &Path) -> Result<FileSystemReport, Error> {
     let directory = directory_of(path);
     let try_out = || {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(libc::O_TMPFILE)
-            .open(&directory)?;
+        let file = nameless_file(&directory)?;
         file.write_all_at(&[1; 4 * BLOCK_BYTES], 0)?;
         Ok(FileSystemReport {
             fallocate: can_allocate(&file, 0),
@@ -74,6 +70,26 @@ fn directory_of(path: &Path) -> PathBuf {
         _ if path.is_dir() => path.to_owned(),
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
         _ => PathBuf::from("."),
+    }
+}
+
+/// A file that goes with its descriptor.
+fn nameless_file(directory: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    match options
+        .clone()
+        .custom_flags(libc::O_TMPFILE)
+        .open(directory)
+    {
+        // Not all file systems can; NFS for one.
+        Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+            let path = directory.join(format!(".disk-probe-{}", std::process::id()));
+            let file = options.create_new(true).open(&path)?;
+            std::fs::remove_file(&path)?;
+            Ok(file)
+        }
+        opened => opened,
     }
 }
 

@@ -139,8 +139,10 @@ fn unfinished_tasks_go_on_in_the_next_run_and_end_with_the_executor() {
         assert_eq!(steps.get(), 0);
         executor.run(yield_now());
         assert_ne!(steps.get(), 0);
+        let queue = Arc::downgrade(&executor.core.ready);
         drop(executor);
         assert_eq!(Rc::strong_count(&steps), 1);
+        assert!(queue.upgrade().is_none(), "the queue holds itself");
     }
 }
 
@@ -326,7 +328,7 @@ fn event_before_and_between_waits_is_not_lost() {
     }
 }
 
-/// More signals at once than the completion ring holds, at which the kernel ends some of the polls.
+/// More signals at once than the completion ring holds, at which the kernel may end some of the polls.
 #[test]
 fn flood_of_events_reaches_all_again_and_again() {
     let Ok(executor) = Executor::with_backend(Backend::IoUring) else {

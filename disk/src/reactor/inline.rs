@@ -49,9 +49,56 @@ impl Inline {
         }
         let start = Instant::now();
         let result = operation.perform();
-        if start.elapsed() > COPY_MAX {
+        self.took(start.elapsed());
+        Some(result)
+    }
+
+    fn took(&self, duration: Duration) {
+        if duration > COPY_MAX {
             self.held_back.set(HELD_BACK);
         }
-        Some(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::Buffers;
+
+    fn write(offset: u64, len: usize, cached: bool) -> Operation {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        Operation::Write {
+            file,
+            offset,
+            buffers: Buffers::zeroed(len),
+            cached,
+        }
+    }
+
+    #[test]
+    fn whole_cached_pages_are_written_at_once() {
+        let inline = Inline::default();
+        assert_eq!(inline.perform(&write(4096, 8192, true)), Some(8192));
+        for (offset, len, cached) in [
+            (0, 4096, false),
+            (512, 4096, true),
+            (0, 512, true),
+            (0, 1 << 20, true),
+        ] {
+            assert_eq!(inline.perform(&write(offset, len, cached)), None);
+        }
+    }
+
+    #[test]
+    fn slow_write_holds_others_back_for_a_while() {
+        let inline = Inline::default();
+        inline.took(COPY_MAX);
+        assert!(inline.perform(&write(0, 4096, true)).is_some());
+        inline.took(COPY_MAX * 2);
+        let page = write(0, 4096, true);
+        assert!((0..HELD_BACK).all(|_| inline.perform(&page).is_none()));
+        assert!(inline.held_back.get() == 0);
     }
 }

@@ -52,6 +52,16 @@ impl FileStorage {
         }
     }
 
+    /// Refuses what no file can hold. The largest offset of all means something else to `io_uring`.
+    fn check_range(&self, operation: &'static str, offset: u64, len: u64) -> Result<(), Error> {
+        match offset.checked_add(len).map(i64::try_from) {
+            Some(Ok(_)) => Ok(()),
+            _ => Err(self.error(operation, offset, len)(
+                io::ErrorKind::FileTooLarge.into(),
+            )),
+        }
+    }
+
     /// Whether the file may have this size: direct I/O cannot reach into a part of a block.
     fn check_alignment(&self, size_bytes: u64) -> Result<(), Error> {
         match &self.direct {
@@ -185,6 +195,7 @@ impl Storage for FileStorage {
     }
 
     async fn read_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        self.check_range("read", offset, buffers.len() as u64)?;
         match &self.direct {
             Some(direct) if !direct.takes(offset, &buffers) => {
                 self.read_bounced(direct, offset, &buffers).await
@@ -194,6 +205,7 @@ impl Storage for FileStorage {
     }
 
     async fn write_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        self.check_range("write", offset, buffers.len() as u64)?;
         let _exclusive = self.exclusive(offset, buffers.len() as u64).await;
         self.write_exclusively(offset, &buffers).await
     }
@@ -210,6 +222,7 @@ impl Storage for FileStorage {
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.check_range("discard", offset, len)?;
         let error = self.error("discard", offset, len);
         let _exclusive = self.exclusive(offset, len).await;
         let asked = if self.is_block_device {
@@ -229,6 +242,7 @@ impl Storage for FileStorage {
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
+        self.check_range("write zeros to", offset, len)?;
         let error = self.error("write zeros to", offset, len);
         let _exclusive = self.exclusive(offset, len).await;
         let mode = if unmap {
@@ -280,9 +294,7 @@ where
     let mut done = 0;
     while done < buffers.len() {
         let end = buffers.len().min(done + TRANSFER_MAX);
-        let offset = offset
-            .checked_add(done as u64)
-            .ok_or(io::ErrorKind::FileTooLarge)?;
+        let offset = offset + done as u64;
         match retry(|| start(offset, buffers.slice(done..end).exact())).await? {
             0 => return Err(stuck.into()),
             count => done += count,

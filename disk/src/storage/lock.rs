@@ -57,12 +57,11 @@ impl ImageLock {
         }
         for (permission, others_do, others_deny) in CONFLICTS {
             let against = [
-                (does.contains(&permission), DENIES + permission, others_deny),
                 (denies.contains(&permission), DOES + permission, others_do),
+                (does.contains(&permission), DENIES + permission, others_deny),
             ];
             for (matters, byte, holder) in against {
                 if matters && is_locked(&lock.file, byte).map_err(Error::io(path, "lock"))? {
-                    lock.release();
                     return Err(Error::InUse {
                         path: path.to_owned(),
                         holder,
