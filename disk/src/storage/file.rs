@@ -148,6 +148,8 @@ impl FileStorage {
                 cannot.set(true);
                 Ok(false)
             }
+            // Not this range, one that is not a block device's whole blocks for example.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -316,8 +318,9 @@ where
     }
 }
 
+/// Whether the host cannot do such a thing to this file, with any range.
 fn is_unsupported(error: &io::Error) -> bool {
-    let unsupported = [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY, libc::EINVAL];
+    let unsupported = [libc::EOPNOTSUPP, libc::ENOSYS, libc::ENOTTY];
     error
         .raw_os_error()
         .is_some_and(|errno| unsupported.contains(&errno))
