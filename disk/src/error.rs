@@ -40,7 +40,7 @@ pub enum Error {
         remedy: &'static str,
     },
     /// Another process has the file open in a way that excludes ours.
-    #[error("{}: in use by another process, which {holder}", path.display())]
+    #[error("{}: in use by another process, which {holder}; stop that one first", path.display())]
     InUse {
         /// The file.
         path: PathBuf,

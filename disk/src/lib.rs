@@ -34,7 +34,8 @@ pub use open::{Format, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};
 pub use storage::{
-    Counters, Fault, FaultyOperation, FileOptions, FileStorage, Geometry, SimulatedStorage, Storage,
+    Fault, FaultyOperation, FileOptions, FileStorage, Geometry, SimulatedCounters,
+    SimulatedStorage, Storage,
 };
 
 #[cfg(test)]

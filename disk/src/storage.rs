@@ -11,7 +11,7 @@ use crate::{Buffers, Error};
 
 pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
-pub use simulated::{Counters, Fault, FaultyOperation, SimulatedStorage};
+pub use simulated::{Fault, FaultyOperation, SimulatedCounters, SimulatedStorage};
 
 /// What a storage is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -30,7 +30,7 @@ const STEP_MAX_NS: u64 = 50_000;
 
 /// What a simulated disk was asked to do, failed operations included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
+pub struct SimulatedCounters {
     /// Reads.
     pub reads: u64,
     /// Writes.
@@ -55,7 +55,7 @@ struct State {
     cache: Cache,
     capacity_bytes: u64,
     faults: Vec<Fault>,
-    counters: Counters,
+    counters: SimulatedCounters,
     rng: Rng,
 }
 
@@ -70,7 +70,7 @@ impl SimulatedStorage {
             cache: Cache::new(image),
             capacity_bytes: u64::MAX,
             faults: Vec::new(),
-            counters: Counters::default(),
+            counters: SimulatedCounters::default(),
             rng,
         };
         Self {
@@ -105,11 +105,11 @@ impl SimulatedStorage {
     }
 
     /// What it was asked to do.
-    pub fn counters(&self) -> Counters {
+    pub fn counters(&self) -> SimulatedCounters {
         self.state.borrow().counters
     }
 
-    fn count(&self, count: impl FnOnce(&mut Counters)) {
+    fn count(&self, count: impl FnOnce(&mut SimulatedCounters)) {
         count(&mut self.state.borrow_mut().counters);
     }
 
