@@ -5,7 +5,6 @@ use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use virtio_bindings::virtio_ring::{VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
@@ -13,9 +12,12 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::{Activation, ActiveQueue, Notifier};
 
-pub(crate) const NEXT: u16 = VRING_DESC_F_NEXT as u16;
-pub(crate) const WRITE: u16 = VRING_DESC_F_WRITE as u16;
-pub(crate) const INDIRECT: u16 = VRING_DESC_F_INDIRECT as u16;
+/// Another descriptor follows (`VIRTQ_DESC_F_NEXT`, virtio 1.2 section 2.7.5).
+pub(crate) const NEXT: u16 = 1;
+/// The device writes (`VIRTQ_DESC_F_WRITE`).
+pub(crate) const WRITE: u16 = 2;
+/// Descriptors are there (`VIRTQ_DESC_F_INDIRECT`).
+pub(crate) const INDIRECT: u16 = 4;
 
 /// How long a device may take before a test fails. Nothing waits for it when all is well.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -89,30 +91,24 @@ impl MockNotifier {
         self.heard.lock().unwrap().needs_reset
     }
 
-    /// Waits until `ready`, which is asked again after each word of the device.
-    pub(crate) fn wait<T>(&self, mut ready: impl FnMut() -> Option<T>) -> T {
+    /// Waits until `ready`, which is asked again after each word of the device; it gets how often
+    /// the device has asked for a reset.
+    pub(crate) fn wait<T>(&self, mut ready: impl FnMut(u64) -> Option<T>) -> T {
         let mut heard = self.heard.lock().unwrap();
+        let mut in_time = true;
         loop {
-            if let Some(result) = ready() {
+            if let Some(result) = ready(heard.needs_reset) {
                 return result;
             }
-            let (next, timeout) = self.changed.wait_timeout(heard, DEADLINE).unwrap();
-            heard = next;
-            assert!(
-                !timeout.timed_out() || ready().is_some(),
-                "the device said nothing"
-            );
+            assert!(in_time, "the device said nothing");
+            let waited = self.changed.wait_timeout(heard, DEADLINE).unwrap();
+            (heard, in_time) = (waited.0, !waited.1.timed_out());
         }
     }
 
     /// Waits until the device asks for a reset.
     pub(crate) fn wait_needs_reset(&self) {
-        let heard = self.heard.lock().unwrap();
-        let waited = self
-            .changed
-            .wait_timeout_while(heard, DEADLINE, |heard| heard.needs_reset == 0)
-            .unwrap();
-        assert!(!waited.1.timed_out(), "the device asked for no reset");
+        self.wait(|needs_reset| (needs_reset > 0).then_some(()));
     }
 }
 
@@ -216,7 +212,7 @@ impl MockDriver {
     /// Waits for the next used entry of a queue.
     pub(crate) fn wait_used(&mut self, queue: usize) -> Used {
         let queue = &mut self.queues[queue];
-        self.notifier.wait(|| queue.take_used())
+        self.notifier.wait(|_| queue.take_used())
     }
 }
 

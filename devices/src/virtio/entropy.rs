@@ -1,5 +1,8 @@
 //! The entropy device (virtio 1.2 section 5.4): random bytes of the host for the guest.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -25,10 +25,12 @@ struct Shared {
     thread: Mutex<Thread>,
 }
 
-/// The I/O thread, until someone has closed the disk.
-enum Thread {
-    Running(JoinHandle<Ending>),
-    Ended(Option<disk::Statistics>),
+/// How far the I/O thread has come.
+struct Thread {
+    /// Present until someone closes the disk.
+    running: Option<JoinHandle<Ending>>,
+    /// What the disk counted, once it is closed.
+    disk: Option<disk::Statistics>,
 }
 
 impl BlockHandle {
@@ -39,7 +41,10 @@ impl BlockHandle {
         wakeup: Arc<EventFd>,
         thread: JoinHandle<Ending>,
     ) -> Self {
-        let thread = Mutex::new(Thread::Running(thread));
+        let thread = Mutex::new(Thread {
+            running: Some(thread),
+            disk: None,
+        });
         Self {
             shared: Arc::new(Shared {
                 name,
@@ -61,22 +66,19 @@ impl BlockHandle {
     /// before. Closing a closed device does nothing.
     pub fn close(&self) -> Result<(), Error> {
         let mut thread = self.thread();
-        let Thread::Running(running) = std::mem::replace(&mut *thread, Thread::Ended(None)) else {
+        let Some(running) = thread.running.take() else {
             return Ok(());
         };
         // A thread that is gone already says why below.
         let _ = self.send(Command::Close);
-        let (statistics, closed) = running.join().map_err(|_| self.gone())?;
-        *thread = Thread::Ended(Some(statistics));
+        let (disk, closed) = running.join().map_err(|_| self.gone())?;
+        thread.disk = Some(disk);
         Ok(closed?)
     }
 
     /// What the device has done so far.
     pub fn statistics(&self) -> BlockStatistics {
-        let disk = match &*self.thread() {
-            Thread::Running(_) => None,
-            Thread::Ended(statistics) => *statistics,
-        };
+        let disk = self.thread().disk;
         self.shared.counters.snapshot(disk)
     }
 
