@@ -11,7 +11,8 @@ echo guest >"$root/etc/hostname"
 echo '/dev/vda / ext4 errors=remount-ro 0 0' >"$root/etc/fstab"
 chroot "$root" passwd --quiet --delete root
 
-# The serial console gives a shell at once, with a prompt and output that a program can read.
+# The serial console gives a shell at once. With guest.terminal=dumb on the kernel's command line
+# it neither echoes nor edits lines, for a program at the other end.
 mkdir -p "$root/etc/systemd/system/serial-getty@.service.d"
 cat >"$root/etc/systemd/system/serial-getty@.service.d/autologin.conf" <<'END'
 [Service]
@@ -21,6 +22,12 @@ END
 cat >"$root/root/.bash_profile" <<'END'
 PS1='guest# '
 bind 'set enable-bracketed-paste off'
+case " $(cat /proc/cmdline) " in
+*' guest.terminal=dumb '*)
+    set +o emacs
+    stty -echo -onlcr
+    ;;
+esac
 END
 touch "$root/root/.hushlogin"
 
