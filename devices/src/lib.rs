@@ -14,6 +14,8 @@ mod pvpanic;
 mod random_test;
 mod rtc;
 mod serial;
+#[cfg(test)]
+mod tests;
 pub mod virtio;
 
 pub use acpi_power::{AcpiPower, PowerButton};
