@@ -26,6 +26,7 @@ pub struct Guest<'a> {
     cmdline: String,
     arguments: Vec<String>,
     terminal: Option<(u16, u16)>,
+    between: Option<(String, String)>,
 }
 
 /// A guest on the host that all tests share.
@@ -48,6 +49,7 @@ impl<'a> Guest<'a> {
             cmdline: "quiet guest.terminal=dumb".to_owned(),
             arguments: Vec::new(),
             terminal: None,
+            between: None,
         }
     }
 
@@ -62,15 +64,21 @@ impl<'a> Guest<'a> {
         Self { kernel, ..self }
     }
 
-    /// Boots this kernel file with nothing beside it.
+    /// Boots this kernel file, this initrd and nothing else, with this command line.
     #[must_use]
-    pub fn bare_metal(self, kernel: &Path, cmdline: &str) -> Self {
+    pub fn kernel(self, kernel: &Path, initrd: Option<&Path>, cmdline: &str) -> Self {
         Self {
             kernel: kernel.to_owned(),
-            initrd: None,
+            initrd: initrd.map(Path::to_owned),
             cmdline: cmdline.to_owned(),
             ..self
         }
+    }
+
+    /// Expects these programs in the guest.
+    #[must_use]
+    pub fn userland(self, userland: Userland) -> Self {
+        Self { userland, ..self }
     }
 
     /// Uses this many processors.
@@ -121,6 +129,15 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Runs microvm between two shell commands, on the same standard streams.
+    #[must_use]
+    pub fn between(self, before: &str, after: &str) -> Self {
+        Self {
+            between: Some((before.to_owned(), after.to_owned())),
+            ..self
+        }
+    }
+
     /// Starts the guest and waits for nothing.
     ///
     /// # Panics
@@ -139,7 +156,8 @@ impl<'a> Guest<'a> {
         vm
     }
 
-    fn try_start(self) -> Result<Vm> {
+    /// The command line that starts the guest on its host.
+    pub fn argv(&self) -> Vec<String> {
         let mut argv = vec![self.host.microvm()];
         argv.extend([
             "--kernel".to_owned(),
@@ -151,8 +169,20 @@ impl<'a> Guest<'a> {
                 self.host.path(initrd).display().to_string(),
             ]);
         }
-        argv.extend(["--cmdline".to_owned(), self.cmdline]);
-        argv.extend(self.arguments);
+        argv.extend(["--cmdline".to_owned(), self.cmdline.clone()]);
+        argv.extend(self.arguments.iter().cloned());
+        argv
+    }
+
+    fn try_start(self) -> Result<Vm> {
+        let mut argv = self.argv();
+        if let Some((before, after)) = self.between {
+            let script = format!("{before}; \"$@\"; status=$?; {after}; exit $status");
+            argv.splice(
+                0..0,
+                ["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()],
+            );
+        }
         let process = self.host.spawn(&argv, self.terminal)?;
         Ok(Vm::new(process, argv, self.userland))
     }

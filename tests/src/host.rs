@@ -166,6 +166,41 @@ impl Host {
             .join(format!("{}-{name}", NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
+    /// A fresh disk with an empty ext4 file system on it; `size` as `64M`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn ext4_disk(&self, size: &str) -> String {
+        let disk = self.blank_disk(size);
+        // Programs of the administrator are not in everybody's PATH.
+        self.must_run(&format!(
+            "PATH=$PATH:/usr/sbin:/sbin; mke2fs -q -F -t ext4 '{disk}'"
+        ));
+        disk
+    }
+
+    /// A fresh disk of zeroes; `size` as `64M`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn blank_disk(&self, size: &str) -> String {
+        let disk = self.fresh_path("disk.img").display().to_string();
+        self.must_run(&format!("truncate -s {size} '{disk}'"));
+        disk
+    }
+
+    /// Runs a shell script and returns its output.
+    ///
+    /// # Panics
+    /// When its status is not 0.
+    #[track_caller]
+    pub fn must_run(&self, script: &str) -> String {
+        match self.run(script) {
+            Ok(output) => output,
+            Err(error) => panic!("{error:#}"),
+        }
+    }
+
     /// Starts a command on pipes, or on a terminal of so many rows and columns.
     pub fn spawn(&self, argv: &[String], terminal: Option<(u16, u16)>) -> Result<Process> {
         let cwd = self.work_dir.display().to_string();

@@ -67,6 +67,17 @@ impl Parts {
         })
     }
 
+    /// What only the tests need.
+    ///
+    /// # Panics
+    /// When these parts were not made for tests.
+    pub fn extra(&self) -> &Extra {
+        match &self.extra {
+            Some(extra) => extra,
+            None => panic!("these parts were not made for tests"),
+        }
+    }
+
     /// The files that a host needs to see, each with its name there.
     pub fn files(&self) -> Vec<(PathBuf, &'static str)> {
         let mut files = vec![

@@ -95,6 +95,19 @@ impl Vm {
         }
     }
 
+    /// Waits until the VMM has said this on standard error.
+    ///
+    /// # Panics
+    /// When the VMM ends, or nothing happens for minutes, without that.
+    pub fn expect_stderr(&mut self, pattern: &str) {
+        while !String::from_utf8_lossy(&self.stderr).contains(pattern) {
+            if self.exit.is_some() {
+                self.fail(&format!("the VMM ended before it said {pattern:?}"));
+            }
+            self.step(pattern);
+        }
+    }
+
     /// Waits until the guest's shell asks for a command.
     pub fn wait_for_prompt(&mut self) {
         self.expect(initramfs::PROMPT);

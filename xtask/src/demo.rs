@@ -1,9 +1,8 @@
 //! `cargo xtask demo`: the stock kernel, a fresh disk, and files that survive a power-off.
 
-use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use tests::host::Choice;
 use tests::{Ended, Guest, Host, Parts};
 
@@ -24,12 +23,10 @@ pub(crate) fn run(shell: bool) -> Result<ExitCode> {
         parts.kernel.version()
     );
 
-    let disk = host.fresh_path("demo.img");
-    make_disk(&host, &disk)?;
+    let disk = host.ext4_disk(&format!("{DISK_MIB}M"));
     println!("disk:   {DISK_MIB} MiB, ext4, fresh");
-    let disk_argument = disk.display().to_string();
 
-    let mut vm = Guest::on(&host).disk(&disk_argument).boot();
+    let mut vm = Guest::on(&host).disk(&disk).boot();
     println!("boot 1: {}", vm.shell("uname -a").text);
     let write = format!(
         "i=0; while [ $i -lt {FILES} ]; do \
@@ -41,7 +38,7 @@ pub(crate) fn run(shell: bool) -> Result<ExitCode> {
     println!("boot 1: wrote and fsynced {FILES} files");
     check_end(&vm.power_off(), 1)?;
 
-    let mut vm = Guest::on(&host).disk(&disk_argument).boot();
+    let mut vm = Guest::on(&host).disk(&disk).boot();
     let read = format!("cd /disk && cat $(seq 0 {}) | sha256sum", FILES - 1);
     let found = vm.shell(&read).assert_success().text.clone();
     ensure!(
@@ -52,20 +49,10 @@ pub(crate) fn run(shell: bool) -> Result<ExitCode> {
     check_end(&vm.power_off(), 2)?;
 
     if shell {
-        leave_at_prompt(&host, &disk_argument)?;
+        leave_at_prompt(&host, &disk)?;
     }
     println!("demo: ok");
     Ok(ExitCode::SUCCESS)
-}
-
-fn make_disk(host: &Host, disk: &Path) -> Result<()> {
-    let disk = disk.display();
-    // Programs of the administrator are not in everybody's PATH.
-    let script = format!(
-        "PATH=$PATH:/usr/sbin:/sbin; truncate -s {DISK_MIB}M '{disk}' && mke2fs -q -F -t ext4 '{disk}'"
-    );
-    host.run(&script).context("cannot make a disk")?;
-    Ok(())
 }
 
 fn check_end(ended: &Ended, boot: u32) -> Result<()> {
