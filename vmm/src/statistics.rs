@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::ops::AddAssign;
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use devices::virtio::BlockStatistics;
+use devices::virtio::{BlockStatistics, TransportStatistics};
 use serde::Serialize;
 
 /// Everything counted in a run of the program, over all boots of its guest.
@@ -19,6 +20,17 @@ pub(crate) struct Statistics {
     device_exits: BTreeMap<String, u64>,
     /// What each disk did.
     disks: BTreeMap<String, DiskCounts>,
+    /// What each virtio device, disks included, cost on its transport.
+    virtio: BTreeMap<String, TransportCounts>,
+}
+
+/// What a virtio transport did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct TransportCounts {
+    /// Interrupts sent to the guest, for queues and for the configuration.
+    interrupts: u64,
+    /// Doorbells that were exits, in place of events that KVM signals by itself.
+    doorbell_exits: u64,
 }
 
 impl Statistics {
@@ -27,12 +39,18 @@ impl Statistics {
         &mut self,
         accesses: Vec<(String, u64)>,
         disks: impl Iterator<Item = (&'a str, BlockStatistics)>,
+        transports: &[Arc<TransportStatistics>],
     ) {
         for (device, count) in accesses {
             *self.device_exits.entry(device).or_default() += count;
         }
         for (disk, counts) in disks {
             self.disks.entry(disk.to_owned()).or_default().add(&counts);
+        }
+        for transport in transports {
+            let counts = self.virtio.entry(transport.name().to_owned()).or_default();
+            counts.interrupts += transport.interrupts();
+            counts.doorbell_exits += transport.doorbell_exits();
         }
     }
 
@@ -58,8 +76,6 @@ struct DiskCounts {
     errors: u64,
     /// Times that a doorbell woke the disk's thread.
     doorbells: u64,
-    /// Interrupts sent to the guest.
-    interrupts: u64,
     /// Completions that needed no interrupt of their own.
     interrupts_saved: u64,
     /// Times that the host was asked to make data durable.
@@ -77,7 +93,6 @@ impl DiskCounts {
         self.write_zeroes += counts.write_zeroes;
         self.errors += counts.errors;
         self.doorbells += counts.doorbells;
-        self.interrupts += counts.interrupts;
         self.interrupts_saved += counts.interrupts_saved;
         self.host_syncs += counts.disk.map_or(0, |disk| disk.host_syncs);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 use boot::{EntryState, Image, PowerRegisters, layout};
-use devices::virtio::{BlockHandle, Entropy, MmioTransport, VirtioDevice};
+use devices::virtio::{BlockHandle, Entropy, MmioTransport, TransportStatistics, VirtioDevice};
 use devices::{
     AcpiPower, Bus, Device, I8042, InterruptLine, PciRoot, Platform, PowerButton, Pvpanic, Rtc,
     Serial, SerialInput,
@@ -35,6 +35,7 @@ pub(crate) struct Machine {
     pub(super) serial: Option<SerialInput>,
     pub(super) power_button: PowerButton,
     pub(super) disks: Vec<BlockHandle>,
+    transports: Vec<Arc<TransportStatistics>>,
     vcpus: Vec<VcpuFd>,
 }
 
@@ -61,13 +62,19 @@ impl Machine {
             platform,
             devices: Vec::new(),
             disks: Vec::new(),
+            transports: Vec::new(),
         };
         let serial = console
             .map(|console| parts.add_serial(console))
             .transpose()?;
         let power_button = parts.add_board()?;
         parts.add_virtio()?;
-        let Parts { devices, disks, .. } = parts;
+        let Parts {
+            devices,
+            disks,
+            transports,
+            ..
+        } = parts;
         let (bus, aml) = assemble(devices, &interrupts)?;
         let entry = load(ram, config, &aml)?;
         let vcpus = create_vcpus(kvm, &vm, config.cpus, &entry)?;
@@ -77,6 +84,7 @@ impl Machine {
             serial,
             power_button,
             disks,
+            transports,
             vcpus,
         })
     }
@@ -88,7 +96,7 @@ impl Machine {
             .disks
             .iter()
             .map(|disk| (disk.name(), disk.statistics()));
-        statistics.add(self.bus.accesses(), disks);
+        statistics.add(self.bus.accesses(), disks, &self.transports);
         closed
             .into_iter()
             .collect::<Result<(), _>>()
@@ -108,6 +116,7 @@ struct Parts<'a> {
     platform: Arc<dyn Platform>,
     devices: Vec<Box<dyn Device>>,
     disks: Vec<BlockHandle>,
+    transports: Vec<Arc<TransportStatistics>>,
 }
 
 impl Parts<'_> {
@@ -157,7 +166,8 @@ impl Parts<'_> {
         let platform = Arc::clone(&self.platform);
         let mut root = PciRoot::new(layout::ECAM_BASE, layout::PCI_WINDOW, platform);
         for device in virtio {
-            root.add_virtio(device, Arc::clone(self.ram.guest()))?;
+            let statistics = root.add_virtio(device, Arc::clone(self.ram.guest()))?;
+            self.transports.push(statistics);
         }
         self.devices.push(Box::new(root));
         Ok(())
@@ -176,6 +186,7 @@ impl Parts<'_> {
             let memory = Arc::clone(self.ram.guest());
             let platform = Arc::clone(&self.platform);
             let transport = MmioTransport::new(base, line(pin)?, device, memory, platform)?;
+            self.transports.push(transport.statistics());
             self.devices.push(Box::new(transport));
         }
         Ok(())
