@@ -88,6 +88,9 @@ fn two_users_at_once_share_one_build() {
                 let entry = cache
                     .entry("greeting", |entry| {
                         built.fetch_add(1, Ordering::Relaxed);
+                        // Nobody else may even check the entry now.
+                        let lock = File::open(cache.root().join("greeting.lock")).unwrap();
+                        assert!(lock.try_lock_shared().is_err());
                         write_hello(entry)
                     })
                     .unwrap();
