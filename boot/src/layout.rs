@@ -7,7 +7,8 @@
 //! 0x0000_9000  page tables, 24 KiB      │
 //! 0x0002_0000  command line, 64 KiB     ┘
 //! 0x0009_fc00  end of conventional RAM: what lies between is the PC's legacy hole
-//! 0x000e_0000  ACPI tables, 128 KiB       RAM that the e820 map calls reserved
+//! 0x000e_0000  ACPI tables              ┐ RAM that the e820 map calls reserved
+//! 0x000f_fff0  legacy reset vector      ┘
 //! 0x0010_0000  kernel, and as high as it may be below 2 GiB, the initrd
 //! 0xc000_0000  the hole: low RAM ends here or earlier
 //!              PCI window (32-bit BARs), 512 MiB
@@ -38,7 +39,9 @@ pub const CMDLINE_BYTES_MAX: usize = 0x1_0000;
 /// The end of conventional memory, where a PC keeps its extended BIOS data area.
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// Where the ACPI tables lie; the root pointer (RSDP) comes first.
-pub const ACPI_TABLES: Range<u64> = 0xe_0000..0x10_0000;
+pub const ACPI_TABLES: Range<u64> = 0xe_0000..RESET_VECTOR;
+/// Where a processor in real mode goes to reset the machine, 16 bytes.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// The lowest address that a kernel may be loaded to.
 pub const KERNEL_MIN: u64 = 0x10_0000;
 /// Where low RAM ends at the latest, and the hole for devices begins.

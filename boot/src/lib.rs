@@ -14,6 +14,7 @@ mod error;
 mod initrd;
 mod kernel;
 pub mod layout;
+mod reset_vector;
 mod zero_page;
 
 use std::path::Path;
@@ -58,6 +59,7 @@ pub fn load(
         None => None,
     };
     let rsdp = acpi::load(memory, machine)?;
+    reset_vector::load(memory, machine.power)?;
     let parameters = zero_page::Parameters {
         kernel: &kernel,
         initrd,

@@ -71,7 +71,7 @@ fn e820(memory: &GuestMemoryMmap, ecam: bool) -> Vec<boot_e820_entry> {
     };
     let mut map = vec![
         entry(0..layout::CONVENTIONAL_END, E820_RAM),
-        entry(layout::ACPI_TABLES, E820_RESERVED),
+        entry(layout::ACPI_TABLES.start..layout::KERNEL_MIN, E820_RESERVED),
     ];
     for region in memory.iter() {
         let start = region.start_addr().0;

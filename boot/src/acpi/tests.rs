@@ -178,7 +178,7 @@ fn too_many_devices_are_an_error() {
     let error = load(&memory(), &machine(1, true, &devices)).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the ACPI tables do not fit in 131072 bytes; attach fewer devices"
+        "the ACPI tables do not fit in 131056 bytes; attach fewer devices"
     );
     // The last bytes of the area are usable, and what follows stays untouched.
     let memory = memory();
