@@ -54,7 +54,13 @@ fn data_that_is_no_run_of_sectors_of_the_disk_fails() {
 
 #[test]
 fn huge_requests_fail_before_they_cost_anything() {
-    let mut rig = Rig::new();
+    let large = disk::Properties {
+        size_bytes: 1 << 40,
+        ..PROPERTIES
+    };
+    let mut rig = Rig::with_queues(1, large);
+    let features = usual_features(&rig.device);
+    rig.activate(features);
     let part = writable(HOLE.end, 7 << 20);
     assert_eq!(part.address + u64::from(part.len), MEMORY_END);
     assert_eq!(rig.request(VIRTIO_BLK_T_IN, 0, &[part; 10]), (IO_ERROR, 0));
@@ -157,10 +163,10 @@ fn chains_without_an_end_break() {
         queue.offer(0);
     });
     assert_breaks("a head past the table", |rig| {
-        rig.driver.queues[0].offer(16)
+        rig.driver.queues[0].offer(16);
     });
     assert_breaks("the last head of all", |rig| {
-        rig.driver.queues[0].offer(u16::MAX)
+        rig.driver.queues[0].offer(u16::MAX);
     });
 }
 
@@ -247,10 +253,10 @@ fn readable_piece_after_a_writable_one_breaks() {
 #[test]
 fn available_index_that_jumps_breaks() {
     assert_breaks("forward", |rig| {
-        rig.driver.queues[0].set_available_index(17)
+        rig.driver.queues[0].set_available_index(17);
     });
     assert_breaks("back", |rig| {
-        rig.driver.queues[0].set_available_index(u16::MAX)
+        rig.driver.queues[0].set_available_index(u16::MAX);
     });
 }
 
