@@ -119,6 +119,22 @@ fn another_kernel_is_not_taken_for_the_cached_one() {
     assert_eq!(entries(&scene).len(), 2);
 }
 
+/// The name is a checksum, which two kernels may share.
+#[test]
+fn an_entry_of_another_kernel_with_the_same_name_is_not_taken() {
+    let scene = cached_scene();
+    let first = entries(&scene).remove(0);
+    let other = elf(3 * MIB, &[(3 * MIB, &[0xab; 9000], 0)]);
+    scene.write(&bzimage(&pack(Compression::Gzip, &other), |_| {}));
+    scene.load().unwrap();
+    let second = entries(&scene)
+        .into_iter()
+        .find(|path| *path != first)
+        .unwrap();
+    fs::copy(&first, &second).unwrap();
+    assert_eq!(scene.load().unwrap().0.entry, 3 * MIB);
+}
+
 #[test]
 fn a_directory_that_cannot_be_written_is_no_error() {
     let scene = cached_scene();

@@ -302,6 +302,12 @@ fn segments_where_they_must_not_be_are_refused() {
         Scene::new(&overlapping).error(),
         "malformed kernel: its segments overlap in memory"
     );
+    let mut shrunken = elf(MIB, &[(MIB, b"text", 0)]);
+    shrunken[64 + 40] = 3;
+    assert_eq!(
+        Scene::new(&shrunken).error(),
+        "malformed kernel: a segment has more bytes in the file than in memory"
+    );
     let none = elf(MIB, &[]);
     assert_eq!(
         Scene::new(&none).error(),
