@@ -5,6 +5,7 @@
 //! [`protocol`], so it cannot tell the two apart.
 
 pub mod init;
+pub mod measure;
 pub mod protocol;
 mod session;
 mod spawn;

@@ -86,8 +86,7 @@ impl Lab {
             disk: disk.to_owned(),
             console: directory.join("console.log"),
         };
-        let agent = artifacts::static_program("tests", "lab-agent")?;
-        initramfs::write(kernel, &agent, &files.initramfs)?;
+        initramfs::write(kernel, &agent()?, &files.initramfs)?;
         share.build(&files.share)?;
         Self::boot(config, files)
     }
@@ -119,6 +118,11 @@ impl Lab {
         self.power_cut();
         Self::boot(self.config, self.files)
     }
+}
+
+/// The program that is the emulated host's init.
+pub fn agent() -> Result<PathBuf> {
+    artifacts::static_program("tests", "lab-agent")
 }
 
 /// Makes an empty disk for an emulated host. `bytes` is its size; space is taken when written.

@@ -47,9 +47,10 @@ fn ctrl_a_x_quits_and_the_terminal_is_as_before() {
 #[test]
 fn ctrl_c_on_a_terminal_is_the_guests() {
     let mut vm = guest().on_terminal().boot();
-    vm.write("trap 'echo caught''-it' INT\n");
+    vm.write("sh -c 'trap \"echo caught; exit\" INT; echo ready; while :; do sleep 1; done'\n");
+    vm.expect("ready\n");
     vm.write("\u{3}");
-    vm.expect("caught-it");
+    vm.expect("caught\n");
     vm.power_off().assert_status(0);
 }
 
@@ -69,7 +70,7 @@ fn console_to_a_file() {
     let log = host.fresh_path("console.log").display().to_string();
     let vm = guest()
         .with(&["--console", &format!("file={log}")])
-        .cmdline("init=/nowhere")
+        .cmdline("rdinit=/nowhere")
         .start();
     vm.wait().assert_status(3);
     assert!(

@@ -1,5 +1,6 @@
 //! How guests end, and what microvm's status says of it.
 
+use images::initramfs::FIRST_LINE;
 use rustix::process::Signal;
 use tests::guest;
 
@@ -11,6 +12,7 @@ fn reset_reboots() {
     let mut vm = guest().boot();
     vm.shell("echo once > /tmp/mark").assert_success();
     vm.write("reboot -f\n");
+    vm.expect(FIRST_LINE);
     vm.wait_for_prompt();
     vm.shell("ls /tmp/mark 2>/dev/null | wc -l")
         .assert_stdout("0");
