@@ -19,7 +19,7 @@ const HUGE_PAGE_BYTES: usize = 2 << 20;
 
 /// Anonymous memory, aligned for huge pages, unmapped when dropped.
 #[derive(Debug)]
-pub(crate) struct Pages {
+struct Pages {
     base: NonNull<u8>,
     len_bytes: usize,
 }
@@ -32,7 +32,7 @@ unsafe impl Sync for Pages {}
 
 impl Pages {
     /// Maps `len_bytes` of zeroes. The host finds pages for them only when they are touched.
-    pub(crate) fn map(len_bytes: usize) -> Result<Self> {
+    fn map(len_bytes: usize) -> Result<Self> {
         let refused = || format!("the host refuses {} MiB of guest memory", len_bytes >> 20);
         let padded = len_bytes
             .checked_add(HUGE_PAGE_BYTES)
@@ -63,37 +63,13 @@ impl Pages {
         Ok(Self { base, len_bytes })
     }
 
-    /// The length in bytes.
-    pub(crate) fn len_bytes(&self) -> usize {
-        self.len_bytes
-    }
-
     /// The address in this process.
-    pub(crate) fn address(&self) -> u64 {
+    fn address(&self) -> u64 {
         self.base.as_ptr() as u64
     }
 
-    /// Copies `data` to `offset`.
-    ///
-    /// # Panics
-    /// If it does not fit.
-    pub(crate) fn write(&self, offset: usize, data: &[u8]) {
-        let fits = offset
-            .checked_add(data.len())
-            .is_some_and(|end| end <= self.len_bytes);
-        assert!(
-            fits,
-            "a write of {} bytes at {offset} into {}",
-            data.len(),
-            self.len_bytes
-        );
-        let target = self.base.as_ptr().wrapping_add(offset);
-        // SAFETY: the range lies in the mapping, which no reference points into.
-        unsafe { std::ptr::copy_nonoverlapping(data.as_ptr(), target, data.len()) }
-    }
-
     /// Makes the memory a guest's; `region` must lie within it.
-    pub(crate) fn lend_to(
+    fn lend_to(
         &self,
         vm: &VmFd,
         region: kvm_userspace_memory_region,
@@ -225,7 +201,7 @@ mod tests {
     fn memory_is_aligned_for_huge_pages_and_reads_as_zero() {
         let pages = Pages::map(3 << 20).unwrap();
         assert_eq!(pages.address() % HUGE_PAGE_BYTES as u64, 0);
-        assert_eq!(pages.len_bytes(), 3 << 20);
+        assert_eq!(pages.len_bytes, 3 << 20);
     }
 
     #[test]
@@ -239,11 +215,5 @@ mod tests {
         for address in [GuestAddress(0x1234), high] {
             assert_eq!(ram.guest().read_obj::<u8>(address).unwrap(), 0);
         }
-    }
-
-    #[test]
-    #[should_panic(expected = "a write of 2 bytes at 4095 into 4096")]
-    fn a_write_past_the_end_is_refused() {
-        Pages::map(4096).unwrap().write(4095, &[1, 2]);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::AsFd;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -24,7 +24,6 @@ const DRAIN_INTERVAL: Timespec = Timespec {
 /// Boots a guest and serves it until it ends; returns the exit status.
 pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     let kvm = kvm::open()?;
-    refuse_interpreted(&kvm, arguments.force)?;
     let config = Config::new(arguments, &kvm)?;
     let ram = GuestRam::new(config.mem_bytes)?;
     let mut signals = Signals::install()?;
@@ -57,25 +56,6 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         eprintln!("microvm: {message}");
     }
     Ok(ending.status())
-}
-
-/// Says why a guest would seem to hang here, unless the user insists.
-fn refuse_interpreted(kvm: &Kvm, force: bool) -> Result<()> {
-    let speed = kvm::measure(kvm)?;
-    if speed.native {
-        return Ok(());
-    }
-    let millions = speed.instructions_per_second / 1e6;
-    let fact = format!(
-        "{}: this host's KVM interprets guest kernel code ({millions:.1} million instructions a \
-         second), which is too slow and too incomplete for a stock kernel",
-        kvm::DEVICE
-    );
-    if force {
-        tracing::warn!("{fact}");
-        return Ok(());
-    }
-    bail!("{fact}; run in the lab (cargo xtask lab -- microvm ...), or go on with --force")
 }
 
 /// One boot: builds a machine, runs it to its ending, and closes its disks whatever happened.

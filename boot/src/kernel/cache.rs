@@ -13,14 +13,16 @@
 //! An entry is written beside its name and renamed. All of it is covered by checksums, so what a
 //! crash, a full disk or a stray write leaves behind is found out, and the kernel decompressed
 //! again.
+#![expect(unsafe_code, reason = "maps its own files")]
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use memmap2::{Mmap, MmapOptions};
 use vm_memory::{Bytes, GuestAddress, GuestMemoryMmap};
 use zerocopy::little_endian::{I64, U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -33,7 +35,7 @@ const MAGIC: [u8; 8] = *b"mvkern\x00\x01";
 const NAME_PREFIX: &str = "kernel-";
 /// More kernels than one uses at a time; the oldest beyond are removed.
 const ENTRIES_MAX: usize = 4;
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: usize = 4096;
 /// How much of the kernel file's end goes into the key.
 const TAIL_BYTES: usize = 4096;
 /// A bit for each chunk of a kernel of 1 GiB.
@@ -68,7 +70,7 @@ struct Header {
     own_crc32c: U32,
 }
 
-const _: () = assert!(size_of::<Header>() == 2120 && size_of::<Header>() as u64 <= PAGE_BYTES);
+const _: () = assert!(size_of::<Header>() == 2120 && size_of::<Header>() <= PAGE_BYTES);
 
 impl Header {
     fn checksum(&self) -> u32 {
@@ -157,9 +159,9 @@ impl Cache {
         memory: &GuestMemoryMmap,
         low_ram_end: u64,
     ) -> io::Result<Cached> {
-        let mut file = File::open(path)?;
-        let mut header = Header::new_zeroed();
-        file.read_exact(header.as_mut_bytes())?;
+        let entry = map_entry(path)?;
+        let (header, _) = Header::ref_from_prefix(&entry)
+            .map_err(|_| io::Error::from(io::ErrorKind::UnexpectedEof))?;
         if header.magic != MAGIC || header.own_crc32c.get() != header.checksum() {
             return Err(io::Error::other("its header is corrupt"));
         }
@@ -170,9 +172,9 @@ impl Cache {
         if span.start < KERNEL_MIN || span.end > low_ram_end {
             return Err(io::Error::other("it does not fit in this guest's memory"));
         }
-        let content = read_chunks(&mut file, &header, &span, memory);
+        let content = read_chunks(&entry, header, &span, memory);
         if !matches!(content, Ok(crc32c) if crc32c == header.content_crc32c.get()) {
-            clear_chunks(&header, &span, memory)?;
+            clear_chunks(header, &span, memory)?;
             content?;
             return Err(io::Error::other("its content is corrupt"));
         }
@@ -229,23 +231,31 @@ fn is_entry(name: &OsStr) -> bool {
     name.as_encoded_bytes().starts_with(NAME_PREFIX.as_bytes())
 }
 
+/// Maps an entry, which spares a copy of the kernel through a buffer.
+fn map_entry(path: &Path) -> io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: nobody changes an entry: it is written beside its name, renamed, and only ever
+    // replaced or removed as a whole, which leaves the mapped file alone.
+    unsafe { MmapOptions::new().populate().map(&file) }
+}
+
 /// Copies the chunks that `header` names into guest memory and returns their checksum.
 fn read_chunks(
-    file: &mut File,
+    entry: &[u8],
     header: &Header,
     span: &Range<u64>,
     memory: &GuestMemoryMmap,
 ) -> io::Result<u32> {
-    let mut buffer = vec![0; CHUNK_BYTES];
+    let truncated = || io::Error::from(io::ErrorKind::UnexpectedEof);
+    let mut rest = entry.get(PAGE_BYTES..).ok_or_else(truncated)?;
     let mut crc32c = 0;
-    file.seek(SeekFrom::Start(PAGE_BYTES))?;
     for (chunk, address, len) in chunks(span).ok_or_else(too_large)? {
         if header.has(chunk) {
-            let buffer = &mut buffer[..len];
-            file.read_exact(buffer)?;
-            crc32c = crc32c::crc32c_append(crc32c, buffer);
+            let (content, behind) = rest.split_at_checked(len).ok_or_else(truncated)?;
+            rest = behind;
+            crc32c = crc32c::crc32c_append(crc32c, content);
             memory
-                .write_slice(buffer, address)
+                .write_slice(content, address)
                 .map_err(io::Error::other)?;
         }
     }
@@ -276,7 +286,7 @@ fn write_chunks(
 ) -> io::Result<u32> {
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut crc32c = 0;
-    file.seek(SeekFrom::Start(PAGE_BYTES))?;
+    file.seek(SeekFrom::Start(PAGE_BYTES as u64))?;
     for (chunk, address, len) in chunks(span).ok_or_else(too_large)? {
         let buffer = &mut buffer[..len];
         memory

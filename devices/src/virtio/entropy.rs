@@ -22,6 +22,9 @@ use crate::Error;
 /// The most bytes that one request gets; a driver that wants more asks again.
 const REQUEST_BYTES_MAX: usize = 4096;
 
+/// Plenty for the loop of the thread, and too small for the host to back it by a huge page.
+const STACK_BYTES: usize = 256 << 10;
+
 /// The one queue, `requestq`. Drivers keep a single request in it.
 const QUEUE_SIZES: [u16; 1] = [64];
 
@@ -110,6 +113,7 @@ impl VirtioDevice for Entropy {
         };
         let thread = thread::Builder::new()
             .name(self.name.clone())
+            .stack_size(STACK_BYTES)
             .spawn(move || server.run())
             .map_err(self.error("start its thread"))?;
         self.worker = Some(Worker {

@@ -12,6 +12,9 @@ use crate::executor::Alarm;
 /// Enough to keep a disk busy; more would only wait for the same device.
 const THREADS_MAX: usize = 16;
 
+/// Plenty for a system call, and too small for the host to back it by a huge page.
+const STACK_BYTES: usize = 128 << 10;
+
 /// The threads are made when there is something to do and none is idle.
 pub(super) struct Pool {
     shared: Arc<Shared>,
@@ -68,6 +71,7 @@ impl Pool {
             let shared = Arc::clone(&self.shared);
             let started = thread::Builder::new()
                 .name("disk-io".into())
+                .stack_size(STACK_BYTES)
                 .spawn(move || shared.serve());
             match started {
                 Ok(thread) => threads.push(thread),

@@ -13,6 +13,9 @@ use super::panic_watch::PanicWatch;
 /// When the reader is this far behind, the guest waits: output is never dropped.
 const BUFFER_MAX_BYTES: usize = 64 << 10;
 
+/// Plenty for a thread that only writes, and too small for the host to back it by a huge page.
+const STACK_BYTES: usize = 128 << 10;
+
 #[expect(
     clippy::struct_excessive_bools,
     reason = "independent facts, each said by someone else"
@@ -64,6 +67,7 @@ impl Output {
         let writer = Arc::clone(&shared);
         let thread = Builder::new()
             .name("console".into())
+            .stack_size(STACK_BYTES)
             .spawn(move || drain(&writer, sink))
             .context("cannot start the console thread")?;
         Ok(Self {

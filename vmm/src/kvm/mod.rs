@@ -14,7 +14,7 @@ use kvm_ioctls::{Cap, Kvm};
 pub(crate) use cpuid::{Cpuid, physical_address_bits};
 pub(crate) use interrupts::Interrupts;
 pub(crate) use registers::{boot_registers, park_until_startup};
-pub(crate) use speed::measure;
+pub(crate) use speed::{measure, measure_on};
 
 /// The device node of KVM.
 pub(crate) const DEVICE: &str = "/dev/kvm";

@@ -16,7 +16,7 @@ use super::platform::KvmPlatform;
 use super::{Config, Switch, disks};
 use crate::cli::Transport;
 use crate::console::Console;
-use crate::kvm::{Cpuid, Interrupts, boot_registers, create_vm, park_until_startup};
+use crate::kvm::{Cpuid, Interrupts, boot_registers, create_vm, measure_on, park_until_startup};
 use crate::memory::GuestRam;
 use crate::statistics::Statistics;
 
@@ -77,7 +77,7 @@ impl Machine {
         } = parts;
         let (bus, aml) = assemble(devices, &interrupts)?;
         let entry = load(ram, config, &aml)?;
-        let vcpus = create_vcpus(kvm, &vm, config.cpus, &entry)?;
+        let vcpus = create_vcpus(kvm, &vm, ram, config, &entry)?;
         Ok(Self {
             bus: Arc::new(bus),
             switch,
@@ -237,20 +237,27 @@ fn load(ram: &GuestRam, config: &Config, aml: &[u8]) -> Result<EntryState> {
 }
 
 /// Makes the vCPUs: the first at the kernel's entry, the others waiting to be started by it.
-fn create_vcpus(kvm: &Kvm, vm: &VmFd, cpus: u8, entry: &EntryState) -> Result<Vec<VcpuFd>> {
-    let cpuid = Cpuid::new(kvm, cpus)?;
+fn create_vcpus(
+    kvm: &Kvm,
+    vm: &VmFd,
+    ram: &GuestRam,
+    config: &Config,
+    entry: &EntryState,
+) -> Result<Vec<VcpuFd>> {
+    let cpuid = Cpuid::new(kvm, config.cpus)?;
     let create = |number: u8| {
-        let vcpu = vm
+        let mut vcpu = vm
             .create_vcpu(u64::from(number))
             .context("KVM refuses to make a vCPU")?;
         vcpu.set_cpuid2(&cpuid.for_cpu(number)?)
             .context("KVM_SET_CPUID2 failed")?;
         if number == 0 {
+            measure_on(&mut vcpu, ram)?.refuse_interpreted(config.force)?;
             boot_registers(&vcpu, entry)?;
         } else {
             park_until_startup(&vcpu)?;
         }
         Ok(vcpu)
     };
-    (0..cpus).map(create).collect()
+    (0..config.cpus).map(create).collect()
 }

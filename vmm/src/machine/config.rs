@@ -29,6 +29,8 @@ pub(crate) struct Config {
     pub(crate) rng: bool,
     pub(crate) transport: Transport,
     pub(crate) kaslr: bool,
+    /// Run even where guest kernel code is interpreted.
+    pub(crate) force: bool,
     /// Where extracted kernels are kept, where there is such a place.
     pub(crate) cache_dir: Option<PathBuf>,
 }
@@ -54,6 +56,7 @@ impl Config {
             rng: arguments.rng,
             transport: arguments.transport,
             kaslr: arguments.kaslr,
+            force: arguments.force,
             cache_dir: cache_dir(),
         })
     }

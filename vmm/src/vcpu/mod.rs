@@ -17,6 +17,9 @@ use kick::{Kickable, kick};
 use crate::machine::{Ending, Switch};
 use crate::statistics::ExitCounts;
 
+/// Plenty for what a thread here calls, and too small for the host to back it by a huge page.
+const STACK_BYTES: usize = 512 << 10;
+
 /// The running vCPUs of a machine.
 pub(crate) struct Vcpus {
     gate: Arc<Gate>,
@@ -48,6 +51,7 @@ impl Vcpus {
             let around = around.clone();
             let thread = Builder::new()
                 .name(format!("vcpu{number}"))
+                .stack_size(STACK_BYTES)
                 .spawn(move || run(vcpu, &around))
                 .context("cannot start a vCPU thread")?;
             started.threads.push(thread);

@@ -60,6 +60,10 @@ const FEATURES: u64 = 1 << VIRTIO_BLK_F_SIZE_MAX
 const FEATURES_TO_WRITE: u64 =
     1 << VIRTIO_BLK_F_CONFIG_WCE | 1 << VIRTIO_BLK_F_DISCARD | 1 << VIRTIO_BLK_F_WRITE_ZEROES;
 
+/// Plenty for the executor and a disk's tasks, which live on the heap, and too small for the host to
+/// back it by a huge page.
+const STACK_BYTES: usize = 512 << 10;
+
 /// What a block device is to be like.
 #[derive(Clone, Debug)]
 pub struct BlockConfig {
@@ -127,6 +131,7 @@ impl Block {
         let (opened, properties) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(name.clone())
+            .stack_size(STACK_BYTES)
             .spawn(move || worker.run(open, &opened))
             .map_err(host("start the I/O thread"))?;
         let properties = properties.recv().map_err(|_| handle::gone(&name))??;
