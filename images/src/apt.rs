@@ -5,8 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::command::{progress, run};
-use crate::packages::is_root;
+use crate::command::{is_root, progress, run};
 use crate::{Cache, Error, Result};
 
 /// Where Debian and Ubuntu keep the lists of packages.

@@ -26,6 +26,13 @@ pub(crate) fn run(command: &mut Command) -> Result<Vec<u8>> {
     })
 }
 
+/// Whether this process runs as root.
+pub(crate) fn is_root() -> bool {
+    // The owner of a process's directory in /proc is its effective user.
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata("/proc/self").is_ok_and(|status| status.uid() == 0)
+}
+
 /// Tells the user about something that takes a while.
 pub(crate) fn progress(what: &str) {
     eprintln!("images: {what}");

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::process::{self, Command};
 
 use crate::apt::Apt;
-use crate::command::{progress, run};
-use crate::packages::{Tool, is_root, require};
+use crate::command::{is_root, progress, run};
+use crate::packages::{Tool, require};
 use crate::{Cache, Error, Result, disk, kernel};
 
 /// What the system consists of beside a kernel and the essential packages.

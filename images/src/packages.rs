@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::command::{line, progress, run};
+use crate::command::{is_root, line, progress, run};
 use crate::{Error, Result, apt};
 
 /// A program of the host.
@@ -162,13 +162,6 @@ fn becoming_root() -> Option<Root> {
     check
         .is_ok_and(|status| status.success())
         .then_some(Root::Sudo)
-}
-
-/// Whether this process runs as root.
-pub(crate) fn is_root() -> bool {
-    // The owner of a process's directory in /proc is its effective user.
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata("/proc/self").is_ok_and(|status| status.uid() == 0)
 }
 
 fn find(command: &str) -> Option<PathBuf> {
