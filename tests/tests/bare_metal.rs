@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tests::{Guest, Host, Parts, Vm};
 
 /// Where microvm puts the PCI configuration space and the first virtio-mmio device.
-const PCI: &str = "pci=0xe0000000";
+const PCI: &str = "ecam=0xe0000000";
 const MMIO: &str = "mmio=0xe8000000";
 
 fn host() -> &'static Host {

@@ -45,7 +45,7 @@ pub type Outcome<T = ()> = Result<T, &'static str>;
 /// | `test=reset`, `acpi-reset`, `triple` | reset by the keyboard controller, ACPI or a fault |
 /// | `test=panic` | report a panic through pvpanic |
 /// | `test=halt`, `spin` | never end, waiting or working |
-/// | `pci=ECAM` | find devices on the PCI bus whose configuration space is there |
+/// | `ecam=BASE` | find devices on the PCI bus whose configuration space is there |
 /// | `mmio=ADDRESS` | drive the virtio-mmio device there |
 /// | `kib=N` | how much `test=blk` writes and reads, 64 KiB unless given |
 /// | `seed=N` | the seed of the random part of `test=hostile` |

@@ -51,8 +51,8 @@ impl Either {
             return Mmio::new(base, device_type).map(Self::Mmio);
         }
         let ecam = command_line
-            .number("pci")
-            .ok_or("neither pci= nor mmio= is given")?;
+            .number("ecam")
+            .ok_or("neither ecam= nor mmio= is given")?;
         Pci::find(ecam, device_type).map(Self::Pci)
     }
 

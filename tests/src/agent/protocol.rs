@@ -1,6 +1,6 @@
 //! The wire format between a test and the agent that runs its commands.
 //!
-//! One stream carries one command at a time: the client sends [`Request::Start`], then input and
+//! One stream carries one command at a time: the client sends its [`Spec`], then input and
 //! signals; the agent answers with output and ends with [`Reply::Exit`] or [`Reply::Failed`].
 //! Every request names its command by number: one that crosses the command's end on its way
 //! belongs to nobody and is dropped, instead of reaching the next command on the stream.
