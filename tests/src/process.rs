@@ -119,39 +119,50 @@ impl Process {
         self.requests.clone()
     }
 
-    /// The next thing the command does; an error when it does nothing for `patience`.
-    pub fn next(&mut self, patience: Duration) -> Result<Event> {
+    /// The next thing the command does; nothing when it does nothing for `patience`.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<Event>> {
         if let Some(exit) = self.exit {
-            return Ok(Event::Exit(exit));
+            return Ok(Some(Event::Exit(exit)));
         }
         match self.replies.recv_timeout(patience) {
-            Ok(Reply::Output(bytes)) => Ok(Event::Stdout(bytes)),
-            Ok(Reply::Error(bytes)) => Ok(Event::Stderr(bytes)),
+            Ok(Reply::Output(bytes)) => Ok(Some(Event::Stdout(bytes))),
+            Ok(Reply::Error(bytes)) => Ok(Some(Event::Stderr(bytes))),
             Ok(Reply::Exit(exit)) => {
                 self.exit = Some(exit);
-                Ok(Event::Exit(exit))
+                Ok(Some(Event::Exit(exit)))
             }
             Ok(Reply::Failed(reason)) => bail!("{reason}"),
             Ok(Reply::Ready) => bail!("the agent started anew"),
-            Err(RecvTimeoutError::Timeout) => bail!("nothing happened for {patience:?}"),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
             Err(RecvTimeoutError::Disconnected) => bail!("the host of the command is gone"),
         }
     }
 
-    /// Waits for the end and collects what was printed until then.
-    pub fn output(mut self, patience: Duration) -> Result<Output> {
+    /// Waits for the end and collects what was printed until then; an error when nothing happens
+    /// for `patience`.
+    pub fn output(self, patience: Duration) -> Result<Output> {
+        self.output_nudged(patience, |_| bail!("nothing happened for {patience:?}"))
+    }
+
+    /// The same, where `nudge` is called whenever nothing has happened for `patience`.
+    pub fn output_nudged(
+        mut self,
+        patience: Duration,
+        mut nudge: impl FnMut(&Requests) -> Result<()>,
+    ) -> Result<Output> {
         let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
         loop {
             match self.next(patience)? {
-                Event::Stdout(bytes) => stdout.extend(bytes),
-                Event::Stderr(bytes) => stderr.extend(bytes),
-                Event::Exit(exit) => {
+                Some(Event::Stdout(bytes)) => stdout.extend(bytes),
+                Some(Event::Stderr(bytes)) => stderr.extend(bytes),
+                Some(Event::Exit(exit)) => {
                     return Ok(Output {
                         stdout,
                         stderr,
                         exit,
                     });
                 }
+                None => nudge(&self.requests)?,
             }
         }
     }

@@ -195,10 +195,13 @@ impl Vm {
 
     fn step(&mut self, awaited: &str) {
         match self.process.next(PATIENCE) {
-            Ok(Event::Stdout(bytes)) => self.console.append(&bytes),
-            Ok(Event::Stderr(bytes)) => self.stderr.extend(bytes),
-            Ok(Event::Exit(exit)) => self.exit = Some(exit),
-            Err(error) => self.fail(&format!("waiting for {awaited:?}: {error:#}")),
+            Ok(Some(Event::Stdout(bytes))) => self.console.append(&bytes),
+            Ok(Some(Event::Stderr(bytes))) => self.stderr.extend(bytes),
+            Ok(Some(Event::Exit(exit))) => self.exit = Some(exit),
+            Ok(None) => self.fail(&format!(
+                "no {awaited:?}: nothing happened for {PATIENCE:?}"
+            )),
+            Err(error) => self.fail(&format!("no {awaited:?}: {error:#}")),
         }
     }
 

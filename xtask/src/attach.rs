@@ -35,18 +35,17 @@ pub(crate) fn attach(
     let requests = process.requests();
     thread::spawn(move || feed(&requests));
     loop {
-        let patience = match deadline {
+        let patience = match deadline.map(|at| at.saturating_duration_since(Instant::now())) {
+            // A command that never stops talking must not put the deadline off.
+            Some(Duration::ZERO) => return Ok(None),
+            Some(left) => left,
             None => PATIENCE,
-            Some(deadline) => deadline.saturating_duration_since(Instant::now()),
         };
-        match process.next(patience) {
-            Ok(Event::Stdout(bytes)) => show(io::stdout(), &bytes)?,
-            Ok(Event::Stderr(bytes)) => show(io::stderr(), &bytes)?,
-            Ok(Event::Exit(exit)) => return Ok(Some(exit)),
-            Err(_) if deadline.is_some_and(|deadline| deadline <= Instant::now()) => {
-                return Ok(None);
-            }
-            Err(error) => return Err(error),
+        match process.next(patience)? {
+            Some(Event::Stdout(bytes)) => show(io::stdout(), &bytes)?,
+            Some(Event::Stderr(bytes)) => show(io::stderr(), &bytes)?,
+            Some(Event::Exit(exit)) => return Ok(Some(exit)),
+            None => return Ok(None),
         }
     }
 }
