@@ -57,7 +57,8 @@ pub trait Disk {
 
     /// Does `request`. Many may be in flight, and complete in any order.
     ///
-    /// A flush covers the writes that completed before it was submitted. A write that was in
+    /// A flush covers the writes that completed before it was submitted, those of whoever had the
+    /// image before included. A write that was in
     /// flight at a power cut leaves each of its 512-byte sectors old or new.
     ///
     /// The future may be dropped: what it had started goes on, with its memory kept until the

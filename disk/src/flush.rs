@@ -2,7 +2,7 @@
 //!
 //! A sync covers the writes that completed before it began. So flushes that arrive while one is
 //! running wait for its end, and then all share the next; and a flush with nothing new to make
-//! durable needs none.
+//! durable needs none, unless it is the first.
 
 use std::cell::Cell;
 
@@ -35,6 +35,16 @@ impl Drop for Syncing<'_> {
 }
 
 impl Flusher {
+    /// For a storage that was just opened. What a writer before us left (a program that was killed,
+    /// for example) may still be in the host's cache only. A guest reads it, and a flush promises
+    /// that it stays: so unless the storage is read-only, the first flush syncs.
+    pub(crate) fn new(read_only: bool) -> Self {
+        Self {
+            changes: Cell::new(u64::from(!read_only)),
+            ..Self::default()
+        }
+    }
+
     /// A change has completed.
     pub(crate) fn changed(&self) {
         self.changes.set(self.changes.get() + 1);

@@ -25,12 +25,12 @@ impl<S: Storage> Raw<S> {
         } else if size_bytes == 0 {
             "it is empty".to_owned()
         } else {
-            let (flusher, statistics) = Default::default();
+            let flusher = Flusher::new(storage.geometry().read_only);
             return Ok(Self {
                 storage,
                 size_bytes,
                 flusher,
-                statistics,
+                statistics: Cell::default(),
             });
         };
         Err(Error::Size {
