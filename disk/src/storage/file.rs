@@ -1,6 +1,6 @@
 //! Storage in a regular file or on a block device.
 
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::future::Future;
 use std::io;
@@ -38,6 +38,9 @@ pub struct FileStorage {
     cannot_punch_holes: Cell<bool>,
     cannot_zero_ranges: Cell<bool>,
     cannot_discard: Cell<bool>,
+    /// Zeros to write, made when first needed and shared by all that write them: a guest may have
+    /// them written by many requests at once.
+    zeros: OnceCell<Buffers>,
 }
 
 impl FileStorage {
@@ -137,12 +140,12 @@ impl FileStorage {
     async fn ask_host(
         &self,
         cannot: &Cell<bool>,
-        operation: impl FnOnce(Arc<File>) -> Operation,
+        operation: impl Fn(Arc<File>) -> Operation,
     ) -> io::Result<bool> {
         if cannot.get() {
             return Ok(false);
         }
-        match submit(operation(Arc::clone(&self.file))).await {
+        match retry(|| submit(operation(Arc::clone(&self.file)))).await {
             Ok(_) => Ok(true),
             Err(error) if is_unsupported(&error) => {
                 cannot.set(true);
@@ -170,7 +173,7 @@ impl FileStorage {
 
     async fn write_zeros(&self, offset: u64, len: u64) -> Result<(), Error> {
         let mut done = 0;
-        let zeros = Buffers::zeroed(usize::try_from(len).unwrap_or(usize::MAX).min(ZEROS_MAX));
+        let zeros = self.zeros.get_or_init(|| Buffers::zeroed(ZEROS_MAX));
         while done < len {
             let piece = usize::try_from(len - done)
                 .unwrap_or(usize::MAX)

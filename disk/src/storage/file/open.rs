@@ -1,6 +1,7 @@
 //! Opening a file as storage.
 #![expect(unsafe_code, reason = "asks block devices by ioctl")]
 
+use std::cell::OnceCell;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
@@ -76,6 +77,7 @@ impl FileOptions {
             cannot_punch_holes: false.into(),
             cannot_zero_ranges: false.into(),
             cannot_discard: false.into(),
+            zeros: OnceCell::new(),
         };
         storage.check_alignment(size_bytes)?;
         Ok(storage)

@@ -137,6 +137,22 @@ fn read_past_the_end_is_an_error_and_a_write_grows_the_file() {
 }
 
 #[test]
+fn requests_that_write_zeros_share_them() {
+    let file = file(1 << 20);
+    let storage = open(file.path(), false).unwrap();
+    storage.assume_plain_host();
+    Executor::new().unwrap().run(async {
+        let mut zeros = Vec::new();
+        for _ in 0..2 {
+            storage.write_zeroes(0, 1 << 20, false).await.unwrap();
+            let memory = storage.zeros.get().unwrap().segments().next().unwrap();
+            zeros.push((memory.iov_base, memory.iov_len));
+        }
+        assert_eq!(zeros[0], zeros[1]);
+    });
+}
+
+#[test]
 fn more_segments_than_one_call_takes() {
     let file = file(0);
     let storage = open(file.path(), false).unwrap();
