@@ -12,8 +12,11 @@ pub(super) const SEGMENT_BYTES_MAX: u32 = 256 << 10;
 pub(super) const SEGMENTS_MAX: u16 = 254;
 /// The most data of one request; what drivers make within the two limits above fits.
 pub(super) const REQUEST_BYTES_MAX: u64 = 64 << 20;
-/// The most ranges of one discard or write-zeroes request.
-pub(super) const RANGES_MAX: u32 = 64;
+/// The most ranges of one discard request.
+pub(super) const DISCARD_RANGES_MAX: u32 = 64;
+/// The most ranges of one write-zeroes request. Drivers use no more, and so a queue full of them is
+/// no more work for the host, which a reset waits for, than one full of writes.
+pub(super) const ZERO_RANGES_MAX: u32 = 1;
 /// The most sectors of one range to discard: 2 GiB, less a sector.
 pub(super) const DISCARD_SECTORS_MAX: u32 = (1 << 22) - 1;
 /// The most sectors of one range to zero: 64 MiB, for the host may have to write them.
@@ -71,10 +74,10 @@ impl ConfigSpace {
             unused0: 0,
             num_queues: queues.into(),
             max_discard_sectors: DISCARD_SECTORS_MAX.into(),
-            max_discard_seg: RANGES_MAX.into(),
+            max_discard_seg: DISCARD_RANGES_MAX.into(),
             discard_sector_alignment: u32::try_from(discard_sectors).unwrap_or(1).max(1).into(),
             max_write_zeroes_sectors: ZERO_SECTORS_MAX.into(),
-            max_write_zeroes_seg: RANGES_MAX.into(),
+            max_write_zeroes_seg: ZERO_RANGES_MAX.into(),
             write_zeroes_may_unmap: 1,
             unused1: [0; 3],
         }

@@ -14,7 +14,8 @@ use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes, KnownLayout};
 
 use super::config_space::{
-    DISCARD_SECTORS_MAX, RANGES_MAX, REQUEST_BYTES_MAX, SECTOR_BYTES, ZERO_SECTORS_MAX,
+    DISCARD_RANGES_MAX, DISCARD_SECTORS_MAX, REQUEST_BYTES_MAX, SECTOR_BYTES, ZERO_RANGES_MAX,
+    ZERO_SECTORS_MAX,
 };
 use crate::virtio::chain::{Chain, Pieces, TooShort, Violation};
 
@@ -35,6 +36,26 @@ pub(super) struct RangeToClear {
     pub(super) sectors: U32,
     pub(super) flags: U32,
 }
+
+/// What a request that clears ranges may have.
+struct Clearing {
+    ranges_max: u32,
+    /// The most sectors of a range.
+    sectors_max: u32,
+    flags: u32,
+}
+
+const DISCARD: Clearing = Clearing {
+    ranges_max: DISCARD_RANGES_MAX,
+    sectors_max: DISCARD_SECTORS_MAX,
+    flags: 0,
+};
+
+const WRITE_ZEROES: Clearing = Clearing {
+    ranges_max: ZERO_RANGES_MAX,
+    sectors_max: ZERO_SECTORS_MAX,
+    flags: VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP,
+};
 
 const _: () = assert!(size_of::<Header>() == 16 && size_of::<RangeToClear>() == 16);
 
@@ -152,15 +173,14 @@ impl Limits {
             VIRTIO_BLK_T_FLUSH => Ok(Command::Flush),
             VIRTIO_BLK_T_GET_ID => Ok(Command::GetId { target: writable }),
             VIRTIO_BLK_T_DISCARD if self.has(VIRTIO_BLK_F_DISCARD) => {
-                let ranges = self.ranges(readable, memory, 0, DISCARD_SECTORS_MAX)?;
+                let ranges = self.ranges(readable, memory, &DISCARD)?;
                 Ok(Command::Discard(
                     ranges.into_iter().map(|(range, _)| range).collect(),
                 ))
             }
             VIRTIO_BLK_T_WRITE_ZEROES if self.has(VIRTIO_BLK_F_WRITE_ZEROES) => {
-                let flags = VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP;
-                self.ranges(readable, memory, flags, ZERO_SECTORS_MAX)
-                    .map(Command::WriteZeroes)
+                let ranges = self.ranges(readable, memory, &WRITE_ZEROES)?;
+                Ok(Command::WriteZeroes(ranges))
             }
             _ => Err(Status::Unsupported),
         }
@@ -199,24 +219,23 @@ impl Limits {
         &self,
         mut source: Pieces,
         memory: &GuestMemoryMmap,
-        flags_known: u32,
-        sectors_max: u32,
+        clearing: &Clearing,
     ) -> Result<Vec<(Range<u64>, Unmap)>, Status> {
         let count = source.len_bytes() / size_of::<RangeToClear>() as u64;
         let whole = source
             .len_bytes()
             .is_multiple_of(size_of::<RangeToClear>() as u64);
-        if !whole || count == 0 || count > u64::from(RANGES_MAX) {
+        if !whole || count == 0 || count > u64::from(clearing.ranges_max) {
             return Err(Status::IoError);
         }
         let mut ranges = Vec::new();
         while !source.is_empty() {
             let mut range = RangeToClear::new_zeroed();
             source.take_front(memory, range.as_mut_bytes())?;
-            if range.flags.get() & !flags_known != 0 {
+            if range.flags.get() & !clearing.flags != 0 {
                 return Err(Status::Unsupported);
             }
-            if range.sectors.get() > sectors_max {
+            if range.sectors.get() > clearing.sectors_max {
                 return Err(Status::IoError);
             }
             let unmap = range.flags.get() & VIRTIO_BLK_WRITE_ZEROES_FLAG_UNMAP != 0;

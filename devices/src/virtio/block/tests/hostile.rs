@@ -89,11 +89,11 @@ fn bad_ranges_are_refused_before_any_is_touched() {
         for (ranges, status) in [
             (vec![], IO_ERROR),
             (vec![(0, 8, 0); 65], IO_ERROR),
-            (vec![(0, 8, 0), (2048, 1, 0)], IO_ERROR),
-            (vec![(0, 8, 0), (u64::MAX, 1, 0)], IO_ERROR),
-            (vec![(0, 8, 0), (0, u32::MAX, 0)], IO_ERROR),
-            (vec![(0, 8, 0), (0, 8, 2)], UNSUPPORTED),
-            (vec![(0, 8, 0), (0, 8, 1 << 31)], UNSUPPORTED),
+            (vec![(2048, 1, 0)], IO_ERROR),
+            (vec![(u64::MAX, 1, 0)], IO_ERROR),
+            (vec![(0, u32::MAX, 0)], IO_ERROR),
+            (vec![(0, 8, 2)], UNSUPPORTED),
+            (vec![(0, 8, 1 << 31)], UNSUPPORTED),
         ] {
             assert_eq!(rig.clear(kind, &ranges), status, "type {kind}, {ranges:?}");
         }
@@ -103,6 +103,15 @@ fn bad_ranges_are_refused_before_any_is_touched() {
     assert_eq!(
         rig.clear(VIRTIO_BLK_T_DISCARD, &[(0, 8, UNMAP)]),
         UNSUPPORTED
+    );
+    for (second, status) in [((2048, 1, 0), IO_ERROR), ((0, 8, 2), UNSUPPORTED)] {
+        let ranges = [(0, 8, 0), second];
+        assert_eq!(rig.clear(VIRTIO_BLK_T_DISCARD, &ranges), status);
+    }
+    assert_eq!(
+        rig.clear(VIRTIO_BLK_T_WRITE_ZEROES, &[(0, 1, 0); 2]),
+        IO_ERROR,
+        "more than promised"
     );
     assert_eq!(rig.disk.take_done(), []);
     assert_eq!(
