@@ -83,6 +83,7 @@ pub trait Device: Send {
     /// Takes a write of `data` at `offset` into window number `window`, within it as for
     /// [`Device::read`].
     ///
-    /// Called on a vCPU thread, so it must not wait. What no register backs is ignored.
+    /// Called on a vCPU thread, so it must not wait, other than for the reset of a virtio device.
+    /// What no register backs is ignored.
     fn write(&mut self, window: usize, offset: u64, data: &[u8]);
 }

@@ -66,7 +66,11 @@ pub trait VirtioDevice: Send {
     /// the device as needing a reset.
     fn activate(&mut self, activation: Activation) -> Result<(), crate::Error>;
 
-    /// Stops serving: when it returns, the device touches neither queues nor guest memory. Called
-    /// only after an activation, be it one that failed.
+    /// Stops serving: when it returns, the device touches neither queues nor guest memory, and has
+    /// forgotten what was written to its configuration space. Called only after an activation, be
+    /// it one that failed, or after such a write.
+    ///
+    /// The only call that waits on a vCPU thread, until what is in flight is done: a driver takes
+    /// back its memory as soon as the device says that it is reset.
     fn reset(&mut self);
 }

@@ -41,8 +41,8 @@ pub(super) struct Transport {
     /// Which queue the queue registers are about.
     pub(super) queue_select: u32,
     status: u32,
-    /// The device was activated, and not reset since.
-    active: bool,
+    /// The device was activated or configured, and not reset since.
+    touched: bool,
     queues: Vec<QueueSetup>,
 }
 
@@ -86,7 +86,7 @@ impl Transport {
             driver_feature_select: 0,
             queue_select: 0,
             status: 0,
-            active: false,
+            touched: false,
             queues,
         })
     }
@@ -113,6 +113,7 @@ impl Transport {
     }
 
     pub(super) fn write_config(&mut self, offset: u64, data: &[u8]) {
+        self.touched = true;
         self.device.write_config(offset, data);
     }
 
@@ -208,7 +209,7 @@ impl Transport {
             queues: queues.collect(),
             notifier: Arc::clone(&self.link) as Arc<dyn Notifier>,
         };
-        self.active = true;
+        self.touched = true;
         if let Err(error) = self.device.activate(activation) {
             tracing::warn!(device = self.name(), %error, "the device cannot start");
             self.link.needs_reset();
@@ -233,9 +234,9 @@ impl Transport {
         }
     }
 
-    /// Makes the device let go of its queues.
+    /// Makes the device let go of its queues and of what the driver configured.
     fn stop(&mut self) {
-        if std::mem::take(&mut self.active) {
+        if std::mem::take(&mut self.touched) {
             self.device.reset();
         }
     }

@@ -22,6 +22,7 @@ pub(super) struct Log {
     pub(super) notifier: Option<Arc<dyn Notifier>>,
     pub(super) refuse_activation: bool,
     pub(super) config: [u8; CONFIG_BYTES],
+    configured: bool,
 }
 
 /// The test's hold on the device.
@@ -91,6 +92,7 @@ impl VirtioDevice for FakeDevice {
 
     fn write_config(&mut self, offset: u64, data: &[u8]) {
         let mut log = self.handle.log();
+        log.configured = true;
         let offset = usize::try_from(offset).unwrap();
         for (at, byte) in (offset..).zip(data) {
             if let Some(slot) = log.config.get_mut(at) {
@@ -120,11 +122,11 @@ impl VirtioDevice for FakeDevice {
 
     fn reset(&mut self) {
         let mut log = self.handle.log();
-        assert!(
-            log.notifier.take().is_some(),
-            "reset without having been activated"
-        );
+        let (active, configured) = (log.notifier.take().is_some(), log.configured);
+        assert!(active || configured, "reset without a reason");
         log.queues.clear();
+        log.config = [0; CONFIG_BYTES];
+        log.configured = false;
         log.resets += 1;
     }
 }

@@ -7,7 +7,7 @@ use super::drivers::{
     ACKNOWLEDGE, DRIVER, DRIVER_OK, FAILED, FEATURES_OK, HOLE, NEEDS_RESET, VERSION_1,
     on_each_transport,
 };
-use super::fake_device::{FEATURES, QUEUE_SIZE};
+use super::fake_device::{CONFIG_BYTES, FEATURES, QUEUE_SIZE};
 
 const RUNNING: u8 = ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK;
 const EVENT_IDX: u64 = 1 << 29;
@@ -251,6 +251,15 @@ fn configuration_reads_and_writes_at_any_width() {
         assert_eq!(data, [0, 9, 0, 0]);
         driver.read_config(0x200, &mut data);
         assert_eq!(data, [0; 4]);
+    });
+}
+
+#[test]
+fn reset_forgets_the_configuration_of_a_driver_that_never_started() {
+    on_each_transport(|driver, device| {
+        driver.write_config(0, &[7]);
+        driver.set_status(0);
+        assert_eq!(device.log().config, [0; CONFIG_BYTES]);
     });
 }
 
