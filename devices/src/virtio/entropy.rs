@@ -35,6 +35,9 @@ const QUEUE_SIZES: [u16; 1] = [64];
 /// it holds up neither them nor another device.
 pub struct Entropy {
     name: String,
+    /// Whether a driver has broken the device. Only the first time is worth a warning, for a guest
+    /// can do so as often as it likes.
+    broken: Arc<AtomicBool>,
     worker: Option<Worker>,
 }
 
@@ -49,6 +52,7 @@ impl Entropy {
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
+            broken: Arc::default(),
             worker: None,
         }
     }
@@ -109,6 +113,7 @@ impl VirtioDevice for Entropy {
             notifier,
             epoll,
             doorbell: Arc::clone(&doorbell),
+            broken: Arc::clone(&self.broken),
             stop: Arc::clone(&stop),
         };
         let thread = thread::Builder::new()
@@ -160,6 +165,7 @@ struct Server {
     /// Watches the doorbell, whether or not that blocks.
     epoll: Epoll,
     doorbell: Arc<EventFd>,
+    broken: Arc<AtomicBool>,
     stop: Arc<AtomicBool>,
 }
 
@@ -167,7 +173,11 @@ impl Server {
     fn run(mut self) {
         while !self.stop.load(Ordering::Acquire) {
             if let Err(reason) = self.serve() {
-                tracing::warn!(device = self.name, reason, "stopped until a reset");
+                if self.broken.swap(true, Ordering::Relaxed) {
+                    tracing::debug!(device = self.name, reason, "stopped until a reset");
+                } else {
+                    tracing::warn!(device = self.name, reason, "stopped until a reset");
+                }
                 return self.notifier.needs_reset();
             }
             self.wait();

@@ -27,6 +27,8 @@ pub(super) struct Backend {
     /// Whether the disk has failed a request. Only the first is worth a warning, for a guest can
     /// make as many more as it likes.
     pub(super) failed: Cell<bool>,
+    /// Whether a driver has broken the device, of which only the first is worth a warning too.
+    pub(super) broken: Cell<bool>,
 }
 
 /// The end of a command.

@@ -155,7 +155,12 @@ impl Session {
     /// Leaves the device to be reset by its driver (virtio 1.2 section 2.1.2).
     fn give_up(&self, reason: &dyn Display) {
         if !self.stopped.replace(true) {
-            tracing::warn!(device = self.backend.name, %reason, "stopped until a reset");
+            let device = self.backend.name.as_str();
+            if self.backend.broken.replace(true) {
+                tracing::debug!(device, %reason, "stopped until a reset");
+            } else {
+                tracing::warn!(device, %reason, "stopped until a reset");
+            }
             self.notifier.needs_reset();
         }
     }

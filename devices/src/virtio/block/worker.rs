@@ -86,6 +86,7 @@ impl Worker {
             counters: self.counters,
             writeback: self.writeback,
             failed: Cell::new(false),
+            broken: Cell::new(false),
         });
         let mut session: Option<Rc<Session>> = None;
         loop {
