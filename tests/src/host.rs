@@ -81,11 +81,12 @@ impl Host {
     /// # Panics
     /// When it cannot be had: no guest test can run then.
     pub fn shared() -> &'static Self {
-        static HOST: OnceLock<Host> = OnceLock::new();
-        HOST.get_or_init(|| match Parts::for_tests().and_then(Self::start) {
+        // A failure is kept too: starting again would make every test wait for the next one.
+        static HOST: OnceLock<Result<Host>> = OnceLock::new();
+        match HOST.get_or_init(|| Parts::for_tests().and_then(Self::start)) {
             Ok(host) => host,
             Err(error) => panic!("no host for guests: {error:#}"),
-        })
+        }
     }
 
     /// This machine where its KVM is native, else an emulated host.

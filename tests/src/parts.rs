@@ -39,7 +39,7 @@ pub struct Extra {
 impl Parts {
     /// Builds and fetches what is missing; installs the programs that this takes.
     pub fn get() -> Result<Self> {
-        require(&[Tool::QemuSystem, Tool::Mke2fs])?;
+        require(&[Tool::Mke2fs])?;
         let cache = Cache::open()?;
         let kernel = Kernel::stock(&cache)?;
         Ok(Self {

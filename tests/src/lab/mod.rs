@@ -23,6 +23,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use images::Kernel;
+use images::packages::{Tool, require};
 
 pub use clock::Clock;
 use qemu::{Files, Qemu};
@@ -78,6 +79,7 @@ impl Lab {
         disk: &Path,
         directory: &Path,
     ) -> Result<Self> {
+        require(&[Tool::QemuSystem, Tool::Mke2fs])?;
         fs::create_dir_all(directory)?;
         let files = Files {
             kernel: kernel.vmlinux(),
