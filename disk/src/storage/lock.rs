@@ -11,6 +11,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::Error;
 
@@ -31,6 +33,12 @@ const CONFLICTS: [(i64, &str, &str); 3] = [
     (RESIZE, "resizes it", "lets nobody resize it"),
 ];
 
+/// How long we wait for others to let go, and how often we look. The locks of a program that was
+/// killed stay until the kernel has ended what it had in flight, which `io_uring` does after the
+/// end of the process: until then it may still write to the image.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+
 /// The locks on an image. They go with the file, or by [`ImageLock::release`].
 pub(super) struct ImageLock {
     file: File,
@@ -38,8 +46,31 @@ pub(super) struct ImageLock {
 
 impl ImageLock {
     /// Locks an open file against others who would write to it; if `write`, also against those who
-    /// want it unchanged.
+    /// want it unchanged. Waits a moment for one that has just ended.
     pub(super) fn acquire(file: &File, path: &Path, write: bool) -> Result<Self, Error> {
+        let start = Instant::now();
+        Self::acquire_while(file, path, write, || {
+            thread::sleep(LOOK_INTERVAL);
+            start.elapsed() < PATIENCE
+        })
+    }
+
+    /// Tries again when others are in the way, for as long as `again` says so.
+    fn acquire_while(
+        file: &File,
+        path: &Path,
+        write: bool,
+        mut again: impl FnMut() -> bool,
+    ) -> Result<Self, Error> {
+        loop {
+            match Self::try_acquire(file, path, write) {
+                Err(Error::InUse { .. }) if again() => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn try_acquire(file: &File, path: &Path, write: bool) -> Result<Self, Error> {
         let file = file.try_clone().map_err(Error::io(path, "lock"))?;
         let does: &[i64] = if write {
             &[CONSISTENT_READ, WRITE]
@@ -62,6 +93,8 @@ impl ImageLock {
             ];
             for (matters, byte, holder) in against {
                 if matters && is_locked(&lock.file, byte).map_err(Error::io(path, "lock"))? {
+                    // The file stays open, and others are not to stumble over our attempt.
+                    lock.release();
                     return Err(Error::InUse {
                         path: path.to_owned(),
                         holder,
@@ -106,5 +139,30 @@ fn is_locked(file: &File, byte: i64) -> io::Result<bool> {
     match unsafe { libc::fcntl(file.as_raw_fd(), libc::F_OFD_GETLK, &raw mut lock) } {
         0 => Ok(i32::from(lock.l_type) != libc::F_UNLCK),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_for_others_to_let_go_and_keeps_nothing_meanwhile() {
+        let named = tempfile::NamedTempFile::new().unwrap();
+        let open = || File::options().read(true).write(true).open(named.path());
+        let (theirs, ours) = (open().unwrap(), open().unwrap());
+        let mut holder = Some(ImageLock::try_acquire(&theirs, named.path(), true).unwrap());
+        let mut looks = 0;
+        let locked = ImageLock::acquire_while(&ours, named.path(), true, || {
+            looks += 1;
+            assert!(!is_locked(&theirs, DOES + WRITE).unwrap());
+            if looks == 3 {
+                holder.take().unwrap().release();
+            }
+            true
+        });
+        locked.unwrap();
+        assert_eq!(looks, 3);
+        assert!(is_locked(&theirs, DOES + WRITE).unwrap());
     }
 }

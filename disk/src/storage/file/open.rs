@@ -48,7 +48,8 @@ impl FileOptions {
         self
     }
 
-    /// Opens and locks the file.
+    /// Opens and locks the file. One that is in use is an error, after half a second in which its
+    /// user did not let go.
     pub fn open(self) -> Result<FileStorage, Error> {
         // Asked before opening: to open a FIFO waits for its other end.
         let metadata = std::fs::metadata(&self.path).map_err(Error::io(&self.path, "open"))?;
