@@ -40,12 +40,20 @@ impl Cpuid {
 
     /// The leaves for vCPU number `cpu`.
     pub(crate) fn for_cpu(&self, cpu: u8) -> Result<CpuId> {
-        let entries: Vec<_> = self
-            .supported
-            .as_slice()
+        let supported = self.supported.as_slice();
+        let is_topology = |function| matches!(function, TOPOLOGY | TOPOLOGY_V2);
+        let mut entries: Vec<_> = supported
             .iter()
+            .filter(|entry| !is_topology(entry.function))
             .map(|entry| self.adapt(*entry, cpu))
             .collect();
+        // KVM since Linux 6.2 gives only the first level of these, empty; the guest needs them all.
+        for first in supported
+            .iter()
+            .filter(|entry| is_topology(entry.function) && entry.index == 0)
+        {
+            entries.extend((0..=2).map(|level| self.topology_level(*first, level, cpu)));
+        }
         CpuId::from_entries(&entries).map_err(|error| anyhow!("too many CPUID leaves: {error:?}"))
     }
 
@@ -60,7 +68,6 @@ impl Cpuid {
                 let sharing = if level >= 3 { cores - 1 } else { 0 };
                 entry.eax = (entry.eax & 0x3fff) | (sharing << 14) | ((cores - 1).min(63) << 26);
             }
-            TOPOLOGY | TOPOLOGY_V2 => self.adapt_topology(&mut entry, cpu),
             ADDRESS_SIZES => {
                 entry.ecx = (entry.ecx & !0xf0ff) | (cores - 1) | (self.apic_id_bits() << 12);
             }
@@ -93,16 +100,20 @@ impl Cpuid {
     }
 
     /// The extended topology leaves: level 0 is one thread a core, level 1 the cores.
-    fn adapt_topology(&self, entry: &mut kvm_cpuid_entry2, cpu: u8) {
-        let (shift, count, kind) = match entry.index {
+    fn topology_level(&self, first: kvm_cpuid_entry2, index: u32, cpu: u8) -> kvm_cpuid_entry2 {
+        let (shift, count, kind) = match index {
             0 => (0, 1, 1),
             1 => (self.apic_id_bits(), u32::from(self.cpus), 2),
             _ => (0, 0, 0),
         };
-        entry.eax = shift;
-        entry.ebx = count;
-        entry.ecx = entry.index | (kind << 8);
-        entry.edx = u32::from(cpu);
+        kvm_cpuid_entry2 {
+            index,
+            eax: shift,
+            ebx: count,
+            ecx: index | (kind << 8),
+            edx: u32::from(cpu),
+            ..first
+        }
     }
 
     /// How many low bits of an APIC ID tell the package's cores apart.
@@ -150,32 +161,26 @@ mod tests {
 
     #[test]
     fn each_cpu_names_its_own_apic_id_everywhere() {
-        let cpuid = cpuid(
-            4,
-            &[
-                (FEATURES, 0),
-                (TOPOLOGY, 0),
-                (TOPOLOGY, 1),
-                (TOPOLOGY_AMD, 0),
-            ],
-        );
+        let cpuid = cpuid(4, &[(FEATURES, 0), (TOPOLOGY, 0), (TOPOLOGY_AMD, 0)]);
         for cpu in 0..4 {
             let leaves = cpuid.for_cpu(cpu).unwrap();
             let leaves = leaves.as_slice();
             assert_eq!(leaves[0].ebx >> 24, u32::from(cpu));
-            assert_eq!(leaves[1].edx, u32::from(cpu));
-            assert_eq!(leaves[2].edx, u32::from(cpu));
-            assert_eq!(leaves[3].eax, u32::from(cpu));
+            assert_eq!(leaves[1].eax, u32::from(cpu));
+            assert!(leaves[2..].iter().all(|leaf| leaf.edx == u32::from(cpu)));
         }
     }
 
     #[test]
     fn the_topology_is_one_package_of_single_threaded_cores() {
-        let leaves = cpuid(3, &[(TOPOLOGY, 0), (TOPOLOGY, 1), (ADDRESS_SIZES, 0)]);
+        // What KVM says since Linux 6.2: one level of the topology, and nothing in it.
+        let leaves = cpuid(3, &[(TOPOLOGY, 0), (ADDRESS_SIZES, 0)]);
         let leaves = leaves.for_cpu(0).unwrap();
-        let [threads, cores, sizes] = leaves.as_slice() else {
-            panic!("three leaves")
+        let [sizes, threads, cores, end] = leaves.as_slice() else {
+            panic!("four leaves")
         };
+        assert_eq!((cores.index, end.index), (1, 2));
+        assert_eq!((end.eax, end.ebx, end.ecx), (0, 0, 2));
         assert_eq!((threads.eax, threads.ebx, threads.ecx), (0, 1, 0x100));
         assert_eq!((cores.eax, cores.ebx, cores.ecx), (2, 3, 0x201));
         assert_eq!(sizes.ecx, 2 | (2 << 12));
