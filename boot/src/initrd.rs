@@ -1,6 +1,6 @@
 //! The initial RAM disk.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::ops::Range;
 use std::path::Path;
 
@@ -26,13 +26,15 @@ pub(crate) fn load(
             source,
         }
     };
-    let mut file = File::open(path).map_err(failed("open the initrd"))?;
-    let metadata = file.metadata().map_err(failed("examine the initrd"))?;
+    // Looked at before it is opened: opening a pipe waits for a writer.
+    let metadata = fs::metadata(path).map_err(failed("open the initrd"))?;
     if !metadata.is_file() {
         return Err(Error::NotAFile {
             path: path.to_owned(),
         });
     }
+    let mut file = File::open(path).map_err(failed("open the initrd"))?;
+    let metadata = file.metadata().map_err(failed("examine the initrd"))?;
     let initrd_bytes = metadata.len();
     let range =
         place(initrd_bytes, kernel, low_ram_end).map_err(|room_bytes| Error::InitrdTooLarge {
@@ -130,6 +132,11 @@ mod tests {
             error,
             format!("{}: not a regular file", directory.path().display())
         );
+        let pipe = directory.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let error = try_load(&pipe).to_string();
+        assert!(error.ends_with("pipe: not a regular file"), "{error}");
         let large = tempfile::NamedTempFile::new().unwrap();
         large.as_file().set_len(25 * MIB).unwrap();
         let error = try_load(large.path()).to_string();

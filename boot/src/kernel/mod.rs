@@ -6,7 +6,7 @@ mod elf;
 mod payload;
 mod source;
 
-use std::fs::{File, Metadata};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
@@ -52,13 +52,15 @@ impl<'a> KernelFile<'a> {
                 source,
             }
         };
-        let mut file = File::open(path).map_err(failed("open the kernel"))?;
-        let metadata = file.metadata().map_err(failed("examine the kernel"))?;
+        // Looked at before it is opened: opening a pipe waits for a writer.
+        let metadata = fs::metadata(path).map_err(failed("open the kernel"))?;
         if !metadata.is_file() {
             return Err(Error::NotAFile {
                 path: path.to_owned(),
             });
         }
+        let mut file = File::open(path).map_err(failed("open the kernel"))?;
+        let metadata = file.metadata().map_err(failed("examine the kernel"))?;
         let mut head = Vec::new();
         file.by_ref()
             .take(HEAD_BYTES)
