@@ -6,6 +6,7 @@ mod doctor;
 mod kvm;
 mod machine;
 mod memory;
+mod notice;
 mod run;
 mod signals;
 mod statistics;
@@ -19,6 +20,7 @@ use clap::error::ErrorKind;
 use tracing_subscriber::EnvFilter;
 
 use cli::{Cli, Command};
+use notice::notice;
 
 /// The status of every error of use, of files and of the host.
 const FAILURE: u8 = 1;
@@ -38,7 +40,7 @@ fn main() -> ExitCode {
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
-            eprintln!("microvm: {}", one_line(&error));
+            notice(&format!("microvm: {}\n", one_line(&error)));
             ExitCode::from(FAILURE)
         }
     }
@@ -68,7 +70,9 @@ fn usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let reason = text.lines().next().unwrap_or_default();
     let reason = reason.strip_prefix("error: ").unwrap_or(reason);
-    eprintln!("microvm: {reason}; microvm --help lists the options");
+    notice(&format!(
+        "microvm: {reason}; microvm --help lists the options\n"
+    ));
     ExitCode::from(FAILURE)
 }
 
@@ -83,6 +87,8 @@ fn log_to_stderr() {
         .with_writer(io::stderr)
         .without_time()
         .with_target(false)
+        // Or a log line that cannot be written would panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -11,8 +11,9 @@ use crate::console::Console;
 use crate::kvm;
 use crate::machine::{Config, Ending, Machine, Session};
 use crate::memory::GuestRam;
+use crate::notice::notice;
 use crate::signals::Signals;
-use crate::statistics::Statistics;
+use crate::statistics::{Statistics, open_file};
 use crate::vcpu;
 
 /// How often the end looks whether the console's reader has taken everything.
@@ -29,6 +30,10 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     let mut signals = Signals::install()?;
     vcpu::install_handler()?;
 
+    let stats = match &arguments.stats {
+        Some(path) => Some((path, open_file(path)?)),
+        None => None,
+    };
     let mut console = Console::open(&arguments.console)?;
     let mut statistics = Statistics::default();
     let ending = loop {
@@ -46,14 +51,16 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         ram.clear()?;
     };
     if let Some(console) = console {
-        finish_output(&console, &mut signals);
+        let patient = !matches!(ending, Ok(Ending::Terminated));
+        finish_output(&console, &signals, patient);
     }
-    if let Some(path) = &arguments.stats {
-        statistics.write(path)?;
-    }
+    // How the run ended comes first, and is said even if the statistics cannot be written.
     let ending = ending?;
     if let Some(message) = ending.message() {
-        eprintln!("microvm: {message}");
+        notice(&format!("microvm: {message}\n"));
+    }
+    if let Some((path, file)) = &stats {
+        statistics.write(path, file)?;
     }
     Ok(ending.status())
 }
@@ -82,11 +89,12 @@ fn boot(
     Ok(ending.with_panic(panic))
 }
 
-/// Waits until the console's reader has everything, or a signal says not to.
-fn finish_output(console: &Console, signals: &mut Signals) {
+/// Waits until the console's reader has everything, or a signal says not to. Without patience, a
+/// reader who takes nothing for an interval is waited for no more.
+fn finish_output(console: &Console, signals: &Signals, patient: bool) {
     while !console.output().is_drained() {
         let mut fds = [PollFd::from_borrowed_fd(signals.end.as_fd(), PollFlags::IN)];
-        if poll(&mut fds, Some(&DRAIN_INTERVAL)).is_ok_and(|ready| ready > 0) {
+        if poll(&mut fds, Some(&DRAIN_INTERVAL)).is_ok_and(|ready| ready > 0) || !patient {
             console.output().abandon();
         }
     }

@@ -49,6 +49,8 @@ pub(crate) struct Signals {
     pub(crate) end: SignalPipe,
     /// The program goes on after it was stopped: SIGCONT.
     pub(crate) resume: SignalPipe,
+    /// The guest has been asked to switch itself off. A guest that resets instead has been asked.
+    pub(crate) asked_to_end: bool,
 }
 
 impl Signals {
@@ -56,6 +58,10 @@ impl Signals {
     pub(crate) fn install() -> Result<Self> {
         let end = SignalPipe::new(&[SIGTERM, SIGINT, SIGHUP, SIGQUIT])?;
         let resume = SignalPipe::new(&[SIGCONT])?;
-        Ok(Self { end, resume })
+        Ok(Self {
+            end,
+            resume,
+            asked_to_end: false,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! What the program counts, written as JSON at its end by `--stats FILE`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
+use std::io::Write;
 use std::ops::AddAssign;
 use std::path::Path;
 use std::sync::Arc;
@@ -54,13 +55,27 @@ impl Statistics {
         }
     }
 
-    /// Writes the statistics to `path`.
-    pub(crate) fn write(&self, path: &Path) -> Result<()> {
+    /// Writes the statistics to `file`, which is at `path`, in place of what it holds.
+    pub(crate) fn write(&self, path: &Path, mut file: &File) -> Result<()> {
         let mut json = serde_json::to_string_pretty(self).context("statistics")?;
         json.push('\n');
-        fs::write(path, json)
-            .with_context(|| format!("{}: cannot write the statistics", path.display()))
+        let cannot = || format!("{}: cannot write the statistics", path.display());
+        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            file.set_len(0).with_context(cannot)?;
+        }
+        file.write_all(json.as_bytes()).with_context(cannot)
     }
+}
+
+/// Opens the file for the statistics, before a guest runs for hours in vain. What it holds stays
+/// until the end.
+pub(crate) fn open_file(path: &Path) -> Result<File> {
+    File::options()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .with_context(|| format!("{}: cannot write the statistics", path.display()))
 }
 
 /// What one disk did: requests as the guest made them, and what they cost.

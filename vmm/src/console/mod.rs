@@ -20,6 +20,8 @@ use output::Output;
 use pty::{Pty, PtySink, attached};
 use terminal::RawMode;
 
+use crate::notice::notice;
+
 pub(crate) use escape::Key;
 pub(crate) use output::OutputWriter;
 pub(crate) use terminal::{restore_on_panic, resume};
@@ -118,7 +120,7 @@ impl Console {
 
     fn pty() -> Result<Self> {
         let pty = Pty::open()?;
-        eprintln!("microvm: the console is {}", pty.path);
+        notice(&format!("microvm: the console is {}\n", pty.path));
         let sink = PtySink(File::from(pty.try_clone()?));
         Self::new(sink, Some(Input::Pty(pty.try_clone()?)))
     }
@@ -139,7 +141,7 @@ impl Console {
             *escape = self.raw.is_some().then(Escape::default);
         }
         if self.raw.is_some() {
-            eprintln!("microvm: Ctrl-A x quits, Ctrl-A h lists the keys\r");
+            notice("microvm: Ctrl-A x quits, Ctrl-A h lists the keys\r\n");
         }
         Ok(())
     }
@@ -194,7 +196,7 @@ impl Console {
 
 /// Shows the escape keys, not through the guest's output: its panic watch shall not read this.
 pub(crate) fn show_help() {
-    eprint!("{HELP}");
+    notice(HELP);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::event::descriptor;
 use super::{Ending, Machine};
 use crate::console::{self, Console, Key};
+use crate::notice::notice;
 use crate::signals::{SignalPipe, Signals};
 use crate::statistics::ExitCounts;
 use crate::vcpu::{Vcpus, Wanted};
@@ -37,8 +38,6 @@ pub(crate) struct Session<'a> {
     /// Input that the guest's serial port has no room for yet.
     pending: Vec<u8>,
     paused: bool,
-    /// The guest has been asked to switch itself off.
-    asked_to_end: bool,
 }
 
 impl<'a> Session<'a> {
@@ -60,25 +59,29 @@ impl<'a> Session<'a> {
             vcpus,
             pending: Vec::new(),
             paused: false,
-            asked_to_end: false,
         })
     }
 
     /// Serves the machine until it ends; then no vCPU runs any more.
     pub(crate) fn run(mut self) -> Result<(Ending, ExitCounts)> {
-        let ending = loop {
-            if let Some(ending) = self.machine.switch.ending() {
-                break ending.clone();
-            }
-            for source in self.wait()? {
-                self.serve(source)?;
-            }
-        };
+        let ending = self.serve_until_the_end();
         // A vCPU that waits for the console's reader would not stop.
         if let Some(console) = &self.console {
             console.output().limit(false);
         }
-        Ok((ending, self.vcpus.stop()))
+        let exits = self.vcpus.stop();
+        Ok((ending?, exits))
+    }
+
+    fn serve_until_the_end(&mut self) -> Result<Ending> {
+        loop {
+            if let Some(ending) = self.machine.switch.ending() {
+                return Ok(ending.clone());
+            }
+            for source in self.wait()? {
+                self.serve(source)?;
+            }
+        }
     }
 
     /// Waits until something happens and says what.
@@ -135,11 +138,10 @@ impl<'a> Session<'a> {
     /// The first signal asks the guest to switch itself off, the next one does it.
     fn end_signal(&mut self) {
         for _ in 0..self.signals.end.take() {
-            if self.asked_to_end {
+            if std::mem::replace(&mut self.signals.asked_to_end, true) {
                 self.machine.switch.end(Ending::Terminated);
             } else {
-                self.asked_to_end = true;
-                eprintln!("microvm: asking the guest to power off; a second signal stops it\r");
+                notice("microvm: asking the guest to power off; a second signal stops it\r\n");
                 // A paused guest cannot hear the button.
                 self.pause(false);
                 if let Err(error) = self.machine.power_button.press() {
@@ -191,6 +193,6 @@ impl<'a> Session<'a> {
         } else {
             "running"
         };
-        eprintln!("\r\nmicrovm: {state}\r");
+        notice(&format!("\r\nmicrovm: {state}\r\n"));
     }
 }
