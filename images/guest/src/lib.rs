@@ -38,6 +38,7 @@ pub type Outcome<T = ()> = Result<T, &'static str>;
 /// |---|---|
 /// | `test=off` | power off; the default |
 /// | `test=echo` | send back what comes in on the serial port, up to a Ctrl-D |
+/// | `test=string` | print a line by a string instruction |
 /// | `test=blk` | write, flush and read back the first block device |
 /// | `test=rng` | draw random bytes from the first entropy device |
 /// | `test=hostile` | break the rules of virtio in every way, with the first block device |
@@ -58,6 +59,10 @@ pub fn run(command_line: &CommandLine) -> ! {
     console::print("\n");
     let outcome = match test {
         b"off" => Ok(()),
+        b"string" => {
+            console::print_string("sent by one instruction\n");
+            Ok(())
+        }
         b"echo" => echo::run(),
         b"blk" => block::run(command_line),
         b"rng" => entropy::run(command_line),

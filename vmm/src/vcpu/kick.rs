@@ -16,7 +16,7 @@ use std::ptr;
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
-use kvm_ioctls::VcpuFd;
+use kvm_ioctls::{VcpuExit, VcpuFd};
 
 thread_local! {
     /// `immediate_exit` of the vCPU that this thread runs. Constant-initialised and without a
@@ -61,6 +61,7 @@ pub(crate) fn kick<T>(thread: &JoinHandle<T>) {
 pub(crate) struct Kickable {
     vcpu: VcpuFd,
     flag: *mut u8,
+    port_width: *const u8,
     /// The handler finds the flag by thread, so this value stays on its thread.
     not_send: PhantomData<*mut u8>,
 }
@@ -70,9 +71,13 @@ impl Kickable {
     pub(crate) fn new(mut vcpu: VcpuFd) -> Self {
         let flag = &raw mut vcpu.get_kvm_run().immediate_exit;
         IMMEDIATE_EXIT.set(flag);
+        let page = &raw const *vcpu.get_kvm_run();
+        // SAFETY: the address of a field, all of whose union the page holds; nothing is read.
+        let port_width = unsafe { &raw const (*page).__bindgen_anon_1.io.size };
         Self {
             vcpu,
             flag,
+            port_width,
             not_send: PhantomData,
         }
     }
@@ -81,6 +86,17 @@ impl Kickable {
     pub(crate) fn clear(&self) {
         // SAFETY: the page is mapped as long as `vcpu` lives.
         unsafe { self.flag.write_volatile(0) };
+    }
+
+    /// Runs guest code until the next exit. With it comes the width in bytes of a port access:
+    /// string instructions bring many accesses to the same port at once.
+    pub(crate) fn run(&mut self) -> (usize, Result<VcpuExit<'_>, kvm_ioctls::Error>) {
+        let port_width = self.port_width;
+        let exit = self.vcpu.run();
+        // SAFETY: the page is mapped as long as `vcpu` lives. The byte is not part of the data
+        // that `exit` borrows, and is only meaningful for port accesses.
+        let width = unsafe { port_width.read_volatile() };
+        (usize::from(width).max(1), exit)
     }
 
     /// The vCPU.

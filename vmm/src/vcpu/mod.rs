@@ -110,7 +110,7 @@ fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
         if around.switch.ended() || !around.gate.pass() {
             return counts;
         }
-        if let Some(ending) = run_once(vcpu.vcpu(), &around.bus, &mut counts) {
+        if let Some(ending) = run_once(&mut vcpu, &around.bus, &mut counts) {
             around.switch.end(ending);
             return counts;
         }
@@ -118,16 +118,21 @@ fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
 }
 
 /// Runs guest code until the next exit and answers that.
-fn run_once(vcpu: &mut VcpuFd, bus: &Bus, counts: &mut ExitCounts) -> Option<Ending> {
-    match vcpu.run() {
+fn run_once(vcpu: &mut Kickable, bus: &Bus, counts: &mut ExitCounts) -> Option<Ending> {
+    let (port_width, exit) = vcpu.run();
+    match exit {
         Ok(VcpuExit::IoOut(port, data)) => {
             counts.port_writes += 1;
-            bus.write(Space::Port, u64::from(port), data);
+            for item in data.chunks(port_width) {
+                bus.write(Space::Port, u64::from(port), item);
+            }
             None
         }
         Ok(VcpuExit::IoIn(port, data)) => {
             counts.port_reads += 1;
-            bus.read(Space::Port, u64::from(port), data);
+            for item in data.chunks_mut(port_width) {
+                bus.read(Space::Port, u64::from(port), item);
+            }
             None
         }
         Ok(VcpuExit::MmioWrite(address, data)) => {
@@ -147,7 +152,7 @@ fn run_once(vcpu: &mut VcpuFd, bus: &Bus, counts: &mut ExitCounts) -> Option<End
         Ok(VcpuExit::Shutdown) => Some(Ending::TripleFault),
         Ok(exit) => {
             let exit = format!("{exit:?}");
-            Some(Ending::Failure(explain_exit(vcpu, &exit)))
+            Some(Ending::Failure(explain_exit(vcpu.vcpu(), &exit)))
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
             counts.kicks += 1;
