@@ -16,7 +16,7 @@ use tests::report::SKIPS_VARIABLE;
 use report::Report;
 use step::Step;
 
-/// How many guests run at a time: each has up to four processors, the lab's host has two.
+/// How many guests run at a time. One often waits while the other works.
 const GUESTS_AT_A_TIME: &str = "2";
 
 pub(crate) fn run() -> Result<ExitCode> {
