@@ -21,11 +21,6 @@ pub fn print_bytes(bytes: &[u8]) {
     }
 }
 
-/// Writes `text` by a string instruction, which expects that the port takes it all at once.
-pub fn print_string(text: &str) {
-    port::write_string(DATA, text.as_bytes());
-}
-
 /// Writes one byte.
 pub fn print_byte(byte: u8) {
     while port::read(LINE_STATUS) & TRANSMITTER_EMPTY == 0 {}

@@ -12,6 +12,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod block;
+mod clock;
 pub mod command_line;
 pub mod console;
 pub mod device;
@@ -38,7 +39,7 @@ pub type Outcome<T = ()> = Result<T, &'static str>;
 /// |---|---|
 /// | `test=off` | power off; the default |
 /// | `test=echo` | send back what comes in on the serial port, up to a Ctrl-D |
-/// | `test=string` | print a line by a string instruction |
+/// | `test=string` | read a register of the clock by a string instruction |
 /// | `test=blk` | write, flush and read back the first block device |
 /// | `test=rng` | draw random bytes from the first entropy device |
 /// | `test=hostile` | break the rules of virtio in every way, with the first block device |
@@ -59,10 +60,7 @@ pub fn run(command_line: &CommandLine) -> ! {
     console::print("\n");
     let outcome = match test {
         b"off" => Ok(()),
-        b"string" => {
-            console::print_string("sent by one instruction\n");
-            Ok(())
-        }
+        b"string" => clock::read_by_string_instruction(),
         b"echo" => echo::run(),
         b"blk" => block::run(command_line),
         b"rng" => entropy::run(command_line),

@@ -13,16 +13,17 @@ pub fn read(port: u16) -> u8 {
     value
 }
 
-/// Writes `bytes` to `port`, one after the other, by a single instruction.
-pub fn write_string(port: u16, bytes: &[u8]) {
-    // SAFETY: the instruction reads as many bytes as the slice has, and changes no memory.
+/// Fills `bytes` from `port`, one after the other, by a single instruction.
+pub fn read_string(port: u16, bytes: &mut [u8]) {
+    // SAFETY: the instruction writes as many bytes as the slice has, and the direction flag is
+    // clear, as the calling convention has it.
     unsafe {
         asm!(
-            "rep outsb",
+            "rep insb",
             in("dx") port,
-            inout("rsi") bytes.as_ptr() => _,
+            inout("rdi") bytes.as_mut_ptr() => _,
             inout("rcx") bytes.len() => _,
-            options(readonly, nostack, preserves_flags)
+            options(nostack, preserves_flags)
         );
     }
 }
