@@ -7,6 +7,7 @@ mod kvm;
 mod machine;
 mod memory;
 mod notice;
+mod output_file;
 mod run;
 mod signals;
 mod statistics;

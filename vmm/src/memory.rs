@@ -24,8 +24,8 @@ struct Pages {
     len_bytes: usize,
 }
 
-// SAFETY: the mapping is plain memory without an owner thread; all access goes through raw copies
-// or through KVM and vm-memory, which treat it as shared.
+// SAFETY: the mapping is plain memory without an owner thread; all access goes through KVM and
+// vm-memory, which treat it as shared.
 unsafe impl Send for Pages {}
 // SAFETY: as above: no reference into the memory is ever made.
 unsafe impl Sync for Pages {}

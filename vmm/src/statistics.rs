@@ -11,6 +11,8 @@ use anyhow::{Context, Result};
 use devices::virtio::{BlockStatistics, TransportStatistics};
 use serde::Serialize;
 
+use crate::output_file;
+
 /// Everything counted in a run of the program, over all boots of its guest.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Statistics {
@@ -60,9 +62,7 @@ impl Statistics {
         let mut json = serde_json::to_string_pretty(self).context("statistics")?;
         json.push('\n');
         let cannot = || format!("{}: cannot write the statistics", path.display());
-        if file.metadata().is_ok_and(|metadata| metadata.is_file()) {
-            file.set_len(0).with_context(cannot)?;
-        }
+        output_file::empty(file).with_context(cannot)?;
         file.write_all(json.as_bytes()).with_context(cannot)
     }
 }
@@ -70,11 +70,7 @@ impl Statistics {
 /// Opens the file for the statistics, before a guest runs for hours in vain. What it holds stays
 /// until the end.
 pub(crate) fn open_file(path: &Path) -> Result<File> {
-    File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    output_file::open(path)
         .with_context(|| format!("{}: cannot write the statistics", path.display()))
 }
 

@@ -21,6 +21,7 @@ use pty::{Pty, PtySink, attached};
 use terminal::RawMode;
 
 use crate::notice::notice;
+use crate::output_file;
 
 pub(crate) use escape::Key;
 pub(crate) use output::OutputWriter;
@@ -105,12 +106,7 @@ impl Console {
 
     fn file(path: &Path) -> Result<Self> {
         let cannot = || format!("{}: cannot open for the console's output", path.display());
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path);
-        let file = file.with_context(cannot)?;
+        let file = output_file::open(path).with_context(cannot)?;
         let sink = file.try_clone().with_context(cannot)?;
         Ok(Self {
             file: Some(file),
@@ -131,10 +127,8 @@ impl Console {
         if std::mem::replace(&mut self.begun, true) {
             return Ok(());
         }
-        if let Some(file) = &self.file
-            && file.metadata().is_ok_and(|metadata| metadata.is_file())
-        {
-            file.set_len(0).context("cannot empty the console's file")?;
+        if let Some(file) = &self.file {
+            output_file::empty(file).context("cannot empty the console's file")?;
         }
         if let Some(Input::Stdin(escape)) = &mut self.input {
             self.raw = RawMode::enter()?;
