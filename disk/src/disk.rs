@@ -50,6 +50,25 @@ pub struct Statistics {
     pub errors: u64,
 }
 
+/// What a stretch of a disk is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// How far it goes, in bytes.
+    pub len: u64,
+    /// Whether it reads as zeros. False where that is not known without reading.
+    pub zero: bool,
+    /// Whether there is data to read: the opposite of a hole.
+    pub data: bool,
+    /// Whether some layer of the image says what is here.
+    pub present: bool,
+    /// Which layer does: 0 is the image itself, 1 its backing file, and so on.
+    pub depth: u32,
+    /// Whether it is stored compressed.
+    pub compressed: bool,
+    /// Where it is in the file of that layer, if it is there as it reads.
+    pub host_offset: Option<u64>,
+}
+
 /// A disk. Lives on one [`Executor`](crate::Executor).
 pub trait Disk {
     /// Its size and its units.
@@ -64,6 +83,9 @@ pub trait Disk {
     /// The future may be dropped: what it had started goes on, with its memory kept until the
     /// host is done with it, but how far it gets is unknown.
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>>;
+
+    /// What is at `offset`, and how far it goes alike, within `len` bytes; `len` is not 0.
+    fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>>;
 
     /// Flushes and gives the image back to others. The last call: no request is in flight, and
     /// none follows.

@@ -26,7 +26,7 @@ mod storage;
 mod wait_queue;
 
 pub use buffers::Buffers;
-pub use disk::{BoxFuture, Disk, Properties, Statistics};
+pub use disk::{BoxFuture, Disk, Extent, Properties, Statistics};
 pub use error::Error;
 pub use event::EventReceiver;
 pub use executor::{Backend, Executor, spawn};
@@ -35,7 +35,7 @@ pub use raw::Raw;
 pub use request::{Op, Request};
 pub use storage::{
     Fault, FaultyOperation, FileOptions, FileStorage, Geometry, SimulatedCounters,
-    SimulatedStorage, Storage,
+    SimulatedStorage, Storage, StorageExtent,
 };
 
 #[cfg(test)]

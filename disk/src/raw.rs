@@ -3,7 +3,9 @@
 use std::cell::Cell;
 
 use crate::flush::Flusher;
-use crate::{BoxFuture, Disk, Error, Op, Properties, Request, Statistics, Storage};
+use crate::{
+    BoxFuture, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, StorageExtent,
+};
 
 /// The unit of virtio-blk and of all older disks.
 const SECTOR_BYTES: u64 = 512;
@@ -137,6 +139,21 @@ impl<S: Storage> Disk for Raw<S> {
             let result = self.perform(request).await;
             self.count(counted, len, result.is_ok());
             result
+        })
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
+        Box::pin(async move {
+            let StorageExtent { len, data } = self.storage.extent(offset, len).await?;
+            Ok(Extent {
+                len,
+                zero: !data,
+                data,
+                present: true,
+                depth: 0,
+                compressed: false,
+                host_offset: Some(offset),
+            })
         })
     }
 

@@ -5,6 +5,7 @@
 //! stays, marked abandoned, and is freed by the completion. So nothing the kernel may still write
 //! to is ever freed, and no descriptor it may still use is ever closed.
 
+mod extent;
 mod inline;
 mod operation;
 mod pool;

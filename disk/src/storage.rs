@@ -28,6 +28,25 @@ pub struct Geometry {
     pub discard_granularity_bytes: u32,
 }
 
+/// What a stretch of a storage is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageExtent {
+    /// How far it goes, in bytes; not 0.
+    pub len: u64,
+    /// Whether there is data, which may be zeros; otherwise a hole, which reads as zeros.
+    pub data: bool,
+}
+
+impl StorageExtent {
+    /// The same, but no further than `len`.
+    pub(crate) fn until(self, len: u64) -> Self {
+        Self {
+            len: self.len.min(len),
+            ..self
+        }
+    }
+}
+
 /// Bytes that may survive a power cut.
 ///
 /// Any number of operations may be in flight; those that overlap each other take effect in any
@@ -65,6 +84,14 @@ pub trait Storage: 'static {
         len: u64,
         unmap: bool,
     ) -> impl Future<Output = Result<(), Error>>;
+
+    /// What is at `offset`, and how far it goes alike, within `len` bytes; `len` is not 0. Past
+    /// the end is a hole. What a change in flight makes of its range, it tells or does not.
+    fn extent(
+        &self,
+        offset: u64,
+        len: u64,
+    ) -> impl Future<Output = Result<StorageExtent, Error>>;
 
     /// Cuts off or adds zeros at the end.
     fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;

@@ -4,9 +4,11 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::extent::extent;
 use crate::Buffers;
+use crate::storage::StorageExtent;
 
 /// The most segments that one system call takes (`IOV_MAX`).
 const SEGMENTS_MAX: usize = 1024;
@@ -41,6 +43,13 @@ pub(crate) enum Operation {
         file: Arc<File>,
         offset: u64,
         len: u64,
+    },
+    /// Finds out whether a regular file has data at `offset`, and how far within `len` bytes.
+    FindExtent {
+        file: Arc<File>,
+        offset: u64,
+        len: u64,
+        found: Arc<OnceLock<StorageExtent>>,
     },
     /// Truncates or extends a file.
     SetLen { file: Arc<File>, len: u64 },
@@ -91,6 +100,15 @@ impl Operation {
                 mode,
             } => allocate(file, *offset, *len, *mode),
             Self::Discard { file, offset, len } => discard(file, *offset, *len),
+            Self::FindExtent {
+                file,
+                offset,
+                len,
+                found,
+            } => extent(file, *offset, *len).map(|extent| {
+                found.get_or_init(|| extent);
+                0
+            }),
             Self::SetLen { file, len } => file.set_len(*len).map(|()| 0),
             Self::Delay { .. } => Ok(0),
         };
@@ -110,7 +128,7 @@ pub(super) fn segments(buffers: &Buffers) -> (*const libc::iovec, u32) {
     (segments.as_ptr(), count)
 }
 
-fn file_offset(offset: u64) -> io::Result<libc::off_t> {
+pub(super) fn file_offset(offset: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EFBIG))
 }
 

@@ -212,7 +212,9 @@ fn entry(operation: &Operation) -> Option<Entry> {
                 .build()
         }
         Operation::Delay { .. } => opcode::Nop::new().build(),
-        Operation::Discard { .. } | Operation::SetLen { .. } => return None,
+        Operation::Discard { .. } | Operation::FindExtent { .. } | Operation::SetLen { .. } => {
+            return None;
+        }
     };
     Some(entry)
 }

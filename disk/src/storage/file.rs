@@ -5,10 +5,10 @@ use std::fs::File;
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use super::lock::ImageLock;
-use super::{Geometry, Storage};
+use super::{Geometry, Storage, StorageExtent};
 use crate::reactor::{AllocateMode, Operation, submit};
 use crate::{Buffers, Error};
 
@@ -267,6 +267,24 @@ impl Storage for FileStorage {
         } else {
             self.write_zeros(offset, len).await
         }
+    }
+
+    async fn extent(&self, offset: u64, len: u64) -> Result<StorageExtent, Error> {
+        if self.is_block_device {
+            let left = self.size_bytes.get().saturating_sub(offset);
+            let data = left > 0;
+            return Ok(StorageExtent { len, data }.until(if data { left } else { len }));
+        }
+        let found = Arc::new(OnceLock::new());
+        submit(Operation::FindExtent {
+            file: Arc::clone(&self.file),
+            offset,
+            len,
+            found: Arc::clone(&found),
+        })
+        .await
+        .map_err(self.error("find the holes of", offset, len))?;
+        Ok(*found.get().expect("a success finds one"))
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {

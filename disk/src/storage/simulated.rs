@@ -14,7 +14,7 @@ use std::io;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{Geometry, Storage};
+use super::{Geometry, Storage, StorageExtent};
 use crate::reactor::{Operation, submit};
 use crate::rng::Rng;
 use crate::{Buffers, Error};
@@ -22,7 +22,7 @@ use cache::{Cache, Change};
 pub use fault::{Fault, Operation as FaultyOperation};
 use image::{Image, PAGE_BYTES};
 
-/// The name of every simulated disk in messages.
+/// What a simulated disk is called in messages unless it is named.
 const PATH: &str = "simulated disk";
 
 /// Any step of an operation takes at most this long, in virtual time.
@@ -48,6 +48,7 @@ pub struct SimulatedCounters {
 /// overtake each other.
 #[derive(Clone)]
 pub struct SimulatedStorage {
+    path: Rc<Path>,
     state: Rc<RefCell<State>>,
 }
 
@@ -65,6 +66,23 @@ impl SimulatedStorage {
         Self::from_image(Image::new(size_bytes), Rng::new(seed))
     }
 
+    /// A disk that holds `bytes`, all of them durable. Pages of zeros are holes.
+    pub fn from_bytes(bytes: &[u8], seed: u64) -> Self {
+        Self::from_image(Image::from_bytes(bytes), Rng::new(seed))
+    }
+
+    /// The same disk under another name, to be told from others in messages.
+    #[must_use]
+    pub fn named(mut self, path: impl AsRef<Path>) -> Self {
+        self.path = path.as_ref().into();
+        self
+    }
+
+    /// What is read at this moment, from the first byte to the last.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.state.borrow().cache.current().to_bytes()
+    }
+
     fn from_image(image: Image, rng: Rng) -> Self {
         let state = State {
             cache: Cache::new(image),
@@ -74,6 +92,7 @@ impl SimulatedStorage {
             rng,
         };
         Self {
+            path: Path::new(PATH).into(),
             state: Rc::new(RefCell::new(state)),
         }
     }
@@ -86,7 +105,7 @@ impl SimulatedStorage {
         let State { cache, rng, .. } = &mut *state;
         let left = cache.power_cut(rng);
         let rng = Rng::new(rng.next());
-        Self::from_image(left, rng)
+        Self::from_image(left, rng).named(&self.path)
     }
 
     /// From now on fails as `fault` says.
@@ -107,6 +126,21 @@ impl SimulatedStorage {
     /// What it was asked to do.
     pub fn counters(&self) -> SimulatedCounters {
         self.state.borrow().counters
+    }
+
+    fn error(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        len: u64,
+    ) -> impl FnOnce(io::Error) -> Error {
+        move |source| Error::Range {
+            path: self.path.to_path_buf(),
+            operation,
+            offset,
+            len,
+            source,
+        }
     }
 
     fn count(&self, count: impl FnOnce(&mut SimulatedCounters)) {
@@ -158,19 +192,9 @@ impl State {
     }
 }
 
-fn error(operation: &'static str, offset: u64, len: u64) -> impl FnOnce(io::Error) -> Error {
-    move |source| Error::Range {
-        path: PATH.into(),
-        operation,
-        offset,
-        len,
-        source,
-    }
-}
-
 impl Storage for SimulatedStorage {
     fn path(&self) -> &Path {
-        Path::new(PATH)
+        &self.path
     }
 
     fn geometry(&self) -> Geometry {
@@ -197,7 +221,7 @@ impl Storage for SimulatedStorage {
             None => self.state.borrow().cache.current().read(offset, &buffers),
         };
         self.step().await;
-        result.map_err(error("read", offset, len))
+        result.map_err(self.error("read", offset, len))
     }
 
     async fn write_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
@@ -212,7 +236,7 @@ impl Storage for SimulatedStorage {
         };
         self.change(change)
             .await
-            .map_err(error("write", offset, len))
+            .map_err(self.error("write", offset, len))
     }
 
     async fn sync(&self) -> Result<(), Error> {
@@ -225,7 +249,7 @@ impl Storage for SimulatedStorage {
         if let Some(source) = failure {
             cache.fail_sync(&covered, rng);
             return Err(Error::Io {
-                path: PATH.into(),
+                path: self.path.to_path_buf(),
                 operation: "flush",
                 source,
             });
@@ -247,7 +271,7 @@ impl Storage for SimulatedStorage {
         };
         self.change(change)
             .await
-            .map_err(error("discard", offset, len))
+            .map_err(self.error("discard", offset, len))
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
@@ -255,7 +279,12 @@ impl Storage for SimulatedStorage {
         let change = Change::Zero { offset, len, unmap };
         self.change(change)
             .await
-            .map_err(error("write zeros to", offset, len))
+            .map_err(self.error("write zeros to", offset, len))
+    }
+
+    async fn extent(&self, offset: u64, len: u64) -> Result<StorageExtent, Error> {
+        self.step().await;
+        Ok(self.state.borrow().cache.current().extent(offset, len))
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
@@ -263,7 +292,7 @@ impl Storage for SimulatedStorage {
         let change = Change::SetLen { size_bytes };
         self.change(change)
             .await
-            .map_err(error("resize", 0, size_bytes))
+            .map_err(self.error("resize", 0, size_bytes))
     }
 
     fn close(&self) {}

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use super::FileStorage;
 use super::direct::Direct;
+use crate::test_support::real_backends;
 use crate::{Buffers, Error, Executor, FileOptions, Format, OpenOptions, Storage};
 
 impl FileStorage {
@@ -171,4 +172,26 @@ fn more_segments_than_one_call_takes() {
         storage.read_at(0, read.clone()).await.unwrap();
         assert!(read.to_vec() == memory.to_vec());
     });
+}
+
+#[test]
+fn extents_tell_data_from_holes() {
+    let file = file(4 << 20);
+    for executor in real_backends().into_iter().map(|backend| Executor::with_backend(backend).unwrap()) {
+        executor.run(async {
+            let storage = open(file.path(), false).unwrap();
+            let data = Buffers::from_vec(vec![1; 1 << 20]);
+            storage.write_at(1 << 20, data).await.unwrap();
+            let extent = async |offset: u64, len: u64| {
+                let found = storage.extent(offset, len).await.unwrap();
+                (found.len, found.data)
+            };
+            assert_eq!(extent(0, 1 << 30).await, (1 << 20, false));
+            assert_eq!(extent(0, 5).await, (5, false));
+            assert_eq!(extent(1 << 20, 1 << 30).await, (1 << 20, true));
+            assert_eq!(extent((1 << 20) + 512, 512).await, (512, true));
+            assert_eq!(extent(2 << 20, 1 << 30).await, (1 << 30, false));
+            assert_eq!(extent(1 << 40, 512).await, (512, false));
+        });
+    }
 }
