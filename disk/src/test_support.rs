@@ -1,11 +1,14 @@
 //! What several tests need.
 
+mod seeded;
+
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
 
 use crate::rng::Rng;
 use crate::{Backend, Buffers, Executor};
+pub(crate) use seeded::{program_steps, seeded};
 
 /// The backends that do real I/O on this host.
 pub(crate) fn real_backends() -> Vec<Backend> {

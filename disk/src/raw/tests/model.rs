@@ -4,12 +4,12 @@ use std::cell::RefCell;
 
 use super::{file, simulated};
 use crate::rng::Rng;
-use crate::test_support::{join_all, real_backends, scattered};
+use crate::test_support::{join_all, program_steps, real_backends, scattered, seeded};
 use crate::{Buffers, Disk, Executor, FileOptions, Op, OpenOptions, Raw, Request};
 
 const SECTORS: usize = 512;
 const SIZE_BYTES: usize = SECTORS * 512;
-const BATCHES: u32 = 150;
+const BATCHES: u64 = 150;
 
 /// What a sector holds: a byte everywhere, or nobody knows after a discard.
 type Model = [Option<u8>; SECTORS];
@@ -80,7 +80,7 @@ async fn run_request(disk: &dyn Disk, model: &RefCell<Model>, request: Request) 
 async fn run(disk: &dyn Disk, seed: u64) {
     let mut rng = Rng::new(seed);
     let model = RefCell::new([Some(0); SECTORS]);
-    for _ in 0..BATCHES {
+    for _ in 0..program_steps(BATCHES) {
         let requests = batch(&mut rng);
         join_all(
             requests
@@ -117,12 +117,11 @@ fn files_agree_with_the_model() {
 
 #[test]
 fn simulations_agree_with_the_model() {
-    for seed in 1..6 {
-        println!("seed {seed}");
+    seeded(5, |seed| {
         let (executor, storage) = simulated(SIZE_BYTES as u64, seed);
         let disk = Raw::new(storage).unwrap();
         executor.run(run(&disk, seed));
-    }
+    });
 }
 
 /// As on a device whose blocks are larger than sectors: neighbours share a block, so that writes

@@ -5,12 +5,12 @@ use std::cell::RefCell;
 use super::simulated;
 use crate::reactor::{Operation, submit};
 use crate::rng::Rng;
-use crate::test_support::join_all;
+use crate::test_support::{join_all, program_steps, seeded};
 use crate::{BoxFuture, Buffers, Disk, Raw, Request, SimulatedStorage, Storage};
 
 const SECTORS: usize = 256;
 const SIZE_BYTES: usize = SECTORS * 512;
-const BATCHES: u32 = 20;
+const BATCHES: u64 = 20;
 
 /// The stamps written to each sector, oldest first, and the first of them that may be found.
 struct History {
@@ -115,14 +115,13 @@ async fn batch(
 
 #[test]
 fn flushed_data_survives_and_the_rest_is_old_or_new() {
-    for seed in 0..60 {
-        println!("seed {seed}");
+    seeded(60, |seed| {
         let (executor, storage) = simulated(SIZE_BYTES as u64, seed);
         let disk = Raw::new(storage.clone()).unwrap();
         let history = RefCell::new(History::new());
         let mut rng = Rng::new(seed);
         executor.run(async {
-            for _ in 0..BATCHES {
+            for _ in 0..program_steps(BATCHES) {
                 batch(&disk, &storage, &history, &mut rng).await;
             }
             let covers = history.borrow().newest();
@@ -130,7 +129,7 @@ fn flushed_data_survives_and_the_rest_is_old_or_new() {
             history.borrow_mut().floor = covers;
             cut(&storage, &history, 0).await;
         });
-    }
+    });
 }
 
 /// The simulation must be as bad as it claims, or the test above shows nothing.
