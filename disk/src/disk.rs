@@ -55,18 +55,32 @@ pub struct Statistics {
 pub struct Extent {
     /// How far it goes, in bytes.
     pub len: u64,
-    /// Whether it reads as zeros. False where that is not known without reading.
-    pub zero: bool,
-    /// Whether there is data to read: the opposite of a hole.
-    pub data: bool,
-    /// Whether some layer of the image says what is here.
-    pub present: bool,
-    /// Which layer does: 0 is the image itself, 1 its backing file, and so on.
+    /// What is there.
+    pub content: Content,
+    /// Which layer of the image says so: 0 is the image itself, 1 its backing file, and so on.
     pub depth: u32,
-    /// Whether it is stored compressed.
-    pub compressed: bool,
-    /// Where it is in the file of that layer, if it is there as it reads.
+    /// Where it is in the file of that layer, if it has a place there.
     pub host_offset: Option<u64>,
+}
+
+/// What there is to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Nothing in any layer; reads as zeros.
+    Absent,
+    /// Zeros, that no layer needs to store: a hole in a file, or a zero cluster.
+    Zero,
+    /// Data, which may happen to be zeros.
+    Data,
+    /// Data that is stored compressed.
+    Compressed,
+}
+
+impl Content {
+    /// Whether it is known to read as zeros.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Absent | Self::Zero)
+    }
 }
 
 /// A disk. Lives on one [`Executor`](crate::Executor).

@@ -107,6 +107,24 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+    /// The image contradicts itself or its format.
+    #[error("{}: damaged at offset {offset}: {problem}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The image is fine as far as we can tell, but we cannot do this with it.
+    #[error("{}: {problem}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// What is not supported.
+        problem: String,
+    },
     /// The machinery that does the I/O could not be set up.
     #[error("cannot set up {what}: {source}")]
     Setup {

@@ -18,6 +18,7 @@ mod executor;
 mod flush;
 mod open;
 pub mod probe;
+pub mod qcow2;
 mod raw;
 mod reactor;
 mod request;
@@ -26,7 +27,7 @@ mod storage;
 mod wait_queue;
 
 pub use buffers::Buffers;
-pub use disk::{BoxFuture, Disk, Extent, Properties, Statistics};
+pub use disk::{BoxFuture, Content, Disk, Extent, Properties, Statistics};
 pub use error::Error;
 pub use event::EventReceiver;
 pub use executor::{Backend, Executor, spawn};

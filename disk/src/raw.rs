@@ -4,7 +4,8 @@ use std::cell::Cell;
 
 use crate::flush::Flusher;
 use crate::{
-    BoxFuture, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, StorageExtent,
+    BoxFuture, Content, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage,
+    StorageExtent,
 };
 
 /// The unit of virtio-blk and of all older disks.
@@ -147,11 +148,8 @@ impl<S: Storage> Disk for Raw<S> {
             let StorageExtent { len, data } = self.storage.extent(offset, len).await?;
             Ok(Extent {
                 len,
-                zero: !data,
-                data,
-                present: true,
+                content: if data { Content::Data } else { Content::Zero },
                 depth: 0,
-                compressed: false,
                 host_offset: Some(offset),
             })
         })

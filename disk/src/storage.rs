@@ -87,11 +87,7 @@ pub trait Storage: 'static {
 
     /// What is at `offset`, and how far it goes alike, within `len` bytes; `len` is not 0. Past
     /// the end is a hole. What a change in flight makes of its range, it tells or does not.
-    fn extent(
-        &self,
-        offset: u64,
-        len: u64,
-    ) -> impl Future<Output = Result<StorageExtent, Error>>;
+    fn extent(&self, offset: u64, len: u64) -> impl Future<Output = Result<StorageExtent, Error>>;
 
     /// Cuts off or adds zeros at the end.
     fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;

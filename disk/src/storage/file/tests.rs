@@ -177,7 +177,10 @@ fn more_segments_than_one_call_takes() {
 #[test]
 fn extents_tell_data_from_holes() {
     let file = file(4 << 20);
-    for executor in real_backends().into_iter().map(|backend| Executor::with_backend(backend).unwrap()) {
+    for executor in real_backends()
+        .into_iter()
+        .map(|backend| Executor::with_backend(backend).unwrap())
+    {
         executor.run(async {
             let storage = open(file.path(), false).unwrap();
             let data = Buffers::from_vec(vec![1; 1 << 20]);

@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use disk::{BoxFuture, Disk, Error, Op, Properties, Request, Statistics};
+use disk::{BoxFuture, Content, Disk, Error, Extent, Op, Properties, Request, Statistics};
 
 const SIZE_BYTES: usize = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -178,6 +178,17 @@ impl Disk for FakeDisk {
             let done = self.state.perform(request);
             self.state.done.lock().unwrap().push(done);
             Ok(())
+        })
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
+        Box::pin(async move {
+            Ok(Extent {
+                len,
+                content: Content::Data,
+                depth: 0,
+                host_offset: Some(offset),
+            })
         })
     }
 

@@ -1,0 +1,6 @@
+//! The qcow2 format, versions 2 and 3.
+//!
+//! The specification is QEMU's `docs/interop/qcow2`; doc comments name its sections.
+
+pub(crate) mod file;
+pub mod format;
