@@ -2,5 +2,8 @@
 //!
 //! The specification is QEMU's `docs/interop/qcow2`; doc comments name its sections.
 
+mod create;
 pub(crate) mod file;
 pub mod format;
+
+pub use create::{CreateOptions, create};

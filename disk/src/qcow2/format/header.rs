@@ -318,7 +318,8 @@ impl Header {
         if let Some(bitmaps) = &self.bitmaps {
             all.push((kind::BITMAPS, bitmaps.encode()));
         }
-        if self.version >= 3 {
+        // As QEMU does: small clusters have room for a backing file's name or for these.
+        if self.version >= 3 && self.layout.cluster_bits >= 12 {
             all.push((kind::FEATURE_NAMES, feature_names()));
         }
         for extension in &self.unknown_extensions {
