@@ -99,6 +99,11 @@ impl Executor {
         self.backend
     }
 
+    /// The time on the virtual clock since the executor was made; only a simulation has one.
+    pub fn virtual_now_ns(&self) -> Option<u64> {
+        self.core.reactor.virtual_now_ns()
+    }
+
     /// Runs `main` to its end, and spawned tasks beside it. Tasks that are not done by then wait
     /// for the next run, or are dropped with the executor.
     ///

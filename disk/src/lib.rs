@@ -35,8 +35,8 @@ pub use open::{Format, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};
 pub use storage::{
-    Fault, FaultyOperation, FileOptions, FileStorage, Geometry, SimulatedCounters,
-    SimulatedStorage, Storage, StorageExtent,
+    Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
+    SimulatedCounters, SimulatedStorage, Storage, StorageExtent,
 };
 
 #[cfg(test)]

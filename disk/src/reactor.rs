@@ -126,6 +126,14 @@ impl Reactor {
         })
     }
 
+    /// The time on the simulated clock, if there is one.
+    pub(crate) fn virtual_now_ns(&self) -> Option<u64> {
+        match &*self.driver.borrow() {
+            Driver::Simulated(clock) => Some(clock.now_ns),
+            Driver::Uring(_) | Driver::Threads => None,
+        }
+    }
+
     /// Starts an operation and returns its slot.
     fn submit(&self, operation: Operation) -> usize {
         let mut slots = self.slots.borrow_mut();

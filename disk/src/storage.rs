@@ -11,7 +11,9 @@ use crate::{Buffers, Error};
 
 pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
-pub use simulated::{Fault, FaultyOperation, SimulatedCounters, SimulatedStorage};
+pub use simulated::{
+    Fault, FaultyOperation, LatencyModel, Recording, SimulatedCounters, SimulatedStorage,
+};
 
 /// What a storage is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

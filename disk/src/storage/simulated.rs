@@ -1,4 +1,4 @@
-//! A disk in memory that fails on purpose: at power cuts, by errors, by being full.
+//! A disk in memory that fails on purpose: at power cuts, by errors, by being full, by rotting.
 //!
 //! Changes go to a volatile cache first. A sync makes those durable that had completed before it
 //! began. A power cut keeps of the rest what the seed says: each change wholly, not at all, or
@@ -6,26 +6,35 @@
 //! promises, and more malice than most have.
 
 mod cache;
+mod change;
 mod fault;
 mod image;
+mod latency;
+mod operations;
+mod recording;
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::rc::Rc;
 
-use super::{Geometry, Storage, StorageExtent};
-use crate::reactor::{Operation, submit};
+use crate::Buffers;
 use crate::rng::Rng;
-use crate::{Buffers, Error};
-use cache::{Cache, Change};
+use cache::{Cache, Ledger};
+use change::{Change, SECTOR_BYTES};
 pub use fault::{Fault, Operation as FaultyOperation};
-use image::{Image, PAGE_BYTES};
+use image::Image;
+pub use latency::LatencyModel;
+use latency::{Latency, Work};
+use recording::Recorder;
+pub use recording::Recording;
 
 /// What a simulated disk is called in messages unless it is named.
 const PATH: &str = "simulated disk";
 
-/// Any step of an operation takes at most this long, in virtual time.
+/// Without a latency model, any step of an operation takes at most this long, in virtual time.
 const STEP_MAX_NS: u64 = 50_000;
 
 /// What a simulated disk was asked to do, failed operations included.
@@ -33,6 +42,8 @@ const STEP_MAX_NS: u64 = 50_000;
 pub struct SimulatedCounters {
     /// Reads.
     pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
     /// Writes.
     pub writes: u64,
     /// Bytes written.
@@ -56,7 +67,11 @@ struct State {
     cache: Cache,
     capacity_bytes: u64,
     faults: Vec<Fault>,
+    /// The numbers of sectors that cannot be read until they are written.
+    unreadable: BTreeSet<u64>,
     counters: SimulatedCounters,
+    /// If absent, the seed says how long everything takes.
+    latency: Option<Latency>,
     rng: Rng,
 }
 
@@ -88,7 +103,9 @@ impl SimulatedStorage {
             cache: Cache::new(image),
             capacity_bytes: u64::MAX,
             faults: Vec::new(),
+            unreadable: BTreeSet::new(),
             counters: SimulatedCounters::default(),
+            latency: None,
             rng,
         };
         Self {
@@ -97,8 +114,9 @@ impl SimulatedStorage {
         }
     }
 
-    /// What a power cut at this moment leaves: another disk, with an empty cache. This one goes on
-    /// as if nothing had happened, so that several cuts may be tried.
+    /// What a power cut at this moment leaves: another disk, with an empty cache, without faults.
+    /// This one goes on as if nothing had happened, so that several cuts may be tried. See
+    /// [`Recording`] for cuts of several disks, and at every moment.
     #[must_use]
     pub fn power_cut(&self) -> Self {
         let mut state = self.state.borrow_mut();
@@ -108,9 +126,33 @@ impl SimulatedStorage {
         Self::from_image(left, rng).named(&self.path)
     }
 
+    /// From now on takes as long as `model` says, by the executor's virtual clock. The seed still
+    /// says in which order tasks run that are ready at the same time.
+    pub fn set_latency(&self, model: LatencyModel) {
+        self.state.borrow_mut().latency = Some(Latency::new(model));
+    }
+
     /// From now on fails as `fault` says.
     pub fn inject(&self, fault: Fault) {
         self.state.borrow_mut().faults.push(fault);
+    }
+
+    /// Makes reads that touch any sector of a range fail by `EIO`, until it is written again.
+    pub fn make_unreadable(&self, range: Range<u64>) {
+        let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);
+        self.state.borrow_mut().unreadable.extend(sectors);
+    }
+
+    /// Flips so many bits of a range, wherever the seed says, and tells nobody. What else the
+    /// sectors hold is durable afterwards.
+    ///
+    /// # Panics
+    /// When the range is empty or reaches past the end.
+    pub fn rot(&self, range: Range<u64>, bits: u32) {
+        let mut state = self.state.borrow_mut();
+        for _ in 0..bits {
+            state.flip_bit(&range);
+        }
     }
 
     /// From now on fails writes that would need more space than this, until some is given back.
@@ -128,46 +170,9 @@ impl SimulatedStorage {
         self.state.borrow().counters
     }
 
-    fn error(
-        &self,
-        operation: &'static str,
-        offset: u64,
-        len: u64,
-    ) -> impl FnOnce(io::Error) -> Error {
-        move |source| Error::Range {
-            path: self.path.to_path_buf(),
-            operation,
-            offset,
-            len,
-            source,
-        }
-    }
-
-    fn count(&self, count: impl FnOnce(&mut SimulatedCounters)) {
-        count(&mut self.state.borrow_mut().counters);
-    }
-
-    /// Lets some virtual time pass, in which other operations go on.
-    async fn step(&self) {
-        let duration_ns = self.state.borrow_mut().rng.below(STEP_MAX_NS);
-        // Time passes without fail.
-        let _ = submit(Operation::Delay { duration_ns }).await;
-    }
-
-    fn fault(&self, operation: FaultyOperation) -> Option<io::Error> {
-        let faults = &mut self.state.borrow_mut().faults;
-        faults.iter_mut().find_map(|fault| fault.strikes(operation))
-    }
-
-    /// Applies a change, somewhere between its beginning and its end. If the future is dropped
-    /// before the end, no sync ever covers the change.
-    async fn change(&self, change: Change) -> io::Result<()> {
-        self.step().await;
-        let failure = self.fault(change.operation());
-        let applied = self.state.borrow_mut().apply(change, failure);
-        self.step().await;
-        self.state.borrow_mut().cache.completed(applied?);
-        Ok(())
+    /// Tells `recorder` of all that happens from now on.
+    fn record(&self, recorder: Recorder) -> Ledger {
+        self.state.borrow_mut().cache.record(recorder)
     }
 }
 
@@ -178,9 +183,7 @@ impl State {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         if let Some(failure) = failure {
-            for piece in change.torn(&mut self.rng) {
-                self.cache.apply(piece);
-            }
+            self.cache.apply_torn(&change, &mut self.rng);
             return Err(failure);
         }
         let image = self.cache.current();
@@ -188,112 +191,51 @@ impl State {
         if image.space_for(&change) > free_bytes {
             return Err(io::Error::from_raw_os_error(libc::ENOSPC));
         }
+        let (offset, len) = change.extent();
+        let sectors = offset.div_ceil(SECTOR_BYTES)..(offset + len) / SECTOR_BYTES;
+        self.unreadable.retain(|sector| !sectors.contains(sector));
         Ok(self.cache.apply(change))
     }
-}
 
-impl Storage for SimulatedStorage {
-    fn path(&self) -> &Path {
-        &self.path
-    }
-
-    fn geometry(&self) -> Geometry {
-        let page = u32::try_from(PAGE_BYTES).expect("small");
-        Geometry {
-            read_only: false,
-            block_size_bytes: 512,
-            physical_block_size_bytes: page,
-            optimal_io_size_bytes: 0,
-            discard_granularity_bytes: page,
+    fn read(&self, offset: u64, buffers: &Buffers) -> io::Result<()> {
+        let end = offset.saturating_add(buffers.len() as u64);
+        let sectors = offset / SECTOR_BYTES..end.div_ceil(SECTOR_BYTES);
+        if self.unreadable.range(sectors).next().is_some() {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
         }
+        self.cache.current().read(offset, buffers)
     }
 
-    fn size_bytes(&self) -> u64 {
-        self.state.borrow().cache.current().size_bytes()
-    }
-
-    async fn read_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        let len = buffers.len() as u64;
-        self.count(|counters| counters.reads += 1);
-        self.step().await;
-        let result = match self.fault(FaultyOperation::Read) {
-            Some(failure) => Err(failure),
-            None => self.state.borrow().cache.current().read(offset, &buffers),
-        };
-        self.step().await;
-        result.map_err(self.error("read", offset, len))
-    }
-
-    async fn write_at(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        let len = buffers.len() as u64;
-        self.count(|counters| {
-            counters.writes += 1;
-            counters.written_bytes += len;
+    fn flip_bit(&mut self, range: &Range<u64>) {
+        let offset = range.start + self.rng.below(range.end - range.start);
+        let start = offset - offset % SECTOR_BYTES;
+        let end = (start + SECTOR_BYTES).min(self.cache.current().size_bytes());
+        let small = |n: u64| usize::try_from(n).expect("within a sector");
+        let sector = Buffers::zeroed(small(end - start));
+        let read = self.cache.current().read(start, &sector);
+        read.expect("rot past the end of the disk");
+        let mut bytes = sector.to_vec();
+        bytes[small(offset - start)] ^= 1 << self.rng.below(8);
+        let bytes = bytes.into();
+        let number = self.cache.apply(Change::Write {
+            offset: start,
+            bytes,
         });
-        let change = Change::Write {
-            offset,
-            bytes: buffers.to_vec(),
-        };
-        self.change(change)
-            .await
-            .map_err(self.error("write", offset, len))
+        self.cache.sync(vec![number]);
     }
 
-    async fn sync(&self) -> Result<(), Error> {
-        let covered = self.state.borrow().cache.completed_so_far();
-        self.count(|counters| counters.syncs += 1);
-        self.step().await;
-        let failure = self.fault(FaultyOperation::Sync);
-        let mut state = self.state.borrow_mut();
-        let State { cache, rng, .. } = &mut *state;
-        if let Some(source) = failure {
-            cache.fail_sync(&covered, rng);
-            return Err(Error::Io {
-                path: self.path.to_path_buf(),
-                operation: "flush",
-                source,
-            });
+    /// How long an operation takes before it has its effect, and until its end after that.
+    fn times_ns(&mut self, work: Work, now_ns: u64) -> (u64, u64) {
+        let size_bytes = self.cache.current().size_bytes();
+        match &mut self.latency {
+            Some(latency) => {
+                let total_ns = latency.take(work, now_ns, size_bytes);
+                (total_ns / 2, total_ns - total_ns / 2)
+            }
+            None => (self.rng.below(STEP_MAX_NS), self.rng.below(STEP_MAX_NS)),
         }
-        cache.sync(&covered);
-        Ok(())
     }
-
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.count(|counters| counters.others += 1);
-        // A disk may ignore it, and nobody may rely on what is read afterwards.
-        if self.state.borrow_mut().rng.coin() {
-            return Ok(());
-        }
-        let change = Change::Zero {
-            offset,
-            len,
-            unmap: true,
-        };
-        self.change(change)
-            .await
-            .map_err(self.error("discard", offset, len))
-    }
-
-    async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {
-        self.count(|counters| counters.others += 1);
-        let change = Change::Zero { offset, len, unmap };
-        self.change(change)
-            .await
-            .map_err(self.error("write zeros to", offset, len))
-    }
-
-    async fn extent(&self, offset: u64, len: u64) -> Result<StorageExtent, Error> {
-        self.step().await;
-        Ok(self.state.borrow().cache.current().extent(offset, len))
-    }
-
-    async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
-        self.count(|counters| counters.others += 1);
-        let change = Change::SetLen { size_bytes };
-        self.change(change)
-            .await
-            .map_err(self.error("resize", 0, size_bytes))
-    }
-
-    fn close(&self) {}
 }
+
+#[cfg(test)]
+mod tests;

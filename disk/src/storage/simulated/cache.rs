@@ -1,44 +1,95 @@
 //! The volatile cache of a simulated disk.
 
-use super::fault::Operation;
+use super::change::Change;
 use super::image::Image;
+use super::recording::Recorder;
 use crate::rng::Rng;
 
-/// What is never torn.
-const SECTOR_BYTES: u64 = 512;
-
-/// A change of the content.
+/// What happens to the content and its durability: all that matters at a power cut.
 #[derive(Clone, Debug)]
-pub(super) enum Change {
-    Write { offset: u64, bytes: Vec<u8> },
-    Zero { offset: u64, len: u64, unmap: bool },
-    SetLen { size_bytes: u64 },
+pub(super) enum Event {
+    /// A change reached the cache. Changes are numbered from 0 in this order.
+    Applied(Change),
+    /// A sync made the changes with these numbers, in ascending order, durable.
+    Synced(Vec<u64>),
+    /// A failed sync made sure that these changes are lost, though they can still be read.
+    Lost(Vec<u64>),
 }
 
-/// A change that is not durable yet.
-struct Pending {
-    id: u64,
-    change: Change,
-    /// Whether its operation was reported done, so that a sync covers it.
-    completed: bool,
+/// What is durable, and what a power cut may leave or not.
+#[derive(Clone)]
+pub(super) struct Ledger {
+    durable: Image,
+    /// Changes that are not durable, with their numbers, in the order in which they were applied.
+    pending: Vec<(u64, Change)>,
+    next: u64,
 }
 
 /// The content as reads see it, and what of it a power cut would leave.
 pub(super) struct Cache {
     current: Image,
-    durable: Image,
-    /// In the order in which they were applied, which is that of their numbers.
-    pending: Vec<Pending>,
-    next_id: u64,
+    ledger: Ledger,
+    /// Of the changes that are not durable, those that were reported done: a sync covers them.
+    completed: Vec<u64>,
+    recorder: Option<Recorder>,
+}
+
+impl Ledger {
+    fn new(image: Image) -> Self {
+        Self {
+            durable: image,
+            pending: Vec::new(),
+            next: 0,
+        }
+    }
+
+    pub(super) fn happened(&mut self, event: &Event) {
+        let Self {
+            durable, pending, ..
+        } = self;
+        match event {
+            Event::Applied(change) => {
+                pending.push((self.next, change.clone()));
+                self.next += 1;
+            }
+            Event::Synced(covered) => pending.retain(|(number, change)| {
+                let covered = covered.binary_search(number).is_ok();
+                if covered {
+                    durable.apply(change);
+                }
+                !covered
+            }),
+            Event::Lost(lost) => pending.retain(|(number, _)| lost.binary_search(number).is_err()),
+        }
+    }
+
+    /// The content after a power cut: of each change that was not durable, all, nothing, or some
+    /// sectors. Some cuts leave nearly all of the changes and some hardly any, for an order that
+    /// was not kept shows best when one change is missing, or alone.
+    pub(super) fn power_cut(&self, rng: &mut Rng) -> Image {
+        let kept_in_8 = [0, 1, 4, 4, 7, 8][rng.index(6)];
+        let mut left = self.durable.clone();
+        for (_, change) in &self.pending {
+            let kept = rng.below(8) < kept_in_8;
+            if (1..8).contains(&kept_in_8) && rng.below(3) == 0 {
+                for run in change.torn(rng) {
+                    left.apply_part(change, run);
+                }
+            } else if kept {
+                left.apply(change);
+            }
+        }
+        left
+    }
 }
 
 impl Cache {
     pub(super) fn new(image: Image) -> Self {
         Self {
             current: image.clone(),
-            durable: image,
-            pending: Vec::new(),
-            next_id: 0,
+            ledger: Ledger::new(image),
+            completed: Vec::new(),
+            recorder: None,
         }
     }
 
@@ -46,129 +97,82 @@ impl Cache {
         &self.current
     }
 
-    /// Applies a change for readers, and returns its number.
-    pub(super) fn apply(&mut self, change: Change) -> u64 {
-        let id = self.next_id;
-        self.next_id += 1;
-        self.current.apply(&change);
-        self.pending.push(Pending {
-            id,
-            change,
-            completed: false,
-        });
-        id
+    /// Tells `recorder` of all that happens from now on; what a power cut would leave of what
+    /// happened before.
+    pub(super) fn record(&mut self, recorder: Recorder) -> Ledger {
+        self.recorder = Some(recorder);
+        self.ledger.clone()
     }
 
-    pub(super) fn completed(&mut self, id: u64) {
-        if let Ok(index) = self.pending.binary_search_by_key(&id, |pending| pending.id) {
-            self.pending[index].completed = true;
+    fn happened(&mut self, event: Event) {
+        self.ledger.happened(&event);
+        if let Some(recorder) = &self.recorder {
+            recorder.record(event);
         }
+    }
+
+    /// Applies a change for readers, and returns its number.
+    pub(super) fn apply(&mut self, change: Change) -> u64 {
+        let number = self.ledger.next;
+        self.current.apply(&change);
+        self.happened(Event::Applied(change));
+        number
+    }
+
+    /// Applies some sectors of a change, of which no sync ever knows.
+    pub(super) fn apply_torn(&mut self, change: &Change, rng: &mut Rng) {
+        for run in change.torn(rng) {
+            let (offset, len) = (run.start, run.end - run.start);
+            let piece = match change {
+                Change::Write {
+                    offset: start,
+                    bytes,
+                } => {
+                    let index = |n: u64| usize::try_from(n - start).expect("within the bytes");
+                    let bytes = bytes[index(run.start)..index(run.end)].into();
+                    Change::Write { offset, bytes }
+                }
+                Change::Zero { unmap, .. } => Change::Zero {
+                    offset,
+                    len,
+                    unmap: *unmap,
+                },
+                Change::SetLen { .. } => change.clone(),
+            };
+            self.apply(piece);
+        }
+    }
+
+    pub(super) fn completed(&mut self, number: u64) {
+        let at = self.completed.partition_point(|other| *other < number);
+        self.completed.insert(at, number);
     }
 
     /// The changes that a sync covers that begins now.
     pub(super) fn completed_so_far(&self) -> Vec<u64> {
-        self.pending
-            .iter()
-            .filter(|pending| pending.completed)
-            .map(|pending| pending.id)
-            .collect()
+        self.completed.clone()
     }
 
     /// Makes changes durable.
-    pub(super) fn sync(&mut self, covered: &[u64]) {
-        let Self {
-            durable, pending, ..
-        } = self;
-        pending.retain(|pending| {
-            let covered = covered.binary_search(&pending.id).is_ok();
-            if covered {
-                durable.apply(&pending.change);
-            }
-            !covered
-        });
+    pub(super) fn sync(&mut self, covered: Vec<u64>) {
+        self.completed
+            .retain(|number| covered.binary_search(number).is_err());
+        self.happened(Event::Synced(covered));
     }
 
     /// What Linux does when a sync fails: of the changes, some are durable, and the others are
     /// never tried again, though they can still be read.
-    pub(super) fn fail_sync(&mut self, covered: &[u64], rng: &mut Rng) {
-        let (kept, lost): (Vec<u64>, Vec<u64>) = covered.iter().partition(|_| rng.coin());
-        self.sync(&kept);
-        self.pending
-            .retain(|pending| lost.binary_search(&pending.id).is_err());
+    pub(super) fn fail_sync(&mut self, covered: Vec<u64>, rng: &mut Rng) {
+        let (kept, lost): (Vec<u64>, Vec<u64>) = covered.into_iter().partition(|_| rng.coin());
+        self.completed
+            .retain(|number| lost.binary_search(number).is_err());
+        self.sync(kept);
+        self.happened(Event::Lost(lost));
     }
 
     /// The content after a power cut.
     pub(super) fn power_cut(&self, rng: &mut Rng) -> Image {
-        let mut left = self.durable.clone();
-        for Pending { change, .. } in &self.pending {
-            match rng.below(3) {
-                0 => {}
-                1 => left.apply(change),
-                _ => change.torn(rng).iter().for_each(|piece| left.apply(piece)),
-            }
-        }
-        left
-    }
-}
-
-impl Change {
-    /// What a fault must name to hit it.
-    pub(super) fn operation(&self) -> Operation {
-        match self {
-            Self::Write { .. } => Operation::Write,
-            Self::Zero { .. } => Operation::Zero,
-            Self::SetLen { .. } => Operation::SetLen,
-        }
-    }
-
-    /// Whether it stays below the largest file offset.
-    pub(super) fn is_possible(&self) -> bool {
-        let (offset, len) = match self {
-            Self::Write { offset, bytes } => (*offset, bytes.len() as u64),
-            Self::Zero { offset, len, .. } => (*offset, *len),
-            Self::SetLen { size_bytes } => (*size_bytes, 0),
-        };
-        offset
-            .checked_add(len)
-            .is_some_and(|end| i64::try_from(end).is_ok())
-    }
-
-    /// Some of its sectors, as changes of their own.
-    pub(super) fn torn(&self, rng: &mut Rng) -> Vec<Self> {
-        let (start, len) = match self {
-            Self::Write { offset, bytes } => (*offset, bytes.len() as u64),
-            Self::Zero { offset, len, .. } => (*offset, *len),
-            Self::SetLen { .. } if rng.coin() => return vec![self.clone()],
-            Self::SetLen { .. } => return Vec::new(),
-        };
-        let mut pieces = Vec::new();
-        let mut at = start;
-        while at < start + len {
-            let end = (at - at % SECTOR_BYTES + SECTOR_BYTES).min(start + len);
-            if rng.coin() {
-                pieces.push(self.piece(start, at, end));
-            }
-            at = end;
-        }
-        pieces
-    }
-
-    fn piece(&self, start: u64, at: u64, end: u64) -> Self {
-        match self {
-            Self::Write { bytes, .. } => {
-                let index = |n: u64| usize::try_from(n - start).expect("within the bytes");
-                Self::Write {
-                    offset: at,
-                    bytes: bytes[index(at)..index(end)].to_vec(),
-                }
-            }
-            Self::Zero { unmap, .. } => Self::Zero {
-                offset: at,
-                len: end - at,
-                unmap: *unmap,
-            },
-            Self::SetLen { .. } => self.clone(),
-        }
+        self.ledger.power_cut(rng)
     }
 }
 
@@ -180,7 +184,7 @@ mod tests {
     fn write(byte: u8) -> Change {
         Change::Write {
             offset: 0,
-            bytes: vec![byte; 512],
+            bytes: [byte; 512].into(),
         }
     }
 
@@ -210,9 +214,11 @@ mod tests {
         let covered = cache.completed_so_far();
         let second = cache.apply(write(2));
         cache.completed(second);
-        cache.sync(&covered);
+        cache.sync(covered);
         assert_eq!(first_byte(cache.current()), 2);
         assert_eq!(after_cuts(&cache), [1, 2]);
+        cache.sync(cache.completed_so_far());
+        assert_eq!(after_cuts(&cache), [2]);
     }
 
     #[test]
@@ -220,11 +226,10 @@ mod tests {
         let outcomes: Vec<_> = (0..20)
             .map(|seed| {
                 let mut cache = Cache::new(Image::new(4096));
-                let id = cache.apply(write(1));
-                cache.completed(id);
-                cache.fail_sync(&[id], &mut Rng::new(seed));
-                let covered = cache.completed_so_far();
-                cache.sync(&covered);
+                let number = cache.apply(write(1));
+                cache.completed(number);
+                cache.fail_sync(vec![number], &mut Rng::new(seed));
+                cache.sync(cache.completed_so_far());
                 assert_eq!(first_byte(cache.current()), 1);
                 after_cuts(&cache)
             })

@@ -1,0 +1,179 @@
+//! How long a simulated disk takes.
+
+use std::cmp::max;
+
+/// What operations cost, in virtual time. A disk does as many at once as it has channels; each
+/// operation takes the channel that is free first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LatencyModel {
+    /// How many operations are done at once, at least 1.
+    pub channels: usize,
+    /// What every read takes.
+    pub read_ns: u64,
+    /// What every write takes, into the disk's cache.
+    pub write_ns: u64,
+    /// What 4096 bytes of either take beyond that.
+    pub page_ns: u64,
+    /// What it takes to reach the other end of the disk. A stretch of the way takes the square
+    /// root of its share; where the last operation ended, the next takes nothing.
+    pub seek_ns: u64,
+    /// What a sync takes that has nothing to do.
+    pub sync_ns: u64,
+    /// What 4096 bytes take in a sync that were written since the last one.
+    pub dirty_page_ns: u64,
+}
+
+impl LatencyModel {
+    /// A fast solid-state disk on PCI Express, with protection against power loss: a sync costs
+    /// little more than the way there.
+    pub const fn nvme() -> Self {
+        Self {
+            channels: 32,
+            read_ns: 70_000,
+            write_ns: 12_000,
+            page_ns: 1_200,
+            seek_ns: 0,
+            sync_ns: 20_000,
+            dirty_page_ns: 1_000,
+        }
+    }
+
+    /// A solid-state disk for consumers, on SATA: a sync waits for the flash.
+    pub const fn sata_ssd() -> Self {
+        Self {
+            channels: 8,
+            read_ns: 90_000,
+            write_ns: 40_000,
+            page_ns: 8_000,
+            seek_ns: 0,
+            sync_ns: 500_000,
+            dirty_page_ns: 10_000,
+        }
+    }
+
+    /// A disk that turns 7200 times a minute, and writes its cache out at a sync.
+    pub const fn hdd() -> Self {
+        Self {
+            channels: 1,
+            read_ns: 100_000,
+            write_ns: 50_000,
+            page_ns: 25_000,
+            seek_ns: 16_000_000,
+            sync_ns: 8_300_000,
+            dirty_page_ns: 100_000,
+        }
+    }
+}
+
+/// A request, as far as it matters for its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Work {
+    Read { offset: u64, len: u64 },
+    Write { offset: u64, len: u64 },
+    Sync,
+}
+
+/// A disk at work.
+pub(super) struct Latency {
+    model: LatencyModel,
+    /// When each channel is free again.
+    channels: Vec<u64>,
+    /// Where the last operation ended.
+    position: u64,
+    dirty_bytes: u64,
+}
+
+impl Latency {
+    pub(super) fn new(model: LatencyModel) -> Self {
+        Self {
+            model,
+            channels: vec![0; model.channels.max(1)],
+            position: 0,
+            dirty_bytes: 0,
+        }
+    }
+
+    /// Takes work that comes at `now_ns`, to a disk of `size_bytes`, and says how long until it is
+    /// done.
+    pub(super) fn take(&mut self, work: Work, now_ns: u64, size_bytes: u64) -> u64 {
+        let service_ns = self.service_ns(work, size_bytes);
+        let free = self.channels.iter_mut().min_by_key(|free_ns| **free_ns);
+        let free_ns = free.expect("at least one channel");
+        *free_ns = max(*free_ns, now_ns) + service_ns;
+        *free_ns - now_ns
+    }
+
+    fn service_ns(&mut self, work: Work, size_bytes: u64) -> u64 {
+        let model = self.model;
+        let pages = |bytes: u64, page_ns: u64| page_ns * bytes.div_ceil(512) / 8;
+        match work {
+            Work::Read { offset, len } => {
+                model.read_ns + self.seek_ns(offset, len, size_bytes) + pages(len, model.page_ns)
+            }
+            Work::Write { offset, len } => {
+                self.dirty_bytes += len;
+                model.write_ns + self.seek_ns(offset, len, size_bytes) + pages(len, model.page_ns)
+            }
+            Work::Sync => {
+                let dirty_bytes = std::mem::take(&mut self.dirty_bytes);
+                model.sync_ns + pages(dirty_bytes, model.dirty_page_ns)
+            }
+        }
+    }
+
+    fn seek_ns(&mut self, offset: u64, len: u64, size_bytes: u64) -> u64 {
+        let distance = self.position.abs_diff(offset).min(size_bytes);
+        self.position = offset.saturating_add(len);
+        // Of the share in millionths, the root is in thousandths.
+        let millionths = u128::from(distance) * 1_000_000 / u128::from(size_bytes.max(1));
+        self.model.seek_ns / 1000 * u64::try_from(millionths.isqrt()).expect("at most 1000")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: u64 = 1 << 30;
+
+    fn read(offset: u64) -> Work {
+        Work::Read { offset, len: 4096 }
+    }
+
+    #[test]
+    fn channels_work_side_by_side_and_then_queue() {
+        let mut disk = Latency::new(LatencyModel {
+            channels: 2,
+            ..LatencyModel::nvme()
+        });
+        let alone = disk.take(read(0), 0, SIZE);
+        assert_eq!(alone, 71_200);
+        assert_eq!(disk.take(read(0), 0, SIZE), alone);
+        assert_eq!(disk.take(read(0), 0, SIZE), 2 * alone);
+        assert_eq!(disk.take(read(0), alone, SIZE), alone);
+        assert_eq!(disk.take(read(0), 10 * alone, SIZE), alone);
+    }
+
+    #[test]
+    fn heads_move_and_solid_state_does_not() {
+        let mut disk = Latency::new(LatencyModel::hdd());
+        let still = disk.take(read(0), 0, SIZE);
+        let mut after = |work| disk.take(work, 1 << 50, SIZE);
+        assert_eq!(still, 125_000);
+        let near = after(read(SIZE / 100));
+        assert_eq!(near, 125_000 + 1_600_000 - 16_000);
+    }
+
+    #[test]
+    fn sync_costs_what_was_written_since_the_last() {
+        let mut disk = Latency::new(LatencyModel::sata_ssd());
+        let empty = disk.take(Work::Sync, 0, SIZE);
+        let write = Work::Write {
+            offset: 0,
+            len: 40_960,
+        };
+        disk.take(write, 0, SIZE);
+        assert_eq!(disk.take(Work::Sync, 0, SIZE), empty + 100_000);
+        assert_eq!(disk.take(Work::Sync, 1 << 50, SIZE), empty);
+    }
+}
