@@ -3,13 +3,11 @@
 use std::cell::Cell;
 
 use crate::flush::Flusher;
+use crate::request::{Counted, SECTOR_BYTES};
 use crate::{
-    BoxFuture, Content, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage,
+    BoxFuture, Buffers, Content, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage,
     StorageExtent,
 };
-
-/// The unit of virtio-blk and of all older disks.
-const SECTOR_BYTES: u64 = 512;
 
 /// A disk that is its storage.
 pub struct Raw<S> {
@@ -20,19 +18,20 @@ pub struct Raw<S> {
 }
 
 impl<S: Storage> Raw<S> {
-    /// Takes all of `storage` as a disk, whose size must be a multiple of 512.
+    /// Takes all of `storage` as a disk, whose size must be a multiple of 512. One that is only
+    /// read may have any size: zeros fill its last sector, as QEMU has it.
     pub fn new(storage: S) -> Result<Self, Error> {
+        let read_only = storage.geometry().read_only;
         let size_bytes = storage.size_bytes();
-        let reason = if !size_bytes.is_multiple_of(SECTOR_BYTES) {
-            format!("not a multiple of {SECTOR_BYTES}")
+        let reason = if !read_only && !size_bytes.is_multiple_of(SECTOR_BYTES) {
+            format!("not a multiple of {SECTOR_BYTES}, so it can only be read")
         } else if size_bytes == 0 {
             "it is empty".to_owned()
         } else {
-            let flusher = Flusher::new(storage.geometry().read_only);
             return Ok(Self {
                 storage,
-                size_bytes,
-                flusher,
+                size_bytes: size_bytes.next_multiple_of(SECTOR_BYTES),
+                flusher: Flusher::new(read_only),
                 statistics: Cell::default(),
             });
         };
@@ -49,19 +48,21 @@ impl<S: Storage> Raw<S> {
     }
 
     async fn perform(&self, request: Request) -> Result<(), Error> {
-        let name = name(&request.op);
-        self.check(&request, name)?;
+        let path = || self.storage.path().to_owned();
+        if let Some(problem) = request.problem(self.size_bytes) {
+            return Err(request.refused(path(), problem));
+        }
+        let name = request.op.name();
         let Request { op, offset, len } = request;
         let changes = !matches!(op, Op::Read(_) | Op::Flush);
         if changes && self.storage.geometry().read_only {
-            let path = self.storage.path().to_owned();
             return Err(Error::ReadOnly {
-                path,
+                path: path(),
                 operation: name,
             });
         }
         let result = match op {
-            Op::Read(buffers) => self.storage.read_at(offset, buffers).await,
+            Op::Read(buffers) => self.read(offset, buffers).await,
             Op::Write(buffers) => self.storage.write_at(offset, buffers).await,
             Op::Flush => self.flusher.flush(&self.storage).await,
             Op::Discard | Op::WriteZeroes { .. } if len == 0 => Ok(()),
@@ -75,49 +76,16 @@ impl<S: Storage> Raw<S> {
         result
     }
 
-    fn check(&self, request: &Request, operation: &'static str) -> Result<(), Error> {
-        let Request { op, offset, len } = request;
-        let mismatch = match op {
-            Op::Read(buffers) | Op::Write(buffers) => buffers.len() as u64 != *len,
-            Op::Flush | Op::Discard | Op::WriteZeroes { .. } => false,
-        };
-        let reason = if offset
-            .checked_add(*len)
-            .is_none_or(|end| end > self.size_bytes)
-        {
-            "past the end of the disk"
-        } else if !offset.is_multiple_of(SECTOR_BYTES) || !len.is_multiple_of(SECTOR_BYTES) {
-            "not a multiple of 512"
-        } else if mismatch {
-            "its memory has another length"
-        } else {
-            return Ok(());
-        };
-        let path = self.storage.path().to_owned();
-        Err(Error::Request {
-            path,
-            operation,
-            offset: *offset,
-            len: *len,
-            reason,
-        })
-    }
-
-    fn count(&self, counted: Counted, len: u64, succeeded: bool) {
-        let mut statistics = self.statistics.get();
-        let (count, bytes) = match counted {
-            _ if !succeeded => (&mut statistics.errors, None),
-            Counted::Read => (&mut statistics.reads, Some(&mut statistics.read_bytes)),
-            Counted::Write => (&mut statistics.writes, Some(&mut statistics.written_bytes)),
-            Counted::Flush => (&mut statistics.flushes, None),
-            Counted::Discard => (&mut statistics.discards, None),
-            Counted::WriteZeroes => (&mut statistics.write_zeroes, None),
-        };
-        *count += 1;
-        if let Some(bytes) = bytes {
-            *bytes += len;
+    async fn read(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        let stored = self.storage.size_bytes().saturating_sub(offset);
+        match usize::try_from(stored) {
+            Ok(stored) if stored < buffers.len() => {
+                buffers.slice(stored..buffers.len()).fill(0);
+                let stored = buffers.slice(0..stored);
+                self.storage.read_at(offset, stored).await
+            }
+            _ => self.storage.read_at(offset, buffers).await,
         }
-        self.statistics.set(statistics);
     }
 }
 
@@ -138,16 +106,20 @@ impl<S: Storage> Disk for Raw<S> {
         Box::pin(async move {
             let (counted, len) = (Counted::of(&request.op), request.len);
             let result = self.perform(request).await;
-            self.count(counted, len, result.is_ok());
+            let mut statistics = self.statistics.get();
+            statistics.count(counted, len, result.is_ok());
+            self.statistics.set(statistics);
             result
         })
     }
 
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
         Box::pin(async move {
-            let StorageExtent { len, data } = self.storage.extent(offset, len).await?;
+            let found = self.storage.extent(offset, len).await?;
+            let StorageExtent { len: reached, data } = found;
             Ok(Extent {
-                len,
+                // Data ends with a sector, though the storage may end within.
+                len: reached.next_multiple_of(SECTOR_BYTES).min(len),
                 content: if data { Content::Data } else { Content::Zero },
                 depth: 0,
                 host_offset: Some(offset),
@@ -168,38 +140,6 @@ impl<S: Storage> Disk for Raw<S> {
             host_syncs: self.flusher.syncs(),
             ..self.statistics.get()
         }
-    }
-}
-
-/// What a request counts as.
-#[derive(Clone, Copy)]
-enum Counted {
-    Read,
-    Write,
-    Flush,
-    Discard,
-    WriteZeroes,
-}
-
-impl Counted {
-    fn of(op: &Op) -> Self {
-        match op {
-            Op::Read(_) => Self::Read,
-            Op::Write(_) => Self::Write,
-            Op::Flush => Self::Flush,
-            Op::Discard => Self::Discard,
-            Op::WriteZeroes { .. } => Self::WriteZeroes,
-        }
-    }
-}
-
-fn name(op: &Op) -> &'static str {
-    match op {
-        Op::Read(_) => "read",
-        Op::Write(_) => "write",
-        Op::Flush => "flush",
-        Op::Discard => "discard",
-        Op::WriteZeroes { .. } => "write zeros",
     }
 }
 

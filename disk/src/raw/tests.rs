@@ -11,8 +11,8 @@ use tempfile::NamedTempFile;
 use crate::reactor::{Operation, submit};
 use crate::test_support::{join_all, real_backends};
 use crate::{
-    Backend, Buffers, Disk, Error, Executor, Fault, FaultyOperation, FileOptions, OpenOptions, Raw,
-    Request, SimulatedStorage, Storage,
+    Backend, Buffers, Content, Disk, Error, Executor, Fault, FaultyOperation, FileOptions,
+    OpenOptions, Raw, Request, SimulatedStorage, Storage,
 };
 
 const SECTOR: u64 = 512;
@@ -329,7 +329,7 @@ fn dropped_flush_lets_others_go_on() {
 
 #[test]
 fn sizes_that_no_disk_has_are_refused() {
-    for (size_bytes, reason) in [(0, "it is empty"), (1000, "not a multiple of 512")] {
+    for (size_bytes, reason) in [(0, "it is empty"), (1000, "it can only be read")] {
         let file = file(size_bytes);
         let opened = Executor::new()
             .unwrap()
@@ -340,5 +340,27 @@ fn sizes_that_no_disk_has_are_refused() {
             "{message}"
         );
         assert!(message.ends_with(reason), "{message}");
+    }
+}
+
+#[test]
+fn last_sector_that_is_only_read_is_filled_with_zeros() {
+    for backend in real_backends() {
+        let file = NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), [7; 1000]).unwrap();
+        Executor::with_backend(backend).unwrap().run(async {
+            let options = OpenOptions::new(file.path()).read_only(true);
+            let disk = options.open().await.unwrap();
+            assert_eq!(disk.properties().size_bytes, 1024);
+            let dirty = Buffers::from_vec([9; 512]);
+            let last = Request::read(512, dirty.clone());
+            disk.submit(last).await.unwrap();
+            assert!(dirty.to_vec() == [[7; 488].as_slice(), &[0; 24]].concat());
+            assert!(read(&*disk, 0, 1024).await[..1000] == [7; 1000]);
+            let past = Request::read(1024, Buffers::zeroed(512));
+            disk.submit(past).await.unwrap_err();
+            let extent = disk.extent(0, 1024).await.unwrap();
+            assert_eq!((extent.len, extent.content), (1024, Content::Data));
+        });
     }
 }
