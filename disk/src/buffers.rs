@@ -113,6 +113,19 @@ impl Buffers {
         }
     }
 
+    /// The bytes of `parts`, one after the other, sharing their memory.
+    pub fn concat(parts: impl IntoIterator<Item = Self>) -> Self {
+        let parts: Arc<[Self]> = parts.into_iter().collect();
+        let segments: Vec<_> = parts.iter().flat_map(Self::segments).collect();
+        // SAFETY: the segments are those of the parts, which they own and which are the owner.
+        unsafe { Self::from_raw(segments, Arc::new(parts)) }
+    }
+
+    /// Whether nobody else shares the memory: neither other buffers nor an operation in flight.
+    pub fn is_unique(&self) -> bool {
+        Arc::strong_count(&self.owner) == 1
+    }
+
     /// Bytes.
     pub fn len(&self) -> usize {
         self.len
@@ -209,6 +222,11 @@ impl Buffers {
         }
     }
 
+    /// Whether every byte is 0. Quick where it is not so.
+    pub fn is_zero(&self) -> bool {
+        self.segments().all(|segment| segment_is_zero(&segment))
+    }
+
     /// A copy of the bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len];
@@ -251,6 +269,17 @@ impl fmt::Debug for Buffers {
             .field("len", &self.len)
             .finish_non_exhaustive()
     }
+}
+
+fn segment_is_zero(segment: &libc::iovec) -> bool {
+    let mut copy = [0_u8; 512];
+    (0..segment.iov_len).step_by(copy.len()).all(|start| {
+        let piece = &mut copy[..(segment.iov_len - start).min(512)];
+        let source = segment.iov_base.cast::<u8>().wrapping_add(start);
+        // SAFETY: the piece lies in the segment, which the caller keeps valid.
+        unsafe { ptr::copy_nonoverlapping(source, piece.as_mut_ptr(), piece.len()) };
+        piece.iter().fold(0, |sum, byte| sum | byte) == 0
+    })
 }
 
 /// A zeroed allocation that is freed with its last user.
@@ -337,6 +366,32 @@ mod tests {
         assert_eq!(buffers.to_vec(), [0, 0, 7, 7, 1, 2, 7, 7, 0, 0]);
         assert!(!buffers.slice(1..9).is_aligned(2, 2));
         assert!(!buffers.slice(2..9).is_aligned(2, 2));
+    }
+
+    #[test]
+    fn one_byte_makes_it_not_zero() {
+        let buffers = Buffers::zeroed(1500);
+        assert!(buffers.is_zero());
+        for position in [0, 511, 512, 1023, 1499] {
+            buffers.slice(position..position + 1).fill(1);
+            assert!(!buffers.is_zero(), "{position}");
+            buffers.fill(0);
+        }
+        buffers.fill(1);
+        buffers.slice(3..1100).fill(0);
+        assert!(buffers.slice(3..1100).is_zero() && buffers.slice(7..7).is_zero());
+    }
+
+    #[test]
+    fn concatenation_shares_what_it_is_made_of() {
+        let (first, second) = (Buffers::from_vec(b"abc"), Buffers::from_vec(b"defg"));
+        let both = Buffers::concat([first.slice(1..3), second.clone()]);
+        assert_eq!(both.to_vec(), b"bcdefg");
+        second.fill(b'x');
+        assert_eq!(both.to_vec(), b"bcxxxx");
+        assert!(!first.is_unique());
+        drop(both);
+        assert!(first.is_unique() && second.is_unique());
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Statistics {
     /// Times the host was asked to make data durable. Flushes that come together share one, and a
     /// flush with nothing to make durable needs none.
     pub host_syncs: u64,
+    /// Bytes of the format's own tables written.
+    pub metadata_bytes: u64,
     /// Requests that failed.
     pub errors: u64,
 }

@@ -66,7 +66,7 @@ pub enum Error {
         reason: String,
     },
     /// The file looks like an image in another format, and no format was given.
-    #[error("{}: looks like {looks_like}; say format=raw if the disk really is raw", path.display())]
+    #[error("{}: looks like {looks_like}; give its format (raw, if a guest wrote that)", path.display())]
     FormatNeeded {
         /// The file.
         path: PathBuf,
@@ -74,7 +74,7 @@ pub enum Error {
         looks_like: &'static str,
     },
     /// No such format.
-    #[error("unknown disk format '{name}'; known: raw")]
+    #[error("unknown disk format '{name}'; known: raw, qcow2")]
     UnknownFormat {
         /// What was given.
         name: String,

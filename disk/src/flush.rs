@@ -55,15 +55,30 @@ impl Flusher {
         self.syncs.get()
     }
 
+    /// How far changes have come, for [`Flusher::flush_to`].
+    pub(crate) fn mark(&self) -> u64 {
+        self.changes.get()
+    }
+
+    /// An error, if a flush has failed.
+    pub(crate) fn check(&self, storage: &impl Storage) -> Result<(), Error> {
+        if self.failed.get() {
+            return Err(Error::FlushFailedBefore {
+                path: storage.path().to_owned(),
+            });
+        }
+        Ok(())
+    }
+
     /// Makes the changes durable that completed before this call.
     pub(crate) async fn flush(&self, storage: &impl Storage) -> Result<(), Error> {
-        let wanted = self.changes.get();
+        self.flush_to(storage, self.mark()).await
+    }
+
+    /// Makes the changes durable that completed before `wanted` was taken.
+    pub(crate) async fn flush_to(&self, storage: &impl Storage, wanted: u64) -> Result<(), Error> {
         loop {
-            if self.failed.get() {
-                return Err(Error::FlushFailedBefore {
-                    path: storage.path().to_owned(),
-                });
-            }
+            self.check(storage)?;
             if self.durable.get() >= wanted {
                 return Ok(());
             }

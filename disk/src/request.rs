@@ -1,6 +1,11 @@
 //! What is asked of a disk.
 
-use crate::Buffers;
+use std::path::PathBuf;
+
+use crate::{Buffers, Error, Statistics};
+
+/// The unit of virtio-blk and of all older disks.
+pub(crate) const SECTOR_BYTES: u64 = 512;
 
 /// What to do, with the memory it needs.
 #[derive(Clone, Debug)]
@@ -76,6 +81,90 @@ impl Request {
             op: Op::WriteZeroes { unmap },
             offset,
             len,
+        }
+    }
+}
+
+impl Op {
+    /// What it is called in messages.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Read(_) => "read",
+            Self::Write(_) => "write",
+            Self::Flush => "flush",
+            Self::Discard => "discard",
+            Self::WriteZeroes { .. } => "write zeros",
+        }
+    }
+}
+
+impl Request {
+    /// Why no disk of this size can do it.
+    pub(crate) fn problem(&self, size_bytes: u64) -> Option<&'static str> {
+        let Self { op, offset, len } = self;
+        let mismatch = match op {
+            Op::Read(buffers) | Op::Write(buffers) => buffers.len() as u64 != *len,
+            Op::Flush | Op::Discard | Op::WriteZeroes { .. } => false,
+        };
+        if offset.checked_add(*len).is_none_or(|end| end > size_bytes) {
+            Some("past the end of the disk")
+        } else if !offset.is_multiple_of(SECTOR_BYTES) || !len.is_multiple_of(SECTOR_BYTES) {
+            Some("not a multiple of 512")
+        } else if mismatch {
+            Some("its memory has another length")
+        } else {
+            None
+        }
+    }
+
+    /// The error that says so.
+    pub(crate) fn refused(&self, path: PathBuf, reason: &'static str) -> Error {
+        Error::Request {
+            path,
+            operation: self.op.name(),
+            offset: self.offset,
+            len: self.len,
+            reason,
+        }
+    }
+}
+
+/// What a request counts as.
+#[derive(Clone, Copy)]
+pub(crate) enum Counted {
+    Read,
+    Write,
+    Flush,
+    Discard,
+    WriteZeroes,
+}
+
+impl Counted {
+    pub(crate) fn of(op: &Op) -> Self {
+        match op {
+            Op::Read(_) => Self::Read,
+            Op::Write(_) => Self::Write,
+            Op::Flush => Self::Flush,
+            Op::Discard => Self::Discard,
+            Op::WriteZeroes { .. } => Self::WriteZeroes,
+        }
+    }
+}
+
+impl Statistics {
+    /// Counts a request of `len` bytes that is over.
+    pub(crate) fn count(&mut self, counted: Counted, len: u64, succeeded: bool) {
+        let (count, bytes) = match counted {
+            _ if !succeeded => (&mut self.errors, None),
+            Counted::Read => (&mut self.reads, Some(&mut self.read_bytes)),
+            Counted::Write => (&mut self.writes, Some(&mut self.written_bytes)),
+            Counted::Flush => (&mut self.flushes, None),
+            Counted::Discard => (&mut self.discards, None),
+            Counted::WriteZeroes => (&mut self.write_zeroes, None),
+        };
+        *count += 1;
+        if let Some(bytes) = bytes {
+            *bytes += len;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The header, its extensions and the name of the backing file: the first cluster.
 //! Parts "Header" and "Header extensions" of the specification.
 
+use std::mem::offset_of;
 use std::ops::RangeInclusive;
 
 use zerocopy::byteorder::big_endian::{U32, U64};
@@ -199,6 +200,13 @@ struct FeatureName {
 }
 
 impl Header {
+    /// Where the incompatible features are: 8 bytes.
+    pub const INCOMPATIBLE_OFFSET: u64 = offset_of!(Fields, incompatible_features) as u64;
+    /// Where the auto-clear features are: 8 bytes.
+    pub const AUTOCLEAR_OFFSET: u64 = offset_of!(Fields, autoclear_features) as u64;
+    /// Where the refcount table's offset is, 8 bytes, and its number of clusters, 4 bytes.
+    pub const REFCOUNT_TABLE_OFFSET: u64 = offset_of!(Fields, refcount_table_offset) as u64;
+
     /// How many bytes from the start of the file [`Header::parse`] needs, from the first
     /// [`Header::PREFIX_BYTES`] of it: a cluster.
     pub fn cluster_bytes(prefix: &[u8]) -> Result<u64, FormatError> {
@@ -257,6 +265,28 @@ impl Header {
             ));
         }
         Ok(bytes)
+    }
+
+    /// Puts what can change while everything else stays where it is into the first sector of the
+    /// file: sizes, features, and where tables are, but no extension.
+    ///
+    /// # Panics
+    /// When it is shorter than a header.
+    pub fn update(&self, sector: &mut [u8]) {
+        let new = self.fields();
+        let (fields, _) = Fields::mut_from_prefix(sector).expect("a whole sector");
+        fields.size = new.size;
+        fields.l1_size = new.l1_size;
+        fields.l1_table_offset = new.l1_table_offset;
+        fields.refcount_table_offset = new.refcount_table_offset;
+        fields.refcount_table_clusters = new.refcount_table_clusters;
+        fields.nb_snapshots = new.nb_snapshots;
+        fields.snapshots_offset = new.snapshots_offset;
+        if self.version >= 3 {
+            fields.incompatible_features = new.incompatible_features;
+            fields.compatible_features = new.compatible_features;
+            fields.autoclear_features = new.autoclear_features;
+        }
     }
 
     /// Whether there is an external data file.

@@ -133,5 +133,7 @@ fn compression_type_and_feature_bit_go_together() {
 fn too_long_a_name_does_not_fit() {
     let mut header = header();
     header.layout.cluster_bits = 9;
+    assert!(header.encode().is_ok());
+    header.backing_file = Some("x".repeat(400));
     assert!(header.encode().is_err());
 }

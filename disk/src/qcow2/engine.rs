@@ -1,0 +1,207 @@
+//! A qcow2 image as a disk.
+//!
+//! ```text
+//!   request ─> guest cluster locks ─> mapping (L1, L2) ─> data: read, write, zero, compressed
+//!                                        │
+//!                 allocator (refcounts) ─┤
+//!                                        v
+//!                    metadata cache ─ Transaction ─> commit ─> storage
+//! ```
+//! Guest data goes straight to its place, a new one if it had none. Changes of metadata are made
+//! in memory, and become durable together when the guest flushes.
+
+mod allocator;
+mod commit;
+mod compressed;
+mod extent;
+mod image;
+mod locks;
+mod mapping;
+mod metadata;
+mod open;
+mod read;
+mod session;
+mod transaction;
+mod write;
+mod zero;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+
+use super::format::Header;
+use crate::request::Counted;
+use crate::wait_queue::WaitQueue;
+use crate::{
+    BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
+};
+use image::Image;
+pub use open::Parts;
+
+/// A qcow2 image.
+pub struct Qcow2<S: Storage> {
+    image: Rc<Image<S>>,
+}
+
+impl<S: Storage> Qcow2<S> {
+    /// The header as it is now.
+    pub fn header(&self) -> Header {
+        self.image.header.borrow().clone()
+    }
+
+    /// The storage below.
+    pub fn storage(&self) -> &S {
+        &self.image.storage
+    }
+
+    /// Writes the whole cluster at `offset`, which may end with the disk, compressed if that saves
+    /// space. Such clusters take less room and more time; a guest that overwrites one gets an
+    /// ordinary one.
+    pub async fn write_compressed(&self, offset: u64, data: Buffers) -> Result<(), Error> {
+        let cluster_bytes = self.header().layout.cluster_bytes();
+        let len = data.len() as u64;
+        let request = Request::write(offset, data.clone());
+        self.image.check(&request)?;
+        let ends = len == cluster_bytes || offset + len == self.image.size_bytes();
+        if !offset.is_multiple_of(cluster_bytes) || !ends || len > cluster_bytes || len == 0 {
+            let path = self.image.storage.path().to_owned();
+            return Err(request.refused(path, "compressed writes are of one whole cluster"));
+        }
+        let image = Rc::clone(&self.image);
+        uninterrupted(async move {
+            image.prepare("write").await?;
+            image.write_compressed(offset, &data).await?;
+            image.relieve().await
+        })
+        .await
+    }
+}
+
+impl<S: Storage> Image<S> {
+    fn check(&self, request: &Request) -> Result<(), Error> {
+        match request.problem(self.size_bytes()) {
+            None => Ok(()),
+            Some(problem) => Err(request.refused(self.storage.path().to_owned(), problem)),
+        }
+    }
+
+    async fn perform(self: Rc<Self>, request: Request) -> Result<(), Error> {
+        self.check(&request)?;
+        let name = request.op.name();
+        let Request { op, offset, len } = request;
+        match op {
+            Op::Flush if self.storage.geometry().read_only => return Ok(()),
+            Op::Flush => {
+                self.flush().await?;
+                self.start_reclaiming();
+                return Ok(());
+            }
+            _ if len == 0 => return Ok(()),
+            Op::Read(buffers) => return self.read_locked(offset, &buffers).await,
+            Op::Write(_) | Op::Discard | Op::WriteZeroes { .. } => {}
+        }
+        self.prepare(name).await?;
+        match op {
+            Op::Write(buffers) => self.write(offset, buffers).await?,
+            Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await?,
+            _ => self.discard(offset, len).await?,
+        }
+        self.relieve().await
+    }
+
+    async fn read_locked(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
+        let layout = self.layout();
+        let last = layout.cluster_index(offset + buffers.len() as u64 - 1);
+        let first = layout.cluster_index(offset);
+        let _shared = self.guest.shared(first, last).await;
+        self.read(offset, buffers).await
+    }
+
+    /// Commits if too much waits for it.
+    async fn relieve(self: &Rc<Self>) -> Result<(), Error> {
+        if self.metadata.wants_commit() {
+            self.commit_all().await?;
+            self.start_reclaiming();
+        }
+        Ok(())
+    }
+
+    /// Gives back, beside what comes next, what a commit has made free.
+    fn start_reclaiming(self: &Rc<Self>) {
+        if self.committer.has_freed() {
+            let image = Rc::clone(self);
+            spawn(async move {
+                if let Err(error) = image.reclaim().await {
+                    tracing::warn!(%error, "cannot give back what is free");
+                }
+            });
+        }
+    }
+}
+
+impl<S: Storage> Disk for Qcow2<S> {
+    fn properties(&self) -> Properties {
+        let geometry = self.image.storage.geometry();
+        let cluster_bytes = self.image.layout().cluster_bytes();
+        Properties {
+            size_bytes: self.image.size_bytes(),
+            read_only: geometry.read_only,
+            block_size_bytes: geometry.block_size_bytes,
+            physical_block_size_bytes: geometry.physical_block_size_bytes,
+            optimal_io_size_bytes: geometry.optimal_io_size_bytes,
+            discard_granularity_bytes: u32::try_from(cluster_bytes).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async move {
+            let (counted, len) = (Counted::of(&request.op), request.len);
+            let image = Rc::clone(&self.image);
+            let result = match request.op {
+                Op::Read(_) => image.perform(request).await,
+                _ => uninterrupted(image.perform(request)).await,
+            };
+            self.image
+                .count(|statistics| statistics.count(counted, len, result.is_ok()));
+            result
+        })
+    }
+
+    fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
+        Box::pin(self.image.extent(offset, len))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        let image = Rc::clone(&self.image);
+        Box::pin(uninterrupted(async move { image.close().await }))
+    }
+
+    fn statistics(&self) -> Statistics {
+        let image = &self.image;
+        Statistics {
+            host_syncs: image.flusher.syncs() + image.data_flusher.syncs(),
+            ..image.statistics.get()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
+
+/// Runs `work` to its end even if the caller goes away: what it has started in the file must not
+/// go on while others think that it is over.
+async fn uninterrupted<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
+    let done = Rc::new((RefCell::new(None), WaitQueue::default()));
+    let theirs = Rc::clone(&done);
+    spawn(async move {
+        let result = work.await;
+        theirs.0.replace(Some(result));
+        theirs.1.wake_all();
+    });
+    loop {
+        if let Some(result) = done.0.take() {
+            return result;
+        }
+        done.1.wait().await;
+    }
+}

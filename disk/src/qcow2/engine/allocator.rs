@@ -1,0 +1,412 @@
+//! Host clusters: which are free, taking them, giving them back.
+//! Part "Host cluster management" of the specification.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use super::image::{Image, Kind};
+use super::locks::RangeLocks;
+use super::metadata::Page;
+use super::transaction::{Freed, Stage};
+use crate::qcow2::file;
+use crate::qcow2::format::{Header, REFCOUNT_TABLE_BYTES_MAX};
+use crate::{Error, Storage};
+
+/// Host offsets that a table can point to end here, exclusively.
+const HOST_OFFSET_BITS: u32 = 56;
+
+/// Where to look for free clusters.
+pub(super) struct Allocator {
+    /// One looks at a time.
+    lock: RangeLocks,
+    /// No cluster below is free, as far as we know.
+    hint: Cell<u64>,
+    /// From here on no cluster has ever been written: those of a file read as zeros.
+    untouched: Cell<u64>,
+    /// Where the next compressed data may go, in the rest of a cluster.
+    packed: Cell<Option<u64>>,
+}
+
+/// Contiguous host clusters, each with a refcount of 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Allocation {
+    pub(super) offset: u64,
+    pub(super) clusters: u64,
+    /// Whether they read as zeros as they are.
+    pub(super) is_zero: bool,
+}
+
+/// Some refcounts that are in one page.
+struct Refcounts {
+    page: Rc<Page>,
+    /// The cluster of the first one.
+    first: u64,
+    count: usize,
+}
+
+impl Allocator {
+    /// For a file of so many clusters.
+    pub(super) fn new(file_clusters: u64) -> Self {
+        Self {
+            lock: RangeLocks::default(),
+            hint: Cell::new(0),
+            untouched: Cell::new(file_clusters),
+            packed: Cell::new(None),
+        }
+    }
+
+    /// The end of all clusters that were ever used, as the number of one.
+    pub(super) fn end(&self) -> u64 {
+        self.untouched.get()
+    }
+
+    /// Starts again, after the file has been changed by others.
+    pub(super) fn reset(&self, file_clusters: u64) {
+        self.hint.set(0);
+        self.untouched.set(file_clusters);
+        self.packed.set(None);
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// Takes between 1 and `wanted` contiguous clusters.
+    pub(super) async fn allocate(&self, wanted: u64) -> Result<Allocation, Error> {
+        let _turn = self.allocator.lock.all().await;
+        self.allocate_in_turn(wanted).await
+    }
+
+    async fn allocate_in_turn(&self, wanted: u64) -> Result<Allocation, Error> {
+        let mut cluster = self.allocator.hint.get();
+        loop {
+            if cluster >> (HOST_OFFSET_BITS - self.layout().cluster_bits) != 0 {
+                return Err(self.cannot_grow());
+            }
+            let Some(refcounts) = self.refcounts_of(cluster).await? else {
+                self.add_refcount_block(cluster).await?;
+                continue;
+            };
+            match self.find_free(&refcounts, cluster, wanted) {
+                Some((start, count)) => return self.take(&refcounts, start, count).await,
+                None => cluster = refcounts.first + refcounts.count as u64,
+            }
+        }
+    }
+
+    /// The first free run from `cluster` on.
+    fn find_free(&self, refcounts: &Refcounts, cluster: u64, wanted: u64) -> Option<(u64, u64)> {
+        let width = self.layout().refcount_width;
+        let index = |cluster| usize::try_from(cluster - refcounts.first).unwrap_or(usize::MAX);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
+        refcounts.page.with(|bytes| {
+            let is_free = |n: &usize| width.get(bytes, *n) == 0;
+            let start = (index(cluster)..refcounts.count).find(is_free)?;
+            let end = start.saturating_add(wanted).min(refcounts.count);
+            let count = (start..end).take_while(is_free).count();
+            Some((refcounts.first + start as u64, count as u64))
+        })
+    }
+
+    /// Marks free clusters as used, after making sure that they are.
+    async fn take(
+        &self,
+        refcounts: &Refcounts,
+        start: u64,
+        count: u64,
+    ) -> Result<Allocation, Error> {
+        let layout = self.layout();
+        for cluster in start..start + count {
+            let kind = self.kinds.borrow().get(&cluster).copied();
+            if kind.is_some() {
+                let problem = "the refcount of a cluster that is in use is 0".to_owned();
+                let offset = cluster << layout.cluster_bits;
+                return Err(self.damaged(offset, problem).await);
+            }
+        }
+        for cluster in start..start + count {
+            self.set_refcount_in(refcounts, cluster, 1);
+        }
+        let allocator = &self.allocator;
+        allocator.hint.set(start + count);
+        let untouched = allocator.untouched.get();
+        allocator.untouched.set(untouched.max(start + count));
+        Ok(Allocation {
+            offset: start << layout.cluster_bits,
+            clusters: count,
+            is_zero: start >= untouched,
+        })
+    }
+
+    fn cannot_grow(&self) -> Error {
+        Error::Unsupported {
+            path: self.storage.path().to_owned(),
+            problem: "the file cannot grow any further in this format".to_owned(),
+        }
+    }
+
+    fn refcount_table_entry(&self, cluster: u64) -> Option<u64> {
+        let header = self.header.borrow();
+        let block = cluster / header.layout.refcount_block_entries();
+        let offset = header.refcount_table_offset + block * 8;
+        (block * 8 < header.refcount_table_bytes()).then_some(offset)
+    }
+
+    /// The refcounts around that of `cluster`; absent if they have no block.
+    async fn refcounts_of(&self, cluster: u64) -> Result<Option<Refcounts>, Error> {
+        let layout = self.layout();
+        let Some(entry_offset) = self.refcount_table_entry(cluster) else {
+            return Ok(None);
+        };
+        let table = self.metadata.page(&self.storage, entry_offset).await?;
+        let block = table.word(entry_offset);
+        if block == 0 {
+            return Ok(None);
+        }
+        let index = layout.cluster_index(block);
+        if self.kinds.borrow().get(&index) != Some(&Kind::RefcountBlock) {
+            let problem = "the refcount table points to something else".to_owned();
+            return Err(self.damaged(entry_offset, problem).await);
+        }
+        let in_block = cluster % layout.refcount_block_entries();
+        let offset = block + layout.refcount_width.byte_of(in_block);
+        let page = self.metadata.page(&self.storage, offset).await?;
+        let bits = (page.start() - block) * 8;
+        let count = (page.end() - page.start()) * 8 / layout.refcount_width.bits();
+        Ok(Some(Refcounts {
+            first: cluster - in_block + bits / layout.refcount_width.bits(),
+            count: usize::try_from(count).unwrap_or(usize::MAX),
+            page,
+        }))
+    }
+
+    fn set_refcount_in(&self, refcounts: &Refcounts, cluster: u64, refcount: u64) {
+        let width = self.layout().refcount_width;
+        let index = cluster - refcounts.first;
+        let offset = refcounts.page.start() + width.byte_of(index);
+        let len = width.bits().div_ceil(8);
+        let index = usize::try_from(index).expect("within a page");
+        let page = &refcounts.page;
+        self.metadata
+            .change(Stage::Refcounts, page, offset, len, |bytes| {
+                width.set(bytes, index, refcount);
+            });
+    }
+
+    fn refcount_in(&self, refcounts: &Refcounts, cluster: u64) -> u64 {
+        let index = usize::try_from(cluster - refcounts.first).expect("within a page");
+        let width = self.layout().refcount_width;
+        refcounts.page.with(|bytes| width.get(bytes, index))
+    }
+
+    /// Makes a refcount block for `cluster`, in that very cluster: it is free, as is every cluster
+    /// without a block. So a block counts itself, and no other is needed for it.
+    async fn add_refcount_block(&self, cluster: u64) -> Result<(), Error> {
+        let Some(entry_offset) = self.refcount_table_entry(cluster) else {
+            return self.grow_refcount_table(cluster).await;
+        };
+        let layout = self.layout();
+        let table = self.metadata.page(&self.storage, entry_offset).await?;
+        let bytes = self.new_block(cluster, cluster, cluster + 1);
+        let untouched = self.allocator.untouched.get();
+        let offset = cluster << layout.cluster_bits;
+        self.metadata.fresh(offset, &bytes, cluster >= untouched);
+        self.metadata
+            .set_word(Stage::RefcountTable, &table, entry_offset, offset);
+        self.add_table(Kind::RefcountBlock, offset);
+        self.allocator.untouched.set(untouched.max(cluster + 1));
+        Ok(())
+    }
+
+    /// A block for the clusters around `cluster`, of which those from `start` to `end` are in use.
+    fn new_block(&self, cluster: u64, start: u64, end: u64) -> Vec<u8> {
+        let layout = self.layout();
+        let entries = layout.refcount_block_entries();
+        let first = cluster - cluster % entries;
+        let mut bytes = vec![0; usize::try_from(layout.cluster_bytes()).expect("at most 2 MiB")];
+        for used in start.max(first)..end.min(first + entries) {
+            let index = usize::try_from(used - first).expect("within a block");
+            layout.refcount_width.set(&mut bytes, index, 1);
+        }
+        bytes
+    }
+
+    /// Moves the refcount table to a larger place, that starts at `cluster`, which no block covers
+    /// yet, with the blocks it needs for itself. Rare: it is made durable at once, as what follows
+    /// needs it.
+    async fn grow_refcount_table(&self, cluster: u64) -> Result<(), Error> {
+        self.commit_all().await?;
+        let layout = self.layout();
+        let header = self.header.borrow().clone();
+        let entries = layout.refcount_block_entries();
+        let old_bytes = header.refcount_table_bytes();
+        let (mut table_clusters, mut blocks) = (1, 1);
+        // Each round needs more for the table itself: soon it is enough.
+        loop {
+            let end = cluster + table_clusters + blocks;
+            let table_bytes = (end.div_ceil(entries) * 8).max(old_bytes * 3 / 2);
+            let table_needed = layout.clusters_for(table_bytes);
+            let blocks_needed = end.div_ceil(entries) - cluster / entries;
+            if table_needed <= table_clusters && blocks_needed <= blocks {
+                break;
+            }
+            table_clusters = table_clusters.max(table_needed);
+            blocks = blocks.max(blocks_needed);
+        }
+        let table_bytes = table_clusters << layout.cluster_bits;
+        if table_bytes > REFCOUNT_TABLE_BYTES_MAX {
+            return Err(self.cannot_grow());
+        }
+        let place = (cluster, table_clusters, blocks);
+        let table = self.write_refcount_table(&header, place).await?;
+        self.switch_refcount_table(&header, table, table_clusters)
+            .await?;
+        for n in 0..table_clusters {
+            self.add_table(Kind::RefcountTable, table + (n << layout.cluster_bits));
+        }
+        for n in table_clusters..table_clusters + blocks {
+            self.add_table(Kind::RefcountBlock, table + (n << layout.cluster_bits));
+        }
+        let end = cluster + table_clusters + blocks;
+        let untouched = self.allocator.untouched.get();
+        self.allocator.untouched.set(untouched.max(end));
+        Ok(())
+    }
+
+    /// Writes the new table, and its own blocks behind it. Returns where it is.
+    async fn write_refcount_table(
+        &self,
+        header: &Header,
+        (cluster, table_clusters, blocks): (u64, u64, u64),
+    ) -> Result<u64, Error> {
+        let layout = header.layout;
+        let end = cluster + table_clusters + blocks;
+        let len = |bytes: u64| usize::try_from(bytes).expect("at most 8 MiB");
+        let old_bytes = len(header.refcount_table_bytes());
+        let mut table = file::read(&self.storage, header.refcount_table_offset, old_bytes).await?;
+        table.resize(len(table_clusters << layout.cluster_bits), 0);
+        let entries = layout.refcount_block_entries();
+        for n in 0..blocks {
+            let block_cluster = cluster + table_clusters + n;
+            let offset = block_cluster << layout.cluster_bits;
+            let index = len((cluster / entries + n) * 8);
+            table[index..index + 8].copy_from_slice(&offset.to_be_bytes());
+            let covered = (cluster / entries + n) * entries;
+            let bytes = self.new_block(covered, cluster, end);
+            file::write(&self.storage, offset, bytes).await?;
+        }
+        let offset = cluster << layout.cluster_bits;
+        file::write(&self.storage, offset, table).await?;
+        self.flusher.changed();
+        self.flusher.flush(&self.storage).await?;
+        Ok(offset)
+    }
+
+    /// Makes the header point to the new refcount table; both fields are in one sector.
+    async fn switch_refcount_table(
+        &self,
+        header: &Header,
+        offset: u64,
+        clusters: u64,
+    ) -> Result<(), Error> {
+        let clusters = u32::try_from(clusters).expect("at most 8 MiB");
+        let fields = [&offset.to_be_bytes()[..], &clusters.to_be_bytes()].concat();
+        file::write(&self.storage, Header::REFCOUNT_TABLE_OFFSET, fields).await?;
+        self.flusher.changed();
+        self.flusher.flush(&self.storage).await?;
+        let (old, old_bytes) = (header.refcount_table_offset, header.refcount_table_bytes());
+        {
+            let mut header = self.header.borrow_mut();
+            header.refcount_table_offset = offset;
+            header.refcount_table_clusters = clusters;
+        }
+        self.metadata.free(Freed {
+            offset: old,
+            len: old_bytes,
+            give_back: false,
+        });
+        Ok(())
+    }
+
+    /// Takes back clusters that were allocated and to which nothing points.
+    pub(super) async fn unallocate(&self, allocation: Allocation) -> Result<(), Error> {
+        let len = allocation.clusters << self.layout().cluster_bits;
+        self.drop_references(allocation.offset, len).await
+    }
+
+    /// Drops a reference to each cluster that the bytes are in. Whoever does must know that no
+    /// pointer to them can come back after a power cut.
+    pub(super) async fn drop_references(&self, offset: u64, len: u64) -> Result<(), Error> {
+        let layout = self.layout();
+        let _turn = self.allocator.lock.all().await;
+        for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
+            let refcount = match self.refcounts_of(cluster).await? {
+                Some(refcounts) => {
+                    let refcount = self.refcount_in(&refcounts, cluster);
+                    if refcount > 0 {
+                        self.set_refcount_in(&refcounts, cluster, refcount - 1);
+                    }
+                    refcount
+                }
+                None => 0,
+            };
+            match refcount {
+                0 => {
+                    let problem = "the refcount of a cluster that was in use is 0".to_owned();
+                    let offset = cluster << layout.cluster_bits;
+                    return Err(self.damaged(offset, problem).await);
+                }
+                1 => self.is_free(cluster),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A cluster has become free.
+    fn is_free(&self, cluster: u64) {
+        self.kinds.borrow_mut().remove(&cluster);
+        let layout = self.layout();
+        self.decompressed
+            .forget(cluster << layout.cluster_bits, layout.cluster_bytes());
+        let allocator = &self.allocator;
+        allocator.hint.set(allocator.hint.get().min(cluster));
+        let packed = allocator.packed.get();
+        if packed.is_some_and(|end| layout.cluster_index(end - 1) == cluster) {
+            allocator.packed.set(None);
+        }
+    }
+
+    /// Takes `len` bytes for compressed data, behind earlier ones if there is room: each use of a
+    /// cluster counts as a reference.
+    pub(super) async fn allocate_bytes(&self, len: u64) -> Result<u64, Error> {
+        let layout = self.layout();
+        let _turn = self.allocator.lock.all().await;
+        if let Some(offset) = self.allocator.packed.get() {
+            let room = offset.next_multiple_of(layout.cluster_bytes()) - offset;
+            if len <= room && self.add_reference(offset).await? {
+                let end = offset + len;
+                self.allocator.packed.set((len < room).then_some(end));
+                return Ok(offset);
+            }
+        }
+        let offset = self.allocate_in_turn(1).await?.offset;
+        let fits = len < layout.cluster_bytes();
+        self.allocator.packed.set(fits.then_some(offset + len));
+        Ok(offset)
+    }
+
+    /// Adds a reference to a cluster that has some; false if it has as many as it can.
+    async fn add_reference(&self, offset: u64) -> Result<bool, Error> {
+        let layout = self.layout();
+        let cluster = layout.cluster_index(offset);
+        let Some(refcounts) = self.refcounts_of(cluster).await? else {
+            return Ok(false);
+        };
+        let refcount = self.refcount_in(&refcounts, cluster);
+        // Free means: its last user is gone, and it may be another's soon.
+        if refcount == 0 || refcount == layout.refcount_width.max() {
+            return Ok(false);
+        }
+        self.set_refcount_in(&refcounts, cluster, refcount + 1);
+        Ok(true)
+    }
+}

@@ -1,0 +1,178 @@
+//! Making changes durable: the one place that a [`Transaction`](super::transaction::Transaction)
+//! goes to.
+//!
+//! In order: data, refcounts and tables that nothing points to; then pointers to refcount blocks;
+//! then pointers to data; then pointers to L2 tables. There is a sync between two of these where
+//! both have something to write, and one at the end. A power cut at any time leaves at most
+//! clusters that are counted and not used.
+
+use std::cell::{Cell, RefCell};
+
+use futures_util::future::join_all;
+
+use super::image::Image;
+use super::locks::RangeLocks;
+use super::transaction::{Freed, Sealed, Stage};
+use crate::qcow2::file;
+use crate::wait_queue::WaitQueue;
+use crate::{Error, Storage};
+
+/// Who commits, and what has been committed.
+#[derive(Default)]
+pub(super) struct Committer {
+    running: Cell<bool>,
+    waiting: WaitQueue,
+    /// How many transactions have been sealed. The pending one is the next.
+    sealed: Cell<u64>,
+    /// The last one that became durable.
+    durable: Cell<u64>,
+    /// What nothing points to any more, durably.
+    freed: RefCell<Vec<Freed>>,
+    /// One gives it back at a time.
+    reclaiming: RangeLocks,
+}
+
+/// Lets the next commit begin, however this one ends.
+struct Running<'a>(&'a Committer);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.set(false);
+        self.0.waiting.wake_all();
+    }
+}
+
+impl Committer {
+    /// Whether there is something to reclaim.
+    pub(super) fn has_freed(&self) -> bool {
+        !self.freed.borrow().is_empty()
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// Makes everything durable that completed before this call.
+    pub(super) async fn flush(&self) -> Result<(), Error> {
+        let (mark, data_mark) = (self.flusher.mark(), self.data_flusher.mark());
+        let sealed = self.committer.sealed.get();
+        let essential = self.metadata.pending(|pending| pending.is_essential());
+        self.commit_to(if essential { sealed + 1 } else { sealed })
+            .await?;
+        self.flusher.flush_to(&self.storage, mark).await?;
+        match &self.data_file {
+            Some(data_file) => self.data_flusher.flush_to(data_file, data_mark).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Commits all changes so far, refcounts that could wait included.
+    pub(super) async fn commit_all(&self) -> Result<(), Error> {
+        let sealed = self.committer.sealed.get();
+        let empty = self.metadata.pending(|pending| pending.is_empty());
+        self.commit_to(if empty { sealed } else { sealed + 1 })
+            .await
+    }
+
+    /// Commits until transaction `wanted` is durable. Whoever comes while a commit is running
+    /// waits for its end; all of those then share the next.
+    async fn commit_to(&self, wanted: u64) -> Result<(), Error> {
+        let committer = &self.committer;
+        while committer.durable.get() < wanted {
+            self.check_writable("flush")?;
+            if committer.running.replace(true) {
+                committer.waiting.wait().await;
+            } else {
+                let _running = Running(committer);
+                self.commit_pending().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn commit_pending(&self) -> Result<(), Error> {
+        let committer = &self.committer;
+        let sealed = self.metadata.seal();
+        committer.sealed.set(committer.sealed.get() + 1);
+        let number = committer.sealed.get();
+        match self.write_in_order(&sealed).await {
+            Ok(()) => {
+                committer.durable.set(number);
+                let freed = self.metadata.committed(sealed);
+                committer.freed.borrow_mut().extend(freed);
+                Ok(())
+            }
+            Err(error) => {
+                self.metadata.not_committed(sealed);
+                Err(error)
+            }
+        }
+    }
+
+    /// Writes stage after stage, each behind a sync of all before it.
+    async fn write_in_order(&self, sealed: &Sealed) -> Result<(), Error> {
+        for stage in sealed.writes.chunk_by(|a, b| a.0 == b.0) {
+            if stage[0].0 > Stage::Refcounts {
+                self.barrier().await?;
+            }
+            let writes = stage.iter().map(|(_, offset, bytes)| {
+                self.count(|statistics| statistics.metadata_bytes += bytes.len() as u64);
+                file::write(&self.storage, *offset, bytes.clone())
+            });
+            let results = join_all(writes).await;
+            self.flusher.changed();
+            results.into_iter().collect::<Result<(), _>>()?;
+        }
+        self.barrier().await
+    }
+
+    /// Makes durable what has been written.
+    async fn barrier(&self) -> Result<(), Error> {
+        if let Some(data_file) = &self.data_file {
+            self.data_flusher.flush(data_file).await?;
+        }
+        self.flusher.flush(&self.storage).await
+    }
+
+    /// Makes clusters free that nothing points to any more, and gives their space back.
+    pub(super) async fn reclaim(&self) -> Result<(), Error> {
+        let _turn = self.committer.reclaiming.all().await;
+        let freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
+        for run in joined(freed) {
+            if run.give_back {
+                // Before it is free: afterwards it may be another's.
+                self.storage.discard(run.offset, run.len).await?;
+                self.flusher.changed();
+            }
+            self.drop_references(run.offset, run.len).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits until nothing is left to be written or freed.
+    pub(super) async fn settle(&self) -> Result<(), Error> {
+        loop {
+            self.commit_all().await?;
+            self.reclaim().await?;
+            if self.metadata.pending(|pending| pending.is_empty()) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Joins neighbours, so that the host is asked seldom. Only whole clusters are given back, so that
+/// what is joined counts one reference a cluster.
+fn joined(mut freed: Vec<Freed>) -> Vec<Freed> {
+    freed.sort_by_key(|run| run.offset);
+    let mut joined: Vec<Freed> = Vec::new();
+    for run in freed {
+        match joined.last_mut() {
+            Some(last)
+                if last.give_back && run.give_back && last.offset + last.len == run.offset =>
+            {
+                last.len += run.len;
+            }
+            _ => joined.push(run),
+        }
+    }
+    joined
+}

@@ -1,0 +1,341 @@
+//! An open image: what all its requests share.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::allocator::Allocator;
+use super::compressed::Decompressed;
+use super::locks::RangeLocks;
+use super::metadata::Metadata;
+use crate::flush::Flusher;
+use crate::qcow2::file;
+use crate::qcow2::format::{Header, IncompatibleFeatures, L1Entry, Layout, SnapshotEntry};
+use crate::{Disk, Error, Statistics, Storage};
+
+/// The L2 cache covers this much of a disk, unless that takes more than [`L2_CACHE_BYTES_MAX`].
+const L2_CACHE_COVERAGE_BYTES: u64 = 64 << 30;
+/// What the L2 cache takes by default at most: with small clusters the tables are large.
+const L2_CACHE_BYTES_MAX: u64 = 64 << 20;
+/// What the other tables get of the cache.
+const OTHER_CACHE_BYTES: u64 = 1 << 20;
+
+/// A qcow2 image in use.
+pub(super) struct Image<S> {
+    pub(super) storage: S,
+    pub(super) data_file: Option<S>,
+    pub(super) backing: Option<Rc<dyn Disk>>,
+    pub(super) header: RefCell<Header>,
+    pub(super) metadata: Metadata,
+    pub(super) allocator: Allocator,
+    /// Requests hold the guest clusters that they touch: exclusively while they change how those
+    /// are mapped.
+    pub(super) guest: RangeLocks,
+    /// Held while an L2 table is made.
+    pub(super) tables: RangeLocks,
+    /// The clusters that are metadata, and of what kind. Data there means that the image is damaged.
+    pub(super) kinds: RefCell<HashMap<u64, Kind>>,
+    pub(super) flusher: Flusher,
+    pub(super) data_flusher: Flusher,
+    pub(super) committer: super::commit::Committer,
+    pub(super) decompressed: Decompressed,
+    /// What was found to be wrong while running. Nothing is written from then on.
+    damage: RefCell<Option<(u64, String)>>,
+    /// Whether what must precede the first write is done.
+    pub(super) is_prepared: Cell<bool>,
+    pub(super) statistics: Cell<Statistics>,
+}
+
+/// What a cluster of metadata is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Header,
+    L1Table,
+    L2Table,
+    RefcountTable,
+    RefcountBlock,
+    SnapshotTable,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Header => "the header",
+            Self::L1Table => "an L1 table",
+            Self::L2Table => "an L2 table",
+            Self::RefcountTable => "the refcount table",
+            Self::RefcountBlock => "a refcount block",
+            Self::SnapshotTable => "the snapshot table",
+        }
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// An image whose header was read, and nothing else yet.
+    pub(super) fn new(
+        storage: S,
+        header: Header,
+        backing: Option<Rc<dyn Disk>>,
+        data_file: Option<S>,
+        l2_cache_bytes: Option<u64>,
+    ) -> Self {
+        let layout = header.layout;
+        let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
+        let read_only = storage.geometry().read_only;
+        Self {
+            allocator: Allocator::new(layout.clusters_for(storage.size_bytes())),
+            metadata: Metadata::new(
+                layout.cluster_bytes(),
+                cache_bytes.saturating_add(OTHER_CACHE_BYTES),
+            ),
+            storage,
+            data_file,
+            backing,
+            header: RefCell::new(header),
+            guest: RangeLocks::default(),
+            tables: RangeLocks::default(),
+            kinds: RefCell::default(),
+            flusher: Flusher::new(read_only),
+            data_flusher: Flusher::new(read_only),
+            committer: super::commit::Committer::default(),
+            decompressed: Decompressed::default(),
+            damage: RefCell::default(),
+            is_prepared: Cell::default(),
+            statistics: Cell::default(),
+        }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.header.borrow().layout
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.header.borrow().size_bytes
+    }
+
+    pub(super) fn version(&self) -> u32 {
+        self.header.borrow().version
+    }
+
+    /// Where guest data is.
+    pub(super) fn data_storage(&self) -> &S {
+        self.data_file.as_ref().unwrap_or(&self.storage)
+    }
+
+    /// Notes that guest data has been written.
+    pub(super) fn data_changed(&self) {
+        match self.data_file {
+            Some(_) => self.data_flusher.changed(),
+            None => self.flusher.changed(),
+        }
+    }
+
+    /// Where the host clusters end, that there are.
+    pub(super) fn host_end(&self) -> u64 {
+        let allocated = self.allocator.end() << self.layout().cluster_bits;
+        self.storage.size_bytes().max(allocated)
+    }
+
+    /// Learns which clusters are metadata; finds tables that overlap or are not in the file.
+    pub(super) async fn learn_kinds(&self) -> Result<(), Error> {
+        let header = self.header.borrow().clone();
+        self.add_kind(Kind::Header, 0, header.layout.cluster_bytes())
+            .await?;
+        self.add_kind(Kind::L1Table, header.l1_offset, header.l1_bytes())
+            .await?;
+        let table = header.refcount_table_offset;
+        self.add_kind(Kind::RefcountTable, table, header.refcount_table_bytes())
+            .await?;
+        self.learn_snapshots(&header).await?;
+        self.learn_entries(table, header.refcount_table_bytes(), Kind::RefcountBlock)
+            .await?;
+        self.learn_entries(header.l1_offset, header.l1_bytes(), Kind::L2Table)
+            .await
+    }
+
+    async fn learn_snapshots(&self, header: &Header) -> Result<(), Error> {
+        for snapshot in self.read_snapshots(header).await? {
+            let bytes = snapshot.l1_bytes();
+            self.add_kind(Kind::L1Table, snapshot.l1_offset, bytes)
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the snapshot table.
+    pub(super) async fn read_snapshots(
+        &self,
+        header: &Header,
+    ) -> Result<Vec<SnapshotEntry>, Error> {
+        let mut snapshots = Vec::new();
+        let (start, count) = (header.snapshots_offset, header.snapshots);
+        let within = self.storage.size_bytes().saturating_sub(start);
+        let max = SnapshotEntry::table_bytes_max(1).min(within);
+        let piece = usize::try_from(max).unwrap_or(usize::MAX);
+        let mut at = start;
+        for _ in 0..count {
+            let bytes = file::read(&self.storage, at, piece).await?;
+            let (snapshot, len) = match SnapshotEntry::parse(at, &bytes) {
+                Ok(parsed) => parsed,
+                Err(error) => return Err(self.damaged(error.offset, error.problem).await),
+            };
+            snapshots.push(snapshot);
+            at += len as u64;
+        }
+        if count > 0 {
+            self.add_kind(Kind::SnapshotTable, start, at - start)
+                .await?;
+        }
+        Ok(snapshots)
+    }
+
+    /// Learns the clusters that the entries of a table point to.
+    async fn learn_entries(&self, table: u64, bytes: u64, kind: Kind) -> Result<(), Error> {
+        let mut at = table;
+        while at < table + bytes {
+            let page = self.metadata.page(&self.storage, at).await?;
+            let end = page.end().min(table + bytes);
+            for offset in (at..end).step_by(8) {
+                let entry = page.word(offset);
+                let target = match kind {
+                    Kind::L2Table => L1Entry(entry).table_offset(),
+                    _ => (entry != 0).then_some(entry),
+                };
+                if let Some(target) = target {
+                    self.add_kind(kind, target, self.layout().cluster_bytes())
+                        .await?;
+                }
+            }
+            at = end;
+        }
+        Ok(())
+    }
+
+    /// Notes that `len` bytes at `offset` are metadata.
+    async fn add_kind(&self, kind: Kind, offset: u64, len: u64) -> Result<(), Error> {
+        let layout = self.layout();
+        let end = offset.checked_add(len);
+        let file_end = self
+            .storage
+            .size_bytes()
+            .next_multiple_of(layout.cluster_bytes());
+        if !layout.is_aligned(offset) || end.is_none_or(|end| end > file_end) {
+            let problem = format!("{} is not on clusters within the file", kind.name());
+            return Err(self.damaged(offset, problem).await);
+        }
+        for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
+            let other = self.kinds.borrow_mut().insert(cluster, kind);
+            // Snapshots share L2 tables with the active L1, not within one.
+            if let Some(other) = other {
+                let problem = format!("{} and {} overlap", kind.name(), other.name());
+                return Err(self.damaged(offset, problem).await);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes that a new table was made.
+    pub(super) fn add_table(&self, kind: Kind, offset: u64) {
+        let cluster = self.layout().cluster_index(offset);
+        self.kinds.borrow_mut().insert(cluster, kind);
+    }
+
+    /// Refuses a pointer to data that cannot be right.
+    pub(super) async fn check_data(&self, offset: u64, len: u64) -> Result<(), Error> {
+        if self.data_file.is_some() {
+            return Ok(());
+        }
+        let layout = self.layout();
+        let clusters = layout.cluster_index(offset)..layout.clusters_for(offset + len);
+        let kind = {
+            let kinds = self.kinds.borrow();
+            clusters
+                .clone()
+                .find_map(|cluster| kinds.get(&cluster).copied())
+        };
+        if let Some(kind) = kind {
+            let problem = format!("guest data lies in {}", kind.name());
+            return Err(self.damaged(offset, problem).await);
+        }
+        if offset >= self.host_end() {
+            let problem = "guest data lies past the end of the file".to_owned();
+            return Err(self.damaged(offset, problem).await);
+        }
+        Ok(())
+    }
+
+    /// The image is damaged: says so, notes it in the image itself, and stops all writes.
+    pub(super) async fn damaged(&self, offset: u64, problem: String) -> Error {
+        let error = Error::Damaged {
+            path: self.storage.path().to_owned(),
+            offset,
+            problem: problem.clone(),
+        };
+        let is_known = self
+            .damage
+            .borrow_mut()
+            .replace((offset, problem))
+            .is_some();
+        let markable = self.version() >= 3 && !self.storage.geometry().read_only;
+        if !is_known && markable && self.flusher.check(&self.storage).is_ok() {
+            let features = {
+                let mut header = self.header.borrow_mut();
+                header.incompatible = header
+                    .incompatible
+                    .with(IncompatibleFeatures::CORRUPT, true);
+                header.incompatible
+            };
+            let marked = self.write_incompatible(features).await;
+            if let Err(error) = marked {
+                tracing::warn!(%error, "cannot mark the damaged image as such");
+            }
+        }
+        error
+    }
+
+    async fn write_incompatible(&self, features: IncompatibleFeatures) -> Result<(), Error> {
+        let bytes = features.0.to_be_bytes().to_vec();
+        let offset = Header::INCOMPATIBLE_OFFSET;
+        file::write(&self.storage, offset, bytes).await?;
+        self.flusher.changed();
+        self.flusher.flush(&self.storage).await
+    }
+
+    /// An error, if nothing may be written any more.
+    pub(super) fn check_writable(&self, operation: &'static str) -> Result<(), Error> {
+        let path = || self.storage.path().to_owned();
+        if self.storage.geometry().read_only {
+            return Err(Error::ReadOnly {
+                path: path(),
+                operation,
+            });
+        }
+        if let Some((offset, problem)) = &*self.damage.borrow() {
+            return Err(Error::Damaged {
+                path: path(),
+                offset: *offset,
+                problem: problem.clone(),
+            });
+        }
+        self.flusher.check(&self.storage)?;
+        match &self.data_file {
+            Some(data_file) => self.data_flusher.check(data_file),
+            None => Ok(()),
+        }
+    }
+
+    /// Counts something.
+    pub(super) fn count(&self, count: impl FnOnce(&mut Statistics)) {
+        let mut statistics = self.statistics.get();
+        count(&mut statistics);
+        self.statistics.set(statistics);
+    }
+}
+
+/// Enough for the disk, up to a bound.
+fn default_l2_cache_bytes(header: &Header) -> u64 {
+    let layout = header.layout;
+    let covered = header.size_bytes.min(L2_CACHE_COVERAGE_BYTES);
+    let bytes = layout.clusters_for(covered) * layout.l2_entry_bytes();
+    bytes.min(L2_CACHE_BYTES_MAX)
+}

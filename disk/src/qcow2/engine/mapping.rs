@@ -1,0 +1,264 @@
+//! Where the guest's data is: looking it up, and changing it.
+//! Part "Cluster mapping" of the specification.
+
+use std::rc::Rc;
+
+use super::image::{Image, Kind};
+use super::metadata::Page;
+use super::transaction::{Freed, Stage};
+use crate::qcow2::file;
+use crate::qcow2::format::{Cluster, L1Entry, L2Entry, Layout};
+use crate::{Error, Storage};
+
+/// A stretch of the disk that is in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) len: u64,
+    pub(super) source: Source,
+}
+
+/// Where data comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// This offset of the file.
+    Host {
+        offset: u64,
+        /// Whether it may be written in place.
+        copied: bool,
+    },
+    /// It is zeros.
+    Zero {
+        /// A place in the file that is kept for it.
+        host: Option<u64>,
+    },
+    /// The backing file, or zeros if there is none.
+    Backing,
+    /// Compressed data of a whole cluster.
+    Compressed { offset: u64, len: u64 },
+}
+
+impl Run {
+    /// Whether `next` goes on where this ends.
+    fn joins(&self, next: &Self) -> bool {
+        match (self.source, next.source) {
+            (
+                Source::Host { offset, copied },
+                Source::Host {
+                    offset: next,
+                    copied: next_copied,
+                },
+            ) => offset + self.len == next && copied == next_copied,
+            (Source::Zero { host: Some(host) }, Source::Zero { host: Some(next) }) => {
+                host + self.len == next
+            }
+            (Source::Zero { host: None }, Source::Zero { host: None })
+            | (Source::Backing, Source::Backing) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What `cluster` says of the byte at `at` in it, and of those after it that are alike.
+fn run_in(cluster: Cluster, layout: Layout, at: u64) -> Run {
+    let (host, copied, subclusters) = match cluster {
+        Cluster::Compressed { offset, len } => {
+            return Run {
+                len: layout.cluster_bytes() - at,
+                source: Source::Compressed { offset, len },
+            };
+        }
+        Cluster::Standard {
+            host,
+            copied,
+            subclusters,
+        } => (host, copied, subclusters),
+    };
+    let first = layout.subcluster_index(at);
+    let state = |n: u32| (subclusters.allocated >> n & 1, subclusters.zero >> n & 1);
+    let alike = (first..layout.subclusters()).take_while(|n| state(*n) == state(first));
+    let end = (u64::from(first) + alike.count() as u64) * layout.subcluster_bytes();
+    let source = match (state(first), host) {
+        ((1, _), Some(host)) => Source::Host {
+            offset: host + at,
+            copied,
+        },
+        ((_, 1), host) => Source::Zero {
+            host: host.map(|host| host + at),
+        },
+        _ => Source::Backing,
+    };
+    Run {
+        len: end - at,
+        source,
+    }
+}
+
+impl<S: Storage> Image<S> {
+    /// What is at `offset` of the disk, and how far it goes alike, within `len` and one page of a
+    /// table.
+    pub(super) async fn next_run(&self, offset: u64, len: u64) -> Result<Run, Error> {
+        let layout = self.layout();
+        let Some((page, mut at)) = self.l2_entry(offset).await? else {
+            let coverage = layout.l2_coverage_bytes();
+            return Ok(Run {
+                len: len.min(coverage - offset % coverage),
+                source: Source::Backing,
+            });
+        };
+        let mut run: Option<Run> = None;
+        let mut done = 0;
+        while done < len && at < page.end() {
+            let cluster = self.decode(&page, at).await?;
+            let in_cluster = layout.in_cluster(offset + done);
+            let mut next = run_in(cluster, layout, in_cluster);
+            next.len = next.len.min(len - done);
+            match &mut run {
+                None => run = Some(next),
+                Some(run) if run.joins(&next) => run.len += next.len,
+                Some(run) => return Ok(*run),
+            }
+            if let Source::Host { offset, .. } = next.source {
+                self.check_data(offset, next.len).await?;
+            }
+            done += next.len;
+            if layout.is_aligned(offset + done) {
+                at += layout.l2_entry_bytes();
+            }
+        }
+        Ok(run.expect("len is not 0"))
+    }
+
+    /// What the cluster at `offset` of the disk is.
+    pub(super) async fn cluster_at(&self, offset: u64) -> Result<Cluster, Error> {
+        match self.l2_entry(offset).await? {
+            Some((page, at)) => {
+                let cluster = self.decode(&page, at).await?;
+                if let Some((host, len)) = cluster.host_range(self.layout()) {
+                    self.check_data(host, len).await?;
+                }
+                Ok(cluster)
+            }
+            None => Ok(Cluster::UNALLOCATED),
+        }
+    }
+
+    async fn decode(&self, page: &Page, at: u64) -> Result<Cluster, Error> {
+        let layout = self.layout();
+        let entry = read_entry(page, at, layout);
+        match entry.problem(layout, self.version()) {
+            None => Ok(entry.decode(layout, self.data_file.is_some())),
+            Some(problem) => Err(self.damaged(at, problem.to_owned()).await),
+        }
+    }
+
+    /// The page and the offset in the file of an L2 entry; absent if there is no table.
+    async fn l2_entry(&self, offset: u64) -> Result<Option<(Rc<Page>, u64)>, Error> {
+        let (_, _, entry) = self.l1_entry(offset).await?;
+        let Some(table) = entry.table_offset() else {
+            return Ok(None);
+        };
+        let layout = self.layout();
+        let at = table + layout.l2_index(offset) * layout.l2_entry_bytes();
+        Ok(Some((self.metadata.page(&self.storage, at).await?, at)))
+    }
+
+    /// The L1 entry for `offset` of the disk, with its page and its offset in the file.
+    async fn l1_entry(&self, offset: u64) -> Result<(Rc<Page>, u64, L1Entry), Error> {
+        let at = {
+            let header = self.header.borrow();
+            header.l1_offset + header.layout.l1_index(offset) * 8
+        };
+        let page = self.metadata.page(&self.storage, at).await?;
+        let entry = L1Entry(page.word(at));
+        if let Some(table) = entry.table_offset() {
+            let index = self.layout().cluster_index(table);
+            let kind = self.kinds.borrow().get(&index).copied();
+            if kind != Some(Kind::L2Table) || !self.layout().is_aligned(table) {
+                let problem = "the L1 table points to something else".to_owned();
+                return Err(self.damaged(at, problem).await);
+            }
+        }
+        Ok((page, at, entry))
+    }
+
+    /// Says what the cluster at `offset` of the disk is from now on. The caller holds the cluster
+    /// exclusively, and has written the data.
+    pub(super) async fn map(&self, offset: u64, cluster: Cluster) -> Result<(), Error> {
+        let layout = self.layout();
+        let table = self.own_l2_table(offset).await?;
+        let at = table + layout.l2_index(offset) * layout.l2_entry_bytes();
+        let page = self.metadata.page(&self.storage, at).await?;
+        let entry = L2Entry::encode(cluster, layout);
+        self.metadata
+            .set_word(Stage::L2, &page, at, entry.descriptor);
+        if layout.extended_l2 {
+            self.metadata
+                .set_word(Stage::L2, &page, at + 8, entry.bitmap);
+        }
+        Ok(())
+    }
+
+    /// Drops the reference of a guest cluster to what it was before, once the change is durable.
+    pub(super) fn free(&self, cluster: Cluster, give_back: bool) {
+        let copied = matches!(cluster, Cluster::Standard { copied: true, .. });
+        if self.data_file.is_some() {
+            return;
+        }
+        if let Some((offset, len)) = cluster.host_range(self.layout()) {
+            self.metadata.free(Freed {
+                offset,
+                len,
+                give_back: give_back && copied,
+            });
+        }
+    }
+
+    /// The L2 table for `offset` of the disk, made or copied if it is not ours to change.
+    async fn own_l2_table(&self, offset: u64) -> Result<u64, Error> {
+        let is_own = |entry: L1Entry| entry.table_offset().filter(|_| entry.is_copied());
+        if let Some(table) = is_own(self.l1_entry(offset).await?.2) {
+            return Ok(table);
+        }
+        let _turn = self.tables.all().await;
+        let (page, at, entry) = self.l1_entry(offset).await?;
+        if let Some(table) = is_own(entry) {
+            return Ok(table);
+        }
+        let cluster_bytes = self.layout().cluster_bytes();
+        let len = usize::try_from(cluster_bytes).expect("at most 2 MiB");
+        let content = match entry.table_offset() {
+            Some(old) => self.read_table(old, len).await?,
+            None => vec![0; len],
+        };
+        let allocation = self.allocate(1).await?;
+        let table = allocation.offset;
+        self.metadata.fresh(table, &content, allocation.is_zero);
+        self.add_table(Kind::L2Table, table);
+        let new = L1Entry::new(table, true);
+        self.metadata.set_word(Stage::L1, &page, at, new.0);
+        if let Some(offset) = entry.table_offset() {
+            self.metadata.free(Freed {
+                offset,
+                len: cluster_bytes,
+                give_back: false,
+            });
+        }
+        Ok(table)
+    }
+
+    /// Reads a table that is shared, and so the same in the file as in memory.
+    async fn read_table(&self, offset: u64, len: usize) -> Result<Vec<u8>, Error> {
+        file::read(&self.storage, offset, len).await
+    }
+}
+
+fn read_entry(page: &Page, at: u64, layout: Layout) -> L2Entry {
+    L2Entry {
+        descriptor: page.word(at),
+        bitmap: if layout.extended_l2 {
+            page.word(at + 8)
+        } else {
+            0
+        },
+    }
+}

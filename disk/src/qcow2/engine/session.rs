@@ -1,0 +1,63 @@
+//! The beginning and the end of writing to an image.
+
+use super::image::Image;
+use crate::qcow2::file;
+use crate::qcow2::format::{AutoclearFeatures, Header};
+use crate::{Error, Storage};
+
+impl<S: Storage> Image<S> {
+    /// Refuses a change if there can be none. Before the first, gives up what the image says about
+    /// its content and we do not keep true. Part "autoclear_features" of the specification.
+    pub(super) async fn prepare(&self, operation: &'static str) -> Result<(), Error> {
+        self.check_writable(operation)?;
+        if self.is_prepared.get() {
+            return Ok(());
+        }
+        let _turn = self.tables.all().await;
+        if self.is_prepared.get() {
+            return Ok(());
+        }
+        let header = self.header.borrow().clone();
+        let known = AutoclearFeatures(header.autoclear.0 & AutoclearFeatures::KNOWN);
+        if known != header.autoclear {
+            let bytes = known.0.to_be_bytes().to_vec();
+            file::write(&self.storage, Header::AUTOCLEAR_OFFSET, bytes).await?;
+            self.flusher.changed();
+            self.flusher.flush(&self.storage).await?;
+            self.header.borrow_mut().autoclear = known;
+        }
+        self.is_prepared.set(true);
+        Ok(())
+    }
+
+    /// Whether the data file must read as the disk does.
+    pub(super) fn is_data_file_raw(&self) -> bool {
+        self.header.borrow().autoclear.0 & AutoclearFeatures::DATA_FILE_RAW != 0
+    }
+
+    /// Makes everything durable and lets go of the files.
+    pub(super) async fn close(&self) -> Result<(), Error> {
+        let settled = if self.check_writable("close").is_ok() {
+            self.settle().await
+        } else {
+            self.close_unwritable()
+        };
+        self.storage.close();
+        if let Some(data_file) = &self.data_file {
+            data_file.close();
+        }
+        let closed = match &self.backing {
+            Some(backing) => backing.close().await,
+            None => Ok(()),
+        };
+        settled.and(closed)
+    }
+
+    /// What closing promises of an image that is not written to any more.
+    fn close_unwritable(&self) -> Result<(), Error> {
+        if self.storage.geometry().read_only {
+            return Ok(());
+        }
+        self.check_writable("close")
+    }
+}

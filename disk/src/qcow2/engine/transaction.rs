@@ -1,0 +1,138 @@
+//! Changes of metadata that must become durable together.
+
+use std::collections::BTreeMap;
+
+use super::metadata::Metadata;
+
+/// What no disk tears.
+pub(super) const SECTOR_BYTES: u64 = 512;
+/// What a transaction counts in. No field of an image is larger but L2 entries with subclusters,
+/// whose two words are in one sector.
+const WORD_BYTES: u64 = 8;
+
+/// The kinds of change, in the order in which they must become durable: a power cut between two of
+/// them leaves clusters that nobody uses, but never a pointer to something that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Stage {
+    /// Refcounts, and whole tables that nothing points to yet. Belongs with the guest's data.
+    Refcounts,
+    /// Pointers to refcount blocks, without which their refcounts do not count.
+    RefcountTable,
+    /// Pointers to data.
+    L2,
+    /// Pointers to L2 tables.
+    L1,
+}
+
+/// Changes of metadata since the last commit: which words of the file, at which stage. Their
+/// content is in the [`Metadata`] until the transaction is sealed.
+#[derive(Debug, Default)]
+pub(super) struct Transaction {
+    /// A mask of the changed words of each changed sector.
+    sectors: BTreeMap<(Stage, u64), u64>,
+    /// What nothing refers to any more once this is durable.
+    freed: Vec<Freed>,
+}
+
+/// Host clusters that lose a reference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Freed {
+    /// Where the first byte is that is not needed any more.
+    pub(super) offset: u64,
+    /// How many bytes.
+    pub(super) len: u64,
+    /// Whether the guest wants the host to have the space.
+    pub(super) give_back: bool,
+}
+
+/// A transaction with its content, ready to be made durable.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    transaction: Transaction,
+    /// Runs of whole sectors: stage, offset and content.
+    pub(super) writes: Vec<(Stage, u64, Vec<u8>)>,
+}
+
+impl Transaction {
+    /// Notes that `len` bytes at `offset` have changed.
+    pub(super) fn note(&mut self, stage: Stage, offset: u64, len: u64) {
+        for word in offset / WORD_BYTES..(offset + len).div_ceil(WORD_BYTES) {
+            let sector = word * WORD_BYTES / SECTOR_BYTES;
+            // A sector of a table that nothing points to yet is written whole before anything does.
+            let stage = if self.sectors.contains_key(&(Stage::Refcounts, sector)) {
+                Stage::Refcounts
+            } else {
+                stage
+            };
+            let bit = word % (SECTOR_BYTES / WORD_BYTES);
+            *self.sectors.entry((stage, sector)).or_default() |= 1 << bit;
+        }
+    }
+
+    /// Notes that a reference to host clusters is dropped.
+    pub(super) fn free(&mut self, freed: Freed) {
+        self.freed.push(freed);
+    }
+
+    /// Whether anything is lost without a commit: refcounts alone, without what refers to their
+    /// clusters, can wait.
+    pub(super) fn is_essential(&self) -> bool {
+        !self.freed.is_empty()
+            || self
+                .sectors
+                .last_key_value()
+                .is_some_and(|((stage, _), _)| *stage > Stage::RefcountTable)
+    }
+
+    /// Whether there is nothing to do.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sectors.is_empty() && self.freed.is_empty()
+    }
+
+    /// How much memory and space waits for the commit, in sectors and freed ranges.
+    pub(super) fn len(&self) -> usize {
+        self.sectors.len() + self.freed.len()
+    }
+
+    /// Copies the content out of `metadata`, so that later changes are another transaction's.
+    pub(super) fn seal(self, metadata: &Metadata) -> Sealed {
+        let mut writes: Vec<(Stage, u64, Vec<u8>)> = Vec::new();
+        for (stage, sector) in self.sectors.keys() {
+            let offset = sector * SECTOR_BYTES;
+            let content = metadata.sector(offset);
+            match writes.last_mut() {
+                Some((last, start, bytes))
+                    if last == stage && *start + bytes.len() as u64 == offset =>
+                {
+                    bytes.extend_from_slice(&content);
+                }
+                _ => writes.push((*stage, offset, content)),
+            }
+        }
+        Sealed {
+            transaction: self,
+            writes,
+        }
+    }
+}
+
+impl Sealed {
+    /// The sectors that it changes, as offsets.
+    pub(super) fn sectors(&self) -> impl Iterator<Item = u64> {
+        let sectors = self.transaction.sectors.keys();
+        sectors.map(|(_, sector)| sector * SECTOR_BYTES)
+    }
+
+    /// What may be reused now that it is durable.
+    pub(super) fn into_freed(self) -> Vec<Freed> {
+        self.transaction.freed
+    }
+
+    /// Takes it back into `pending`, for it could not be written.
+    pub(super) fn unseal_into(self, pending: &mut Transaction) {
+        for ((stage, sector), mask) in self.transaction.sectors {
+            *pending.sectors.entry((stage, sector)).or_default() |= mask;
+        }
+        pending.freed.extend(self.transaction.freed);
+    }
+}
