@@ -31,7 +31,7 @@ pub use disk::{BoxFuture, Content, Disk, Extent, Properties, Statistics};
 pub use error::Error;
 pub use event::EventReceiver;
 pub use executor::{Backend, Executor, spawn};
-pub use open::{Format, OpenOptions};
+pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};
 pub use storage::{

@@ -1,17 +1,31 @@
-//! Opening an image file as a disk.
+//! Opening an image file, with all that it stands on, as a disk.
 
+mod chain;
+mod name;
+mod recognize;
+
+use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
 
-use crate::raw::Raw;
-use crate::{Buffers, Disk, Error, FileOptions, FileStorage, Storage};
+pub use chain::{CHAIN_MAX, Chain, Layer};
+
+use crate::qcow2::Qcow2;
+use crate::{Disk, Error, FileOptions, FileStorage};
 
 /// The format of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     /// The file's bytes are the disk's.
     Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}
+
+impl Format {
+    /// All of them, by name, for messages.
+    pub const KNOWN: &'static str = "raw, qcow2";
 }
 
 impl FromStr for Format {
@@ -20,10 +34,20 @@ impl FromStr for Format {
     fn from_str(name: &str) -> Result<Self, Error> {
         match name {
             "raw" => Ok(Self::Raw),
+            "qcow2" => Ok(Self::Qcow2),
             _ => Err(Error::UnknownFormat {
                 name: name.to_owned(),
             }),
         }
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        })
     }
 }
 
@@ -32,33 +56,57 @@ impl FromStr for Format {
 /// Without a format the image is raw. It is never guessed from the content, which in a raw image
 /// the guest writes: a guest that wrote the header of another format could name any file of the
 /// host as its backing file, and read it after the next start. A file that looks like another
-/// format is refused instead, until its owner says what it is.
+/// format is refused instead, until its owner says what it is. The same holds for a backing file
+/// whose format the image above it does not record.
+///
+/// Backing files are opened read-only, whatever the image is opened for.
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
-    file: FileOptions,
+    path: PathBuf,
     format: Option<Format>,
+    read_only: bool,
+    direct: bool,
+    share_all: bool,
+    data_file: Option<PathBuf>,
+    l2_cache_bytes: Option<u64>,
+    layers_max: usize,
+    recognize: bool,
 }
 
 impl OpenOptions {
     /// Opens the existing file or block device at `path` for reading and writing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
-            file: FileOptions::new(path),
+            path: path.into(),
             format: None,
+            read_only: false,
+            direct: false,
+            share_all: false,
+            data_file: None,
+            l2_cache_bytes: None,
+            layers_max: usize::MAX,
+            recognize: false,
         }
     }
 
     /// Whether to open it for reading only. Several may, but not while another writes.
     #[must_use]
     pub fn read_only(mut self, read_only: bool) -> Self {
-        self.file = self.file.read_only(read_only);
+        self.read_only = read_only;
         self
     }
 
-    /// Whether to leave out the host's page cache (`O_DIRECT`).
+    /// Whether to leave out the host's page cache (`O_DIRECT`), for every file of the image.
     #[must_use]
     pub fn direct(mut self, direct: bool) -> Self {
-        self.file = self.file.direct(direct);
+        self.direct = direct;
+        self
+    }
+
+    /// Whether to take no locks, as [`FileOptions::share_all`].
+    #[must_use]
+    pub fn share_all(mut self, share_all: bool) -> Self {
+        self.share_all = share_all;
         self
     }
 
@@ -69,29 +117,57 @@ impl OpenOptions {
         self
     }
 
+    /// The external data file, in place of the one that the image names.
+    #[must_use]
+    pub fn data_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.data_file = Some(path.into());
+        self
+    }
+
+    /// The most memory for the metadata of the image and of each of its backing files, in bytes.
+    #[must_use]
+    pub fn l2_cache_bytes(mut self, bytes: u64) -> Self {
+        self.l2_cache_bytes = Some(bytes);
+        self
+    }
+
+    /// Opens at most so many files of the chain: with 1, the image without its backing file. What
+    /// the files left out hold reads as zeros.
+    #[must_use]
+    pub fn layers_max(mut self, layers_max: usize) -> Self {
+        self.layers_max = layers_max;
+        self
+    }
+
+    /// Whether a file without a given format that looks like a qcow2 image is taken for one. It
+    /// still is refused if it names a file that would be opened: a guest may have written that.
+    #[must_use]
+    pub fn recognize(mut self, recognize: bool) -> Self {
+        self.recognize = recognize;
+        self
+    }
+
     /// Opens and locks the image. Runs on an [`Executor`](crate::Executor), as does the disk.
     pub async fn open(self) -> Result<Rc<dyn Disk>, Error> {
-        let storage = self.file.open()?;
-        if self.format.is_none() {
-            refuse_other_formats(&storage).await?;
-        }
-        Ok(Rc::new(Raw::new(storage)?))
+        self.chain().await?.into_disk().await
     }
-}
 
-async fn refuse_other_formats(storage: &FileStorage) -> Result<(), Error> {
-    const MAGIC: [(&[u8], &str); 1] = [(b"QFI\xfb", "a qcow2 image")];
-    let head = Buffers::zeroed(512);
-    if storage.size_bytes() < head.len() as u64 {
-        return Ok(());
+    /// Opens and locks a qcow2 image. Runs on an [`Executor`](crate::Executor), as does the disk.
+    pub async fn open_qcow2(self) -> Result<Rc<Qcow2<FileStorage>>, Error> {
+        self.chain().await?.into_qcow2().await
     }
-    storage.read_at(0, head.clone()).await?;
-    let head = head.to_vec();
-    match MAGIC.iter().find(|(magic, _)| head.starts_with(magic)) {
-        Some((_, looks_like)) => Err(Error::FormatNeeded {
-            path: storage.path().to_owned(),
-            looks_like,
-        }),
-        None => Ok(()),
+
+    /// Opens and locks the files of the image, without a look at what is in them but the headers.
+    /// Runs on an [`Executor`](crate::Executor).
+    pub async fn chain(self) -> Result<Chain, Error> {
+        Chain::open(self).await
+    }
+
+    /// How to open one of the files.
+    fn file(&self, path: PathBuf, read_only: bool) -> FileOptions {
+        FileOptions::new(path)
+            .read_only(read_only)
+            .direct(self.direct)
+            .share_all(self.share_all)
     }
 }

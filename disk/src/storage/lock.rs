@@ -55,6 +55,12 @@ impl ImageLock {
         })
     }
 
+    /// No locks, for who takes what is read as it comes.
+    pub(super) fn none(file: &File, path: &Path) -> Result<Self, Error> {
+        let file = file.try_clone().map_err(Error::io(path, "open"))?;
+        Ok(Self { file })
+    }
+
     /// Tries again when others are in the way, for as long as `again` says so.
     fn acquire_while(
         file: &File,

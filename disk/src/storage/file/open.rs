@@ -21,6 +21,7 @@ pub struct FileOptions {
     path: PathBuf,
     read_only: bool,
     direct: bool,
+    share_all: bool,
 }
 
 impl FileOptions {
@@ -30,6 +31,7 @@ impl FileOptions {
             path: path.into(),
             read_only: false,
             direct: false,
+            share_all: false,
         }
     }
 
@@ -48,6 +50,14 @@ impl FileOptions {
         self
     }
 
+    /// Whether to take no locks, so that others may have the file open as they like. What is read
+    /// then may be torn between two states, which suits nobody but who looks at a running image.
+    #[must_use]
+    pub fn share_all(mut self, share_all: bool) -> Self {
+        self.share_all = share_all;
+        self
+    }
+
     /// Opens and locks the file. One that is in use is an error, after half a second in which its
     /// user did not let go.
     pub fn open(self) -> Result<FileStorage, Error> {
@@ -55,7 +65,11 @@ impl FileOptions {
         let metadata = std::fs::metadata(&self.path).map_err(Error::io(&self.path, "open"))?;
         let is_block_device = self.check_kind(&metadata)?;
         let mut file = self.open_file()?;
-        let lock = ImageLock::acquire(&file, &self.path, !self.read_only)?;
+        let lock = if self.share_all {
+            ImageLock::none(&file, &self.path)?
+        } else {
+            ImageLock::acquire(&file, &self.path, !self.read_only)?
+        };
         let size_bytes = file
             .seek(SeekFrom::End(0))
             .map_err(Error::io(&self.path, "find the size of"))?;
