@@ -2,10 +2,16 @@
 //!
 //! The specification is QEMU's `docs/interop/qcow2`; doc comments name its sections.
 
+mod check;
+mod counts;
 mod create;
 mod engine;
 pub(crate) mod file;
 pub mod format;
+mod rewrite;
+mod snapshot;
 
 pub use create::{CreateOptions, create};
-pub use engine::{Parts, Qcow2};
+pub use check::{CheckReport, Finding, Repair, Severity, check};
+pub use engine::{Parts, Preallocation, Qcow2};
+pub use snapshot::NewSnapshot;

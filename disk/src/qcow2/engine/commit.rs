@@ -1,5 +1,4 @@
-//! Making changes durable: the one place that a [`Transaction`](super::transaction::Transaction)
-//! goes to.
+//! Making changes durable: the one place that a [`Transaction`] goes to.
 //!
 //! In order: data, refcounts and tables that nothing points to; then pointers to refcount blocks;
 //! then pointers to data; then pointers to L2 tables. There is a sync between two of these where
@@ -12,7 +11,7 @@ use futures_util::future::join_all;
 
 use super::image::Image;
 use super::locks::RangeLocks;
-use super::transaction::{Freed, Sealed, Stage};
+use super::transaction::{Freed, Sealed, Stage, Transaction};
 use crate::qcow2::file;
 use crate::wait_queue::WaitQueue;
 use crate::{Error, Storage};
@@ -54,7 +53,7 @@ impl<S: Storage> Image<S> {
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let (mark, data_mark) = (self.flusher.mark(), self.data_flusher.mark());
         let sealed = self.committer.sealed.get();
-        let essential = self.metadata.pending(|pending| pending.is_essential());
+        let essential = self.metadata.pending(Transaction::is_essential);
         self.commit_to(if essential { sealed + 1 } else { sealed })
             .await?;
         self.flusher.flush_to(&self.storage, mark).await?;
@@ -67,7 +66,7 @@ impl<S: Storage> Image<S> {
     /// Commits all changes so far, refcounts that could wait included.
     pub(super) async fn commit_all(&self) -> Result<(), Error> {
         let sealed = self.committer.sealed.get();
-        let empty = self.metadata.pending(|pending| pending.is_empty());
+        let empty = self.metadata.pending(Transaction::is_empty);
         self.commit_to(if empty { sealed } else { sealed + 1 })
             .await
     }
@@ -152,7 +151,7 @@ impl<S: Storage> Image<S> {
         loop {
             self.commit_all().await?;
             self.reclaim().await?;
-            if self.metadata.pending(|pending| pending.is_empty()) {
+            if self.metadata.pending(Transaction::is_empty) {
                 return Ok(());
             }
         }

@@ -41,6 +41,11 @@ impl Decompressed {
         kept.push_back((offset, Rc::clone(content)));
     }
 
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        self.kept.borrow_mut().clear();
+    }
+
     /// Forgets what is in some bytes of the file, for they become free.
     pub(super) fn forget(&self, offset: u64, len: u64) {
         let range = offset..offset + len;

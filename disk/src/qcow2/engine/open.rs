@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::Qcow2;
 use super::image::Image;
+use crate::qcow2::check::{Repair, check};
 use crate::qcow2::file;
 use crate::qcow2::format::{Header, IncompatibleFeatures};
 use crate::{Disk, Error, Storage};
@@ -43,6 +44,7 @@ impl<S: Storage> Qcow2<S> {
                 });
             }
             if header.incompatible.has(IncompatibleFeatures::DIRTY) {
+                check(&storage, Repair::All).await?;
                 header = file::read_header(&storage).await?;
             }
         }

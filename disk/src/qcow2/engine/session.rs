@@ -7,7 +7,8 @@ use crate::{Error, Storage};
 
 impl<S: Storage> Image<S> {
     /// Refuses a change if there can be none. Before the first, gives up what the image says about
-    /// its content and we do not keep true. Part "autoclear_features" of the specification.
+    /// its content and we do not keep true. Part `autoclear_features` of the
+    /// specification.
     pub(super) async fn prepare(&self, operation: &'static str) -> Result<(), Error> {
         self.check_writable(operation)?;
         if self.is_prepared.get() {

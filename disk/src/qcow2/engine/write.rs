@@ -198,7 +198,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Host clusters for guest clusters from `start` on. In a data file each has its own.
-    async fn place_for(&self, start: u64, clusters: u64) -> Result<Allocation, Error> {
+    pub(super) async fn place_for(&self, start: u64, clusters: u64) -> Result<Allocation, Error> {
         if self.data_file.is_some() {
             return Ok(Allocation {
                 offset: start,

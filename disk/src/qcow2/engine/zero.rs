@@ -164,7 +164,14 @@ impl<S: Storage> Image<S> {
         how: Zeroing,
     ) -> Result<bool, Error> {
         let data = self.data_storage();
-        let has_place = matches!(cluster, Cluster::Standard { host: Some(_), .. });
+        // The whole of the range, not only the cluster: other subclusters may be of the backing
+        // file still.
+        let touched = mask(self.layout(), start, end);
+        let has_place = matches!(
+            cluster,
+            Cluster::Standard { host: Some(_), subclusters, .. }
+                if subclusters.allocated & touched == touched
+        );
         let is_raw = self.is_data_file_raw();
         if !has_place && !is_raw {
             return Ok(true);

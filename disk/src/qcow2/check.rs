@@ -1,0 +1,67 @@
+//! Checking an image that nobody uses, and repairing it.
+//!
+//! A pass walks everything that the header leads to, counts the references of each cluster, and
+//! compares them with the refcounts. What it finds wrong with single entries it also knows how to
+//! put right. Repairing is a pass, its fixes, and the next pass, until nothing is left to fix.
+//!
+//! ```text
+//!   header ─ refcount table ─ refcount blocks
+//!          ├ L1 table ─┐
+//!          ├ snapshots ┴ L1 tables ─ L2 tables ─ data
+//!          └ bitmaps ─ tables ─ bits
+//! ```
+
+mod bitmaps;
+mod mapping;
+mod metadata;
+mod pass;
+mod refcounts;
+mod repair;
+mod report;
+
+use super::file;
+use crate::{Error, Storage};
+use pass::Pass;
+pub use report::{CheckReport, Finding, Severity};
+
+/// What a check may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    None,
+    /// Refcounts that are too high.
+    Leaks,
+    /// Everything. Entries that point to where no data can be are emptied.
+    All,
+}
+
+/// How often there can be something more to fix: entries, then refcounts, then COPIED flags that
+/// follow from them, then what a dropped entry has leaked.
+const ROUNDS: u32 = 4;
+
+/// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
+/// could not be done at all.
+pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
+    let mut pass = Pass::run(storage, file::read_header(storage).await?).await?;
+    if repair == Repair::None {
+        return Ok(pass.report);
+    }
+    let before = pass.report.clone();
+    for _ in 0..ROUNDS {
+        if !repair::repair(storage, &pass, repair).await? {
+            break;
+        }
+        pass = Pass::run(storage, file::read_header(storage).await?).await?;
+    }
+    let mut report = pass.report;
+    if report.corruptions == 0 && report.check_errors == 0 {
+        repair::clear_marks(storage, &pass.header).await?;
+    }
+    report.corruptions_fixed = before.corruptions.saturating_sub(report.corruptions);
+    report.leaks_fixed = before.leaks.saturating_sub(report.leaks);
+    report.repaired = before.findings;
+    Ok(report)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,81 @@
+//! Checks of images that QEMU made and that were then damaged, beside QEMU's own verdict.
+
+mod damage;
+mod hostile;
+
+use super::*;
+use crate::qcow2::format::Header;
+use crate::qcow2::qemu::Workshop;
+use crate::{Backend, Executor, SimulatedStorage};
+
+fn executor() -> Executor {
+    Executor::with_backend(Backend::Simulated { seed: 1 }).unwrap()
+}
+
+fn check_bytes(bytes: &[u8], repair: Repair) -> (CheckReport, Vec<u8>) {
+    let storage = SimulatedStorage::from_bytes(bytes, 1);
+    let report = executor().run(check(&storage, repair)).unwrap();
+    (report, storage.to_bytes())
+}
+
+fn header_of(bytes: &[u8]) -> Header {
+    let storage = SimulatedStorage::from_bytes(bytes, 1);
+    executor().run(file::read_header(&storage)).unwrap()
+}
+
+/// Images of all kinds, with data, zeros, compressed clusters, snapshots and bitmaps.
+fn sound_images(workshop: &Workshop) -> Vec<(String, Vec<u8>)> {
+    let mut images = Vec::new();
+    for options in [
+        "compat=0.10",
+        "cluster_size=512",
+        "cluster_size=4096,refcount_bits=1",
+        "cluster_size=4096,refcount_bits=2",
+        "cluster_size=4096,refcount_bits=64",
+        "cluster_size=16384,extended_l2=on,refcount_bits=8",
+        "cluster_size=65536,compression_type=zstd",
+        "cluster_size=2097152",
+    ] {
+        workshop.run(&format!("qemu-img create -f qcow2 -o {options} image 8M"));
+        let snapshots =
+            !options.contains("refcount_bits=1") && !options.contains("refcount_bits=2");
+        workshop.io("image", &["write -P 1 0 1M", "write -P 2 5000k 300k"]);
+        if !options.contains("compat") {
+            workshop.run("qemu-img bitmap --add -f qcow2 image changes");
+            workshop.io("image", &["write -z 512k 256k"]);
+        }
+        workshop.io("image", &["write -c -P 3 4M 2M", "discard 256k 128k"]);
+        if snapshots {
+            workshop.run("qemu-img snapshot -c one image");
+            workshop.io("image", &["write -P 4 600k 100k", "write -P 4 7M 1k"]);
+            workshop.run("qemu-img snapshot -c two image");
+            workshop.io("image", &["write -P 5 0 100k"]);
+        }
+        images.push((options.to_owned(), workshop.load("image")));
+    }
+    images
+}
+
+#[test]
+fn sound_images_are_clean_and_counted_as_qemu_counts() {
+    let workshop = Workshop::new();
+    for (options, bytes) in sound_images(&workshop) {
+        workshop.store("image", &bytes);
+        let theirs = workshop.check("image");
+        assert_eq!(theirs.status, 0, "{options}: {theirs:?}");
+        let (ours, _) = check_bytes(&bytes, Repair::None);
+        assert_eq!(ours.exit_status(), 0, "{options}: {ours:?}");
+        for (field, number) in [
+            ("total-clusters", ours.total_clusters),
+            ("allocated-clusters", ours.allocated_clusters),
+            ("compressed-clusters", ours.compressed_clusters),
+            ("fragmented-clusters", ours.fragmented_clusters),
+            ("image-end-offset", ours.image_end_offset),
+        ] {
+            assert_eq!(number, theirs.number(field), "{options}: {field}");
+        }
+        let (again, after) = check_bytes(&bytes, Repair::All);
+        assert!(after == bytes, "{options}: a clean image was changed");
+        assert_eq!(again, ours);
+    }
+}
