@@ -254,9 +254,9 @@ impl Header {
         if let Some(name) = &self.backing_file {
             let offset = bytes.len() as u64;
             bytes.extend_from_slice(name.as_bytes());
-            let (fields, _) = Fields::mut_from_prefix(&mut bytes[..])
-                .map_err(|_| FormatError::damaged(0, "the header is shorter than its fields"))?;
-            fields.backing_file_offset = offset.into();
+            // Version 2 may be shorter than all fields.
+            let field = offset_of!(Fields, backing_file_offset);
+            bytes[field..field + 8].copy_from_slice(&offset.to_be_bytes());
         }
         if bytes.len() as u64 > self.layout.cluster_bytes() {
             return Err(FormatError::unsupported(
