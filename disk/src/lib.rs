@@ -23,6 +23,7 @@ mod raw;
 mod reactor;
 mod request;
 mod rng;
+mod socket;
 mod storage;
 mod wait_queue;
 
@@ -34,6 +35,7 @@ pub use executor::{Backend, Executor, spawn};
 pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};
+pub use socket::{Listener, Stream, readable};
 pub use storage::{
     Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
     SimulatedCounters, SimulatedStorage, Storage, StorageExtent,

@@ -11,6 +11,7 @@ mod operation;
 mod pool;
 mod probe;
 mod signals;
+mod socket;
 mod uring;
 
 use std::cell::{Cell, RefCell};
@@ -28,6 +29,7 @@ use slab::Slab;
 
 pub(crate) use operation::{AllocateMode, Operation};
 pub(crate) use probe::uring_features;
+pub(crate) use socket::{Readiness, send, shutdown};
 
 use crate::Error;
 use crate::event::Event;
@@ -43,6 +45,8 @@ pub(crate) struct Reactor {
     watches: RefCell<Slab<Watch>>,
     /// Operations without a completion.
     in_flight: Cell<usize>,
+    /// Those of them that wait for somebody else than the host's storage.
+    endless: Cell<usize>,
     /// Completions that need no waiting for.
     done: RefCell<Vec<Completion>>,
     /// Does what the driver cannot do itself.
@@ -53,7 +57,8 @@ pub(crate) struct Reactor {
 
 enum Driver {
     Uring(Box<Uring>),
-    Threads,
+    /// With the slots of operations on sockets, which `poll` looks after.
+    Threads(Vec<usize>),
     Simulated(Clock),
 }
 
@@ -111,7 +116,7 @@ impl Reactor {
                 let uring = Uring::new(&alarm).map_err(Error::setup("io_uring"))?;
                 Driver::Uring(Box::new(uring))
             }
-            Backend::Threads => Driver::Threads,
+            Backend::Threads => Driver::Threads(Vec::new()),
             Backend::Simulated { .. } => Driver::Simulated(Clock::default()),
         };
         Ok(Self {
@@ -119,6 +124,7 @@ impl Reactor {
             slots: RefCell::default(),
             watches: RefCell::default(),
             in_flight: Cell::new(0),
+            endless: Cell::new(0),
             done: RefCell::default(),
             pool: Pool::new(Arc::clone(&alarm)),
             inline: Inline::default(),
@@ -130,14 +136,14 @@ impl Reactor {
     pub(crate) fn virtual_now_ns(&self) -> Option<u64> {
         match &*self.driver.borrow() {
             Driver::Simulated(clock) => Some(clock.now_ns),
-            Driver::Uring(_) | Driver::Threads => None,
+            Driver::Uring(_) | Driver::Threads(_) => None,
         }
     }
 
     /// Starts an operation and returns its slot.
     fn submit(&self, operation: Operation) -> usize {
         let mut slots = self.slots.borrow_mut();
-        if self.in_flight.get() == 0
+        if self.in_flight.get() == self.endless.get()
             && let Some(result) = self.inline.perform(&operation)
         {
             return slots.insert(Slot {
@@ -146,6 +152,8 @@ impl Reactor {
             });
         }
         self.in_flight.set(self.in_flight.get() + 1);
+        let endless = usize::from(operation.is_endless());
+        self.endless.set(self.endless.get() + endless);
         let slot = slots.vacant_key();
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => {
@@ -153,7 +161,8 @@ impl Reactor {
                     self.pool.submit(operation.clone(), slot);
                 }
             }
-            Driver::Threads => self.pool.submit(operation.clone(), slot),
+            Driver::Threads(waiting) if operation.is_endless() => waiting.push(slot),
+            Driver::Threads(_) => self.pool.submit(operation.clone(), slot),
             Driver::Simulated(clock) => {
                 if let Operation::Delay { duration_ns } = operation {
                     clock.start(duration_ns, slot);
@@ -179,7 +188,13 @@ impl Reactor {
         let mut done = mem::take(&mut *self.done.borrow_mut());
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => uring.turn(sleep, &mut done),
-            Driver::Threads => signals::wait(sleep, &self.alarm, &self.watches.borrow(), &mut done),
+            Driver::Threads(waiting) => signals::wait(
+                sleep,
+                &self.alarm,
+                &self.watches.borrow(),
+                (waiting, &self.slots.borrow()),
+                &mut done,
+            ),
             Driver::Simulated(clock) if sleep => done.push(clock.advance()),
             Driver::Simulated(_) => {}
         }
@@ -206,6 +221,8 @@ impl Reactor {
         let mut slots = self.slots.borrow_mut();
         let entry = &mut slots[slot];
         let operation = entry.operation.take();
+        let endless = operation.as_ref().is_some_and(Operation::is_endless);
+        self.endless.set(self.endless.get() - usize::from(endless));
         let waker = match mem::replace(&mut entry.state, State::Done(result)) {
             State::Pending(waker) => waker,
             State::Abandoned => {
@@ -240,8 +257,28 @@ impl Reactor {
         let mut slots = self.slots.borrow_mut();
         if let State::Done(_) = slots[slot].state {
             slots.remove(slot);
-        } else {
-            slots[slot].state = State::Abandoned;
+            return;
+        }
+        slots[slot].state = State::Abandoned;
+        let operation = slots[slot].operation.as_ref();
+        if operation.is_some_and(Operation::is_endless) {
+            self.cancel(slot);
+        }
+    }
+
+    /// Has an operation end that would wait for somebody else. Its completion still comes.
+    fn cancel(&self, slot: usize) {
+        match &mut *self.driver.borrow_mut() {
+            Driver::Uring(uring) => uring.cancel(slot),
+            Driver::Threads(waiting) => {
+                waiting.retain(|&other| other != slot);
+                self.done.borrow_mut().push(Completion::Operation {
+                    slot,
+                    result: -libc::ECANCELED,
+                });
+            }
+            // Done as soon as it was submitted.
+            Driver::Simulated(_) => {}
         }
     }
 

@@ -206,7 +206,8 @@ fn memory_of_a_dropped_read_stays_until_the_read_ends() {
             let mut read = pin!(submit(Operation::Read {
                 file,
                 offset: 0,
-                buffers
+                buffers,
+                cached: false,
             }));
             // Polled once, so that it is in flight when it is dropped.
             poll_fn(|context| {
@@ -238,6 +239,7 @@ fn executor_that_ends_waits_for_what_is_in_flight() {
             file,
             offset: 0,
             buffers,
+            cached: false,
         }));
         yield_now().await;
         yield_now().await;

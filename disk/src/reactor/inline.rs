@@ -1,4 +1,7 @@
-//! Small writes to the page cache, done at once.
+//! Reads from the page cache and small writes to it, done at once.
+//!
+//! A read that finds its data in memory is a copy, and a system call of its own costs less than
+//! the way through a queue. One that does not comes back, and goes that way.
 //!
 //! Some file systems (ext4 for one) cannot do a buffered write without waiting in principle, so
 //! `io_uring` gives it to a worker thread, and two thread switches take several times as long as
@@ -6,9 +9,12 @@
 //! for the rare write that the host holds back because too much is dirty: then we stop for a while.
 
 use std::cell::Cell;
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use super::Operation;
+use super::operation::read_cached;
+use crate::Buffers;
 
 /// A page, and what larger writes should be multiples of: less would have to be read first.
 const PAGE_BYTES: usize = 4096;
@@ -19,24 +25,49 @@ const COPY_MAX: Duration = Duration::from_millis(1);
 /// Writes that go the usual way after one that took longer.
 const HELD_BACK: u32 = 1000;
 
-/// Decides which writes are done at once.
+/// Decides what is done at once.
 #[derive(Default)]
 pub(super) struct Inline {
+    /// Whether a file system has said that it always may wait for a read.
+    cannot_read: Cell<bool>,
     held_back: Cell<u32>,
 }
 
 impl Inline {
     /// Does `operation` if that is quick, and returns its result.
     pub(super) fn perform(&self, operation: &Operation) -> Option<i32> {
-        let Operation::Write {
-            offset,
-            buffers,
-            cached: true,
-            ..
-        } = operation
-        else {
+        match operation {
+            Operation::Read {
+                file,
+                offset,
+                buffers,
+                cached: true,
+            } => self.read(file, *offset, buffers),
+            Operation::Write {
+                offset,
+                buffers,
+                cached: true,
+                ..
+            } => self.write(operation, *offset, buffers),
+            _ => None,
+        }
+    }
+
+    fn read(&self, file: &File, offset: u64, buffers: &Buffers) -> Option<i32> {
+        if self.cannot_read.get() {
             return None;
-        };
+        }
+        match read_cached(file, offset, buffers) {
+            Ok(count) => Some(count),
+            Err(error) => {
+                let unsupported = error.raw_os_error() == Some(libc::EOPNOTSUPP);
+                self.cannot_read.set(unsupported);
+                None
+            }
+        }
+    }
+
+    fn write(&self, operation: &Operation, offset: u64, buffers: &Buffers) -> Option<i32> {
         let pages = offset.is_multiple_of(PAGE_BYTES as u64)
             && buffers.len().is_multiple_of(PAGE_BYTES)
             && buffers.len() <= LEN_MAX;

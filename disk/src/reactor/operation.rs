@@ -3,10 +3,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
 
 use super::extent::extent;
+use super::socket::{self, Readiness};
 use crate::Buffers;
 use crate::storage::StorageExtent;
 
@@ -16,11 +17,12 @@ const SEGMENTS_MAX: usize = 1024;
 /// Something to do, with everything it needs to stay alive meanwhile.
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    /// Reads; may come short. The buffers are exact.
+    /// Reads; may come short. The buffers are exact. `cached` if it goes through the page cache.
     Read {
         file: Arc<File>,
         offset: u64,
         buffers: Buffers,
+        cached: bool,
     },
     /// Writes; may come short. The buffers are exact. `cached` if it ends in the page cache.
     Write {
@@ -53,6 +55,17 @@ pub(crate) enum Operation {
     },
     /// Truncates or extends a file.
     SetLen { file: Arc<File>, len: u64 },
+    /// Receives from a stream, which may bring less than there is room for, and 0 at its end. The
+    /// buffers are exact.
+    Receive {
+        socket: Arc<OwnedFd>,
+        buffers: Buffers,
+    },
+    /// Waits until a descriptor is ready.
+    Wait {
+        descriptor: Arc<OwnedFd>,
+        readiness: Readiness,
+    },
     /// Lets virtual time pass; without a simulation, none does.
     Delay { duration_ns: u64 },
 }
@@ -78,6 +91,11 @@ impl AllocateMode {
 }
 
 impl Operation {
+    /// Whether it depends on somebody else when it ends, if ever.
+    pub(super) fn is_endless(&self) -> bool {
+        matches!(self, Self::Receive { .. } | Self::Wait { .. })
+    }
+
     /// Does it on this thread, and reports as `io_uring` does: a count or a negated error number.
     pub(super) fn perform(&self) -> i32 {
         let done = match self {
@@ -85,6 +103,7 @@ impl Operation {
                 file,
                 offset,
                 buffers,
+                ..
             } => read(file, *offset, buffers),
             Self::Write {
                 file,
@@ -110,7 +129,8 @@ impl Operation {
                 0
             }),
             Self::SetLen { file, len } => file.set_len(*len).map(|()| 0),
-            Self::Delay { .. } => Ok(0),
+            Self::Receive { socket, buffers } => socket::receive(socket, buffers),
+            Self::Wait { .. } | Self::Delay { .. } => Ok(0),
         };
         done.unwrap_or_else(|error| -error.raw_os_error().unwrap_or(libc::EIO))
     }
@@ -140,6 +160,15 @@ fn read(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
     transferred(done)
 }
 
+/// Reads what is in the page cache, if anything is, without waiting.
+pub(super) fn read_cached(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
+    let offset = file_offset(offset)?;
+    let (segments, count) = segments(buffers);
+    let (count, flags) = (count.cast_signed(), libc::RWF_NOWAIT);
+    // SAFETY: the segments are valid while `buffers` lives.
+    transferred(unsafe { libc::preadv2(file.as_raw_fd(), segments, count, offset, flags) })
+}
+
 fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
     let offset = file_offset(offset)?;
     let (segments, count) = segments(buffers);
@@ -149,7 +178,7 @@ fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
 }
 
 /// The kernel transfers at most 2 GiB less a page at once, so that the count fits.
-fn transferred(done: isize) -> io::Result<i32> {
+pub(super) fn transferred(done: isize) -> io::Result<i32> {
     if done < 0 {
         return Err(io::Error::last_os_error());
     }

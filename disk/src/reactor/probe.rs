@@ -5,7 +5,7 @@ use std::io;
 use io_uring::{Builder, IoUring, Probe, opcode};
 
 /// What we ask of `io_uring`, with names for the log.
-const OPERATIONS: [(u8, &str); 8] = [
+const OPERATIONS: [(u8, &str); 9] = [
     (opcode::Read::CODE, "read"),
     (opcode::Write::CODE, "write"),
     (opcode::Readv::CODE, "readv"),
@@ -13,6 +13,7 @@ const OPERATIONS: [(u8, &str); 8] = [
     (opcode::Fsync::CODE, "fsync"),
     (opcode::Fallocate::CODE, "fallocate"),
     (opcode::PollAdd::CODE, "poll"),
+    (opcode::Recv::CODE, "receive"),
     (opcode::AsyncCancel::CODE, "cancel"),
 ];
 

@@ -1,4 +1,4 @@
-//! Waiting for eventfds without `io_uring`: `poll`, then `read`.
+//! Waiting for eventfds and sockets without `io_uring`: `poll`, then what there is to do.
 #![expect(unsafe_code, reason = "calls poll and read")]
 
 use std::io;
@@ -6,25 +6,29 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use slab::Slab;
 
-use super::{Completion, Watch};
+use super::{Completion, Operation, Slot, Watch};
 use crate::executor::Alarm;
 
-/// Reports the eventfds that were signalled; sleeps until one is, or the alarm rings, if `sleep`.
-pub(super) fn wait(sleep: bool, alarm: &Alarm, watches: &Slab<Watch>, done: &mut Vec<Completion>) {
-    if !sleep && watches.is_empty() {
+/// Reports the eventfds that were signalled, and does the operations of `waiting` whose socket is
+/// ready; sleeps until there is one, or the alarm rings, if `sleep`.
+pub(super) fn wait(
+    sleep: bool,
+    alarm: &Alarm,
+    watches: &Slab<Watch>,
+    (waiting, slots): (&mut Vec<usize>, &Slab<Slot>),
+    done: &mut Vec<Completion>,
+) {
+    if !sleep && watches.is_empty() && waiting.is_empty() {
         return;
     }
-    let polled = |fd: RawFd| libc::pollfd {
-        fd,
-        events: libc::POLLIN,
-        revents: 0,
-    };
-    let mut fds = vec![polled(alarm.as_raw_fd())];
+    let mut fds = vec![polled(alarm.as_raw_fd(), libc::POLLIN)];
     fds.extend(
         watches
             .iter()
-            .map(|(_, watch)| polled(watch.event.as_raw_fd())),
+            .map(|(_, watch)| polled(watch.event.as_raw_fd(), libc::POLLIN)),
     );
+    let sockets = fds.len();
+    fds.extend(waiting.iter().map(|&slot| polled_by(&slots[slot])));
     let timeout_ms = if sleep { -1 } else { 0 };
     // SAFETY: a valid array and its length.
     let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, timeout_ms) };
@@ -35,7 +39,9 @@ pub(super) fn wait(sleep: bool, alarm: &Alarm, watches: &Slab<Watch>, done: &mut
     if fds[0].revents != 0 {
         alarm.clear();
     }
-    for ((watch, entry), polled) in watches.iter().zip(&fds[1..]) {
+    let mut ready = fds[sockets..].iter().map(|polled| polled.revents != 0);
+    waiting.retain(|&slot| !ready.next().unwrap_or(false) || !finish(slot, &slots[slot], done));
+    for ((watch, entry), polled) in watches.iter().zip(&fds[1..sockets]) {
         if polled.revents != 0 {
             let result = take_count(entry.event.as_raw_fd());
             if result != -libc::EAGAIN {
@@ -47,6 +53,36 @@ pub(super) fn wait(sleep: bool, alarm: &Alarm, watches: &Slab<Watch>, done: &mut
             }
         }
     }
+}
+
+fn polled(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd {
+        fd,
+        events,
+        revents: 0,
+    }
+}
+
+/// What the operation on a socket waits for.
+fn polled_by(slot: &Slot) -> libc::pollfd {
+    match &slot.operation {
+        Some(Operation::Receive { socket, .. }) => polled(socket.as_raw_fd(), libc::POLLIN),
+        Some(Operation::Wait {
+            descriptor,
+            readiness,
+        }) => polled(descriptor.as_raw_fd(), readiness.events()),
+        _ => unreachable!("only operations on sockets wait here"),
+    }
+}
+
+/// Does an operation whose socket is ready; false if it has to wait on.
+fn finish(slot: usize, entry: &Slot, done: &mut Vec<Completion>) -> bool {
+    let result = entry.operation.as_ref().map_or(0, Operation::perform);
+    if result == -libc::EAGAIN {
+        return false;
+    }
+    done.push(Completion::Operation { slot, result });
+    true
 }
 
 /// Sets an eventfd's counter to zero.

@@ -73,6 +73,12 @@ impl Uring {
         self.queue.push_back(cancel.user_data(TAG_CANCEL));
     }
 
+    /// Asks for an operation's end; its completion comes either way.
+    pub(super) fn cancel(&mut self, slot: usize) {
+        let cancel = opcode::AsyncCancel::new(tagged(slot, TAG_OPERATION)).build();
+        self.queue.push_back(cancel.user_data(TAG_CANCEL));
+    }
+
     fn watch_alarm(&mut self) {
         self.queue.push_back(poll(self.alarm).user_data(TAG_ALARM));
     }
@@ -169,6 +175,7 @@ fn entry(operation: &Operation) -> Option<Entry> {
             file,
             offset,
             buffers,
+            ..
         } => {
             let fd = types::Fd(file.as_raw_fd());
             if let Some((base, len)) = single(buffers) {
@@ -210,6 +217,17 @@ fn entry(operation: &Operation) -> Option<Entry> {
                 .offset(*offset)
                 .mode(mode.flags())
                 .build()
+        }
+        Operation::Receive { socket, buffers } => {
+            let (base, len) = single(buffers).expect("received into one segment");
+            opcode::Recv::new(types::Fd(socket.as_raw_fd()), base, len).build()
+        }
+        Operation::Wait {
+            descriptor,
+            readiness,
+        } => {
+            let events = readiness.events().cast_unsigned();
+            opcode::PollAdd::new(types::Fd(descriptor.as_raw_fd()), events.into()).build()
         }
         Operation::Delay { .. } => opcode::Nop::new().build(),
         Operation::Discard { .. } | Operation::FindExtent { .. } | Operation::SetLen { .. } => {

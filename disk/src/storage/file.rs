@@ -85,11 +85,13 @@ impl FileStorage {
     async fn read_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let error = self.error("read", offset, buffers.len() as u64);
         let end_of_file = io::ErrorKind::UnexpectedEof;
+        let cached = self.direct.is_none() && !self.is_block_device;
         let start = |offset, buffers| {
             submit(Operation::Read {
                 file: Arc::clone(&self.file),
                 offset,
                 buffers,
+                cached,
             })
         };
         transfer(offset, buffers, end_of_file, start)
