@@ -16,6 +16,7 @@ mod compressed;
 mod extent;
 mod image;
 mod locks;
+mod maintain;
 mod mapping;
 mod metadata;
 mod open;
@@ -36,6 +37,7 @@ use crate::{
     BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
 };
 use image::Image;
+pub use maintain::Preallocation;
 pub use open::Parts;
 
 /// A qcow2 image.
@@ -168,7 +170,19 @@ impl<S: Storage> Disk for Qcow2<S> {
     }
 
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
-        Box::pin(self.image.extent(offset, len))
+        Box::pin(async move {
+            let end = offset.checked_add(len);
+            if len == 0 || end.is_none_or(|end| end > self.image.size_bytes()) {
+                return Err(Error::Request {
+                    path: self.image.storage.path().to_owned(),
+                    operation: "locate",
+                    offset,
+                    len,
+                    reason: "there is no such range of the disk",
+                });
+            }
+            self.image.extent(offset, len).await
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {

@@ -114,14 +114,7 @@ impl<S: Storage> Image<S> {
         count: u64,
     ) -> Result<Allocation, Error> {
         let layout = self.layout();
-        for cluster in start..start + count {
-            let kind = self.kinds.borrow().get(&cluster).copied();
-            if kind.is_some() {
-                let problem = "the refcount of a cluster that is in use is 0".to_owned();
-                let offset = cluster << layout.cluster_bits;
-                return Err(self.damaged(offset, problem).await);
-            }
-        }
+        self.check_free(start, count).await?;
         for cluster in start..start + count {
             self.set_refcount_in(refcounts, cluster, 1);
         }
@@ -134,6 +127,20 @@ impl<S: Storage> Image<S> {
             clusters: count,
             is_zero: start >= untouched,
         })
+    }
+
+    /// Refuses clusters that are free as it seems, and are not.
+    async fn check_free(&self, start: u64, count: u64) -> Result<(), Error> {
+        let used = {
+            let kinds = self.kinds.borrow();
+            (start..start + count).find(|cluster| kinds.contains_key(cluster))
+        };
+        let Some(cluster) = used else {
+            return Ok(());
+        };
+        let problem = "the refcount of a cluster that is in use is 0".to_owned();
+        let offset = cluster << self.layout().cluster_bits;
+        Err(self.damaged(offset, problem).await)
     }
 
     fn cannot_grow(&self) -> Error {
@@ -203,6 +210,7 @@ impl<S: Storage> Image<S> {
         let Some(entry_offset) = self.refcount_table_entry(cluster) else {
             return self.grow_refcount_table(cluster).await;
         };
+        self.check_free(cluster, 1).await?;
         let layout = self.layout();
         let table = self.metadata.page(&self.storage, entry_offset).await?;
         let bytes = self.new_block(cluster, cluster, cluster + 1);
@@ -255,6 +263,10 @@ impl<S: Storage> Image<S> {
         if table_bytes > REFCOUNT_TABLE_BYTES_MAX {
             return Err(self.cannot_grow());
         }
+        let end = cluster + table_clusters + blocks;
+        self.check_free(cluster, end - cluster).await?;
+        let untouched = self.allocator.untouched.get();
+        self.allocator.untouched.set(untouched.max(end));
         let place = (cluster, table_clusters, blocks);
         let table = self.write_refcount_table(&header, place).await?;
         self.switch_refcount_table(&header, table, table_clusters)
@@ -265,9 +277,6 @@ impl<S: Storage> Image<S> {
         for n in table_clusters..table_clusters + blocks {
             self.add_table(Kind::RefcountBlock, table + (n << layout.cluster_bits));
         }
-        let end = cluster + table_clusters + blocks;
-        let untouched = self.allocator.untouched.get();
-        self.allocator.untouched.set(untouched.max(end));
         Ok(())
     }
 

@@ -10,7 +10,8 @@ use super::locks::RangeLocks;
 use super::metadata::Metadata;
 use crate::flush::Flusher;
 use crate::qcow2::file;
-use crate::qcow2::format::{Header, IncompatibleFeatures, L1Entry, Layout, SnapshotEntry};
+use crate::qcow2::format::{Header, IncompatibleFeatures, L1Entry, Layout};
+use crate::qcow2::snapshot;
 use crate::{Disk, Error, Statistics, Storage};
 
 /// The L2 cache covers this much of a disk, unless that takes more than [`L2_CACHE_BYTES_MAX`].
@@ -154,39 +155,15 @@ impl<S: Storage> Image<S> {
     }
 
     async fn learn_snapshots(&self, header: &Header) -> Result<(), Error> {
-        for snapshot in self.read_snapshots(header).await? {
+        let (snapshots, bytes) = snapshot::read_table(&self.storage, header).await?;
+        self.add_kind(Kind::SnapshotTable, header.snapshots_offset, bytes)
+            .await?;
+        for snapshot in snapshots {
             let bytes = snapshot.l1_bytes();
             self.add_kind(Kind::L1Table, snapshot.l1_offset, bytes)
                 .await?;
         }
         Ok(())
-    }
-
-    /// Reads the snapshot table.
-    pub(super) async fn read_snapshots(
-        &self,
-        header: &Header,
-    ) -> Result<Vec<SnapshotEntry>, Error> {
-        let mut snapshots = Vec::new();
-        let (start, count) = (header.snapshots_offset, header.snapshots);
-        let within = self.storage.size_bytes().saturating_sub(start);
-        let max = SnapshotEntry::table_bytes_max(1).min(within);
-        let piece = usize::try_from(max).unwrap_or(usize::MAX);
-        let mut at = start;
-        for _ in 0..count {
-            let bytes = file::read(&self.storage, at, piece).await?;
-            let (snapshot, len) = match SnapshotEntry::parse(at, &bytes) {
-                Ok(parsed) => parsed,
-                Err(error) => return Err(self.damaged(error.offset, error.problem).await),
-            };
-            snapshots.push(snapshot);
-            at += len as u64;
-        }
-        if count > 0 {
-            self.add_kind(Kind::SnapshotTable, start, at - start)
-                .await?;
-        }
-        Ok(snapshots)
     }
 
     /// Learns the clusters that the entries of a table point to.
@@ -213,6 +190,9 @@ impl<S: Storage> Image<S> {
 
     /// Notes that `len` bytes at `offset` are metadata.
     async fn add_kind(&self, kind: Kind, offset: u64, len: u64) -> Result<(), Error> {
+        if len == 0 {
+            return Ok(());
+        }
         let layout = self.layout();
         let end = offset.checked_add(len);
         let file_end = self
