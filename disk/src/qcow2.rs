@@ -8,8 +8,10 @@ mod create;
 mod engine;
 pub(crate) mod file;
 pub mod format;
+#[cfg(test)]
+mod qemu;
 mod rewrite;
-mod snapshot;
+pub(crate) mod snapshot;
 
 pub use create::{CreateOptions, create};
 pub use check::{CheckReport, Finding, Repair, Severity, check};

@@ -47,8 +47,8 @@ pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport
         return Ok(pass.report);
     }
     let before = pass.report.clone();
-    for _ in 0..ROUNDS {
-        if !repair::repair(storage, &pass, repair).await? {
+    for round in 0..ROUNDS {
+        if !repair::repair(storage, &pass, repair, round).await? {
             break;
         }
         pass = Pass::run(storage, file::read_header(storage).await?).await?;

@@ -26,12 +26,15 @@ pub struct NewSnapshot {
 }
 
 /// The snapshots of an image, oldest first.
-pub async fn list(storage: &impl Storage, header: &Header) -> Result<Vec<SnapshotEntry>, Error> {
+pub(crate) async fn list(
+    storage: &impl Storage,
+    header: &Header,
+) -> Result<Vec<SnapshotEntry>, Error> {
     Ok(read_table(storage, header).await?.0)
 }
 
 /// Takes a snapshot of the disk as it is. Returns the image's header as it is then.
-pub async fn create(
+pub(crate) async fn create(
     storage: &impl Storage,
     header: &Header,
     new: &NewSnapshot,
@@ -60,7 +63,7 @@ pub async fn create(
 }
 
 /// Makes the disk what it was when a snapshot was taken. Returns the image's header as it is then.
-pub async fn apply(
+pub(crate) async fn apply(
     storage: &impl Storage,
     header: &Header,
     id_or_name: &str,
@@ -85,7 +88,7 @@ pub async fn apply(
 
 /// Forgets a snapshot, and gives back what only it needed. Returns the image's header as it is
 /// then.
-pub async fn delete(
+pub(crate) async fn delete(
     storage: &impl Storage,
     header: &Header,
     id_or_name: &str,

