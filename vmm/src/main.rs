@@ -3,6 +3,7 @@
 mod cli;
 mod console;
 mod doctor;
+mod image;
 mod kvm;
 mod machine;
 mod memory;
@@ -33,16 +34,17 @@ fn main() -> ExitCode {
     };
     log_to_stderr();
     console::restore_on_panic();
-    let result = match cli.command {
-        None => run::run(&cli.run),
-        Some(Command::Run(arguments)) => run::run(&arguments),
-        Some(Command::Doctor { image }) => Ok(doctor::doctor(image.as_deref())),
+    let (result, failure) = match cli.command {
+        None => (run::run(&cli.run), FAILURE),
+        Some(Command::Run(arguments)) => (run::run(&arguments), FAILURE),
+        Some(Command::Doctor { image }) => (Ok(doctor::doctor(image.as_deref())), FAILURE),
+        Some(Command::Image(command)) => (command.run(), command.failure()),
     };
     match result {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             notice(&format!("microvm: {}\n", one_line(&error)));
-            ExitCode::from(FAILURE)
+            ExitCode::from(failure)
         }
     }
 }

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use super::recognize::{LOOKS_LIKE_QCOW2, looks_like};
 use super::{Format, OpenOptions, name};
-use crate::qcow2::format::Header;
-use crate::qcow2::{Parts, Qcow2, file};
+use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
+use crate::qcow2::{Parts, Qcow2, file, snapshot};
 use crate::{Disk, Error, FileStorage, Raw, Storage as _};
 
 /// The most files in a chain; each keeps two descriptors open.
@@ -69,6 +69,26 @@ impl Layer {
                 "its backing file has the format '{name}'; known: {known}"
             ))
         })
+    }
+
+    /// Its internal snapshots.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
+        match &self.header {
+            Some(header) => snapshot::list(&self.storage, header).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Its persistent bitmaps.
+    pub async fn bitmaps(&self) -> Result<Vec<BitmapEntry>, Error> {
+        let Some(bitmaps) = self.header.as_ref().and_then(|header| header.bitmaps) else {
+            return Ok(Vec::new());
+        };
+        let len = file::len(bitmaps.directory_bytes);
+        let directory = file::read(&self.storage, bitmaps.directory_offset, len).await?;
+        bitmaps
+            .parse_directory(&directory)
+            .map_err(FormatError::at(&self.path))
     }
 
     /// Refuses to open what it names, if nobody gave its format.
@@ -196,10 +216,6 @@ impl Chain {
     }
 
     /// Makes a disk of all but the image itself.
-    pub async fn into_backing(mut self) -> Result<Option<Rc<dyn Disk>>, Error> {
-        self.backing().await
-    }
-
     async fn backing(&mut self) -> Result<Option<Rc<dyn Disk>>, Error> {
         let mut below = None;
         while self.layers.len() > 1 {

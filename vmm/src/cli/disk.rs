@@ -3,12 +3,15 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use disk::Format;
+use disk::{Format, OpenOptions};
+
+use super::parse_size;
 
 /// The most bytes of a serial number that virtio-blk has room for (virtio 1.2 section 5.2.6).
 const SERIAL_MAX_BYTES: usize = 20;
 
-/// `PATH[,readonly][,format=F][,serial=S]`, as written; a comma in a path is written twice.
+/// `PATH[,readonly][,format=F][,data-file=PATH][,l2-cache-size=N][,serial=S]`, as written; a comma
+/// in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskArgument {
     /// The image file or block device.
@@ -17,6 +20,10 @@ pub(crate) struct DiskArgument {
     pub(crate) read_only: bool,
     /// The image format; without it, raw.
     pub(crate) format: Option<Format>,
+    /// The external data file, in place of the one that the image names.
+    pub(crate) data_file: Option<PathBuf>,
+    /// The most memory for the metadata of each file of the image.
+    pub(crate) l2_cache_bytes: Option<u64>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -32,6 +39,8 @@ impl FromStr for DiskArgument {
             path,
             read_only: false,
             format: None,
+            data_file: None,
+            l2_cache_bytes: None,
             serial: None,
         };
         for field in fields {
@@ -42,6 +51,21 @@ impl FromStr for DiskArgument {
 }
 
 impl DiskArgument {
+    /// How to open the image.
+    pub(crate) fn open_options(&self) -> OpenOptions {
+        let mut options = OpenOptions::new(&self.path).read_only(self.read_only);
+        if let Some(format) = self.format {
+            options = options.format(format);
+        }
+        if let Some(path) = &self.data_file {
+            options = options.data_file(path);
+        }
+        if let Some(bytes) = self.l2_cache_bytes {
+            options = options.l2_cache_bytes(bytes);
+        }
+        options
+    }
+
     fn apply(&mut self, field: &str) -> Result<(), String> {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,
@@ -51,9 +75,11 @@ impl DiskArgument {
                         .map_err(|error: disk::Error| error.to_string())?,
                 );
             }
+            Some(("data-file", path)) if !path.is_empty() => self.data_file = Some(path.into()),
+            Some(("l2-cache-size", size)) => self.l2_cache_bytes = Some(parse_size(size)?),
             Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
             _ => {
-                let known = "readonly, format=F and serial=S";
+                let known = "readonly, format=F, data-file=PATH, l2-cache-size=SIZE and serial=S";
                 return Err(format!("unknown option '{field}': there are {known}"));
             }
         }
@@ -74,7 +100,7 @@ fn check_serial(serial: &str) -> Result<String, String> {
 }
 
 /// Splits at single commas; two commas stand for one, as in QEMU's options.
-fn split_fields(text: &str) -> Vec<String> {
+pub(crate) fn split_fields(text: &str) -> Vec<String> {
     let mut fields = vec![String::new()];
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
@@ -93,11 +119,14 @@ mod tests {
 
     #[test]
     fn options_follow_the_path_in_any_order() {
-        let disk: DiskArgument = "vm.img,serial=S 1,readonly,format=raw".parse().unwrap();
+        let text = "vm.img,serial=S 1,readonly,l2-cache-size=2M,data-file=d,,1,format=raw";
+        let disk: DiskArgument = text.parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("vm.img"));
         assert!(disk.read_only);
         assert_eq!(disk.format, Some(Format::Raw));
         assert_eq!(disk.serial.as_deref(), Some("S 1"));
+        assert_eq!(disk.l2_cache_bytes, Some(2 << 20));
+        assert_eq!(disk.data_file, Some("d,1".into()));
     }
 
     #[test]
@@ -116,6 +145,8 @@ mod tests {
             ("a,cache=none", "'cache=none'"),
             ("a,", "''"),
             ("a,format=vmdk", "vmdk"),
+            ("a,l2-cache-size=much", "size"),
+            ("a,data-file=", "'data-file='"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {

@@ -7,9 +7,10 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::disk::DiskArgument;
-use self::size::parse_size;
+pub(crate) use self::disk::{DiskArgument, split_fields};
+pub(crate) use self::size::parse_size;
 use crate::console::Kind;
+use crate::image::ImageCommand;
 
 /// A small KVM hypervisor whose built-in copy-on-write disk is the best there is.
 ///
@@ -34,6 +35,9 @@ pub(crate) enum Command {
         /// An image (or a directory for images) whose file system is looked at too
         image: Option<PathBuf>,
     },
+    /// Make, examine and change disk images
+    #[command(subcommand)]
+    Image(ImageCommand),
 }
 
 /// The virtio transport.
@@ -75,7 +79,7 @@ pub(crate) struct RunArguments {
     pub(crate) mem: u64,
 
     /// Disk: an image or a block device; may be given more than once
-    #[arg(long, value_name = "PATH[,readonly][,format=F][,serial=S]")]
+    #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
 
     /// Give the guest random numbers of the host (virtio-rng)

@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use devices::virtio::{Block, BlockConfig};
-use disk::OpenOptions;
 
 use crate::cli::DiskArgument;
 
@@ -18,9 +17,6 @@ pub(super) fn open(number: usize, argument: &DiskArgument, cpus: u8) -> Result<B
         queues: cpus.into(),
         queue_size: QUEUE_SIZE,
     };
-    let mut options = OpenOptions::new(&argument.path).read_only(argument.read_only);
-    if let Some(format) = argument.format {
-        options = options.format(format);
-    }
+    let options = argument.open_options();
     Ok(Block::start(config, move || options.open())?)
 }

@@ -1,0 +1,214 @@
+//! `image check`: errors of a qcow2 image, and their repair.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+use disk::qcow2::{self, CheckReport, Finding, Severity};
+use disk::{Format, Storage as _};
+use serde::Serialize;
+
+use super::arguments::{Output, write_options};
+use super::human;
+use crate::notice::notice;
+
+/// The status that says that the format has nothing to check.
+const NO_CHECK: u8 = 63;
+
+/// The arguments of `image check`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Format of the image; there is nothing to check in a raw one
+    #[arg(short = 'f', long = "format", value_name = "FMT")]
+    format: Option<Format>,
+
+    /// Repair what is wrong
+    #[arg(short = 'r', long, value_enum, value_name = "WHAT")]
+    repair: Option<Repair>,
+
+    /// Open an image that is in use, which may seem to have errors while it changes
+    #[arg(short = 'U', long, conflicts_with = "repair")]
+    force_share: bool,
+
+    /// What to print
+    #[arg(long, value_enum, default_value_t, value_name = "FORM")]
+    output: Output,
+
+    /// Print nothing but errors
+    #[arg(short = 'q', long)]
+    quiet: bool,
+
+    /// The image
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// What may be repaired.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Repair {
+    /// Only space that is taken for nothing.
+    Leaks,
+    /// Everything, even where that means to choose what is right.
+    All,
+}
+
+/// QEMU's `ImageCheck` (`qapi/block-core.json`), where 0 is left out.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Checked {
+    filename: String,
+    format: &'static str,
+    check_errors: u64,
+    image_end_offset: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    corruptions_fixed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    leaks_fixed: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    total_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    allocated_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    fragmented_clusters: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    compressed_clusters: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+/// Checks the image; returns what `qemu-img check` would.
+pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
+    let options = write_options(&arguments.file, arguments.format)
+        .read_only(arguments.repair.is_none())
+        .share_all(arguments.force_share)
+        .layers_max(1);
+    let chain = options.chain().await?;
+    let image = &chain.layers()[0];
+    if image.format == Format::Raw {
+        let file = arguments.file.display();
+        notice(&format!(
+            "microvm: {file}: a raw image has nothing to check\n"
+        ));
+        return Ok(NO_CHECK);
+    }
+    let repair = match arguments.repair {
+        None => qcow2::Repair::None,
+        Some(Repair::Leaks) => qcow2::Repair::Leaks,
+        Some(Repair::All) => qcow2::Repair::All,
+    };
+    let report = qcow2::check(&image.storage, repair).await?;
+    image.storage.close();
+    print_findings(&report);
+    match arguments.output {
+        Output::Json => super::print_json(&Checked::new(arguments, &report))?,
+        Output::Human if arguments.quiet => {}
+        Output::Human => super::print(&text(&report))?,
+    }
+    Ok(report.exit_status())
+}
+
+fn print_findings(report: &CheckReport) {
+    let line = |finding: &Finding, repaired: &str| {
+        let severity = match finding.severity {
+            Severity::Corruption => "error",
+            Severity::Leak => "leak",
+            Severity::Unchecked => "not checked",
+        };
+        let Finding {
+            offset, problem, ..
+        } = finding;
+        notice(&format!(
+            "{severity} at offset {offset:#x}: {problem}{repaired}\n"
+        ));
+    };
+    let repaired = |finding: &&Finding| !report.findings.contains(finding);
+    report
+        .repaired
+        .iter()
+        .filter(repaired)
+        .for_each(|finding| line(finding, " (repaired)"));
+    report.findings.iter().for_each(|finding| line(finding, ""));
+}
+
+/// What `qemu-img check` prints.
+fn text(report: &CheckReport) -> String {
+    let mut text = String::new();
+    let CheckReport {
+        corruptions,
+        leaks,
+        check_errors,
+        ..
+    } = report;
+    let fixed = [
+        (report.leaks_fixed, "leaked clusters"),
+        (report.corruptions_fixed, "corruptions"),
+    ];
+    if fixed.iter().any(|(count, _)| *count > 0) {
+        text += "The following inconsistencies were found and repaired:\n\n";
+        for (count, what) in fixed {
+            text += &format!("    {count} {what}\n");
+        }
+        text += "\n";
+    }
+    if report.exit_status() == 0 {
+        text += "No errors were found on the image.\n";
+    }
+    if *corruptions > 0 {
+        text += &format!(
+            "{corruptions} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n"
+        );
+    }
+    if *leaks > 0 {
+        text += &format!(
+            "{leaks} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n"
+        );
+    }
+    if *check_errors > 0 {
+        text += &format!("{check_errors} parts of the image could not be checked.\n");
+    }
+    text + &usage(report)
+}
+
+fn usage(report: &CheckReport) -> String {
+    let CheckReport {
+        allocated_clusters: allocated,
+        total_clusters: total,
+        ..
+    } = report;
+    let mut text = String::new();
+    if *allocated > 0 && *total > 0 {
+        text += &format!(
+            "{allocated}/{total} = {} allocated, {} fragmented, {} compressed clusters\n",
+            human::percent(*allocated, *total),
+            human::percent(report.fragmented_clusters, *allocated),
+            human::percent(report.compressed_clusters, *allocated),
+        );
+    }
+    text + &format!("Image end offset: {}\n", report.image_end_offset)
+}
+
+impl Checked {
+    fn new(arguments: &Arguments, report: &CheckReport) -> Self {
+        Self {
+            filename: arguments.file.display().to_string(),
+            format: "qcow2",
+            check_errors: report.check_errors,
+            image_end_offset: report.image_end_offset,
+            corruptions: report.corruptions,
+            leaks: report.leaks,
+            corruptions_fixed: report.corruptions_fixed,
+            leaks_fixed: report.leaks_fixed,
+            total_clusters: report.total_clusters,
+            allocated_clusters: report.allocated_clusters,
+            fragmented_clusters: report.fragmented_clusters,
+            compressed_clusters: report.compressed_clusters,
+        }
+    }
+}

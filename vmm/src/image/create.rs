@@ -1,0 +1,102 @@
+//! `image create`: new images.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use disk::Format;
+
+use super::arguments::ProgressArguments;
+use super::interrupt::Interrupt;
+use super::new_image::NewImage;
+use super::options::ImageOptions;
+use super::progress::Progress;
+use crate::cli::parse_size;
+
+/// The arguments of `image create`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Format of the new image: raw or qcow2
+    #[arg(short = 'f', long = "format", value_name = "FMT", default_value_t = Format::Raw)]
+    format: Format,
+
+    #[command(flatten)]
+    backing: BackingArguments,
+
+    /// Do not open the backing file, which need not be there
+    #[arg(short = 'u', long = "unsafe")]
+    unchecked: bool,
+
+    /// Options of the format, such as cluster_size=64K
+    #[arg(short = 'o', long = "options", value_name = "NAME=VALUE,...")]
+    options: Vec<String>,
+
+    #[command(flatten)]
+    progress: ProgressArguments,
+
+    /// The new image; a file that is there is replaced
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// Size of the disk: 512M, 4G, ... [default: that of the backing file]
+    #[arg(value_name = "SIZE", value_parser = parse_size)]
+    size: Option<u64>,
+}
+
+/// What a new image stands on.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BackingArguments {
+    /// Backing file, relative to the directory of the image
+    #[arg(short = 'b', long, value_name = "FILE", requires = "backing_format")]
+    backing: Option<String>,
+
+    /// Format of the backing file: raw or qcow2
+    #[arg(short = 'F', long, value_name = "FMT")]
+    backing_format: Option<Format>,
+}
+
+impl BackingArguments {
+    /// Adds them to what `-o` says.
+    pub(super) fn apply(&self, options: &mut ImageOptions) -> Result<()> {
+        if let Some(backing) = &self.backing {
+            options.backing_file = Some(backing.clone());
+        }
+        if let Some(format) = self.backing_format {
+            options.backing_format = Some(format);
+        }
+        match (
+            options.format,
+            &options.backing_file,
+            options.backing_format,
+        ) {
+            (Format::Raw, Some(_), _) => bail!("a raw image has no backing file; give -f qcow2"),
+            (_, Some(file), None) => {
+                bail!("the format of the backing file '{file}' must be given: -F raw or -F qcow2")
+            }
+            (_, None, Some(_)) => bail!("-F is the format of a backing file, but there is none"),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Makes the image.
+pub(super) async fn run(arguments: &Arguments) -> Result<()> {
+    let mut options = ImageOptions::parse(arguments.format, &arguments.options)?;
+    arguments.backing.apply(&mut options)?;
+    let backing = match arguments.unchecked {
+        true => None,
+        false => options.open_backing(&arguments.file).await?,
+    };
+    let backing_bytes = backing.map(|backing| backing.properties().size_bytes);
+    let size = arguments.size.or(options.size_bytes).or(backing_bytes);
+    let size = size.context("the size of the disk is missing: microvm image create FILE SIZE")?;
+    let interrupt = Interrupt::install()?;
+    let image = NewImage::create(&arguments.file, &options, size).await?;
+    let progress = Progress::new(arguments.progress, size);
+    image
+        .preallocate(options.preallocation, &progress, &interrupt)
+        .await?;
+    interrupt.check()?;
+    image.finish()?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! An image in the words of QEMU's `ImageInfo` (`qapi/block-core.json`).
+
+use std::os::unix::fs::MetadataExt as _;
+
+use anyhow::{Context as _, Result};
+use disk::qcow2::format::{
+    AutoclearFeatures, BitmapEntry, BitmapFlags, CompatibleFeatures, Compression, Header,
+    IncompatibleFeatures, SnapshotEntry,
+};
+use disk::{Layer, Storage as _};
+use serde::Serialize;
+
+/// What an image is. QEMU's fields, in its spelling.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Description {
+    pub(super) filename: String,
+    pub(super) format: String,
+    pub(super) virtual_size: u64,
+    pub(super) actual_size: u64,
+    pub(super) dirty_flag: bool,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) qcow2: Option<Qcow2Description>,
+}
+
+/// What only a qcow2 image has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Qcow2Description {
+    pub(super) cluster_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) full_backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backing_filename_format: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) snapshots: Vec<Snapshot>,
+    pub(super) format_specific: Specific,
+}
+
+/// QEMU's `SnapshotInfo`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(in crate::image) struct Snapshot {
+    pub(in crate::image) id: String,
+    pub(in crate::image) name: String,
+    pub(in crate::image) vm_state_size: u64,
+    pub(in crate::image) date_sec: u32,
+    pub(in crate::image) date_nsec: u32,
+    pub(in crate::image) vm_clock_sec: u64,
+    pub(in crate::image) vm_clock_nsec: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::image) icount: Option<u64>,
+}
+
+/// QEMU's `ImageInfoSpecific`.
+#[derive(Debug, Serialize)]
+pub(super) struct Specific {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    pub(super) data: SpecificData,
+}
+
+/// QEMU's `ImageInfoSpecificQCow2`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct SpecificData {
+    pub(super) compat: &'static str,
+    pub(super) compression_type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) lazy_refcounts: Option<bool>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) bitmaps: Vec<Bitmap>,
+    pub(super) refcount_bits: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data_file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data_file_raw: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) corrupt: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) extended_l2: Option<bool>,
+}
+
+/// QEMU's `Qcow2BitmapInfo`.
+#[derive(Debug, Serialize)]
+pub(super) struct Bitmap {
+    pub(super) flags: Vec<&'static str>,
+    pub(super) name: String,
+    pub(super) granularity: u64,
+}
+
+impl Description {
+    pub(super) async fn of(layer: &Layer) -> Result<Self> {
+        let path = layer.path.display();
+        let metadata = std::fs::metadata(&layer.path).with_context(|| format!("{path}"))?;
+        let header = layer.header.as_ref();
+        let qcow2 = match header {
+            Some(header) => Some(Qcow2Description::of(layer, header).await?),
+            None => None,
+        };
+        Ok(Self {
+            filename: path.to_string(),
+            format: layer.format.to_string(),
+            virtual_size: header.map_or(layer.storage.size_bytes(), |header| header.size_bytes),
+            actual_size: metadata.blocks() * 512,
+            dirty_flag: header
+                .is_some_and(|header| header.incompatible.has(IncompatibleFeatures::DIRTY)),
+            qcow2,
+        })
+    }
+}
+
+impl Qcow2Description {
+    async fn of(layer: &Layer, header: &Header) -> Result<Self> {
+        let backing_path = layer.backing_path().ok().flatten();
+        let snapshots = layer.snapshots().await?;
+        let bitmaps = layer.bitmaps().await?;
+        Ok(Self {
+            cluster_size: header.layout.cluster_bytes(),
+            backing_filename: header.backing_file.clone(),
+            full_backing_filename: backing_path.map(|path| path.display().to_string()),
+            backing_filename_format: header.backing_format.clone(),
+            snapshots: snapshots.iter().map(Snapshot::of).collect(),
+            format_specific: Specific {
+                kind: "qcow2",
+                data: SpecificData::of(header, &bitmaps),
+            },
+        })
+    }
+}
+
+impl Snapshot {
+    pub(in crate::image) fn of(entry: &SnapshotEntry) -> Self {
+        Self {
+            id: entry.id.clone(),
+            name: entry.name.clone(),
+            vm_state_size: entry.vm_state_bytes,
+            date_sec: entry.date_seconds,
+            date_nsec: entry.date_ns,
+            vm_clock_sec: entry.vm_clock_ns / 1_000_000_000,
+            vm_clock_nsec: entry.vm_clock_ns % 1_000_000_000,
+            // The first of the later fields; all ones where a guest did not count instructions.
+            icount: (entry.unknown_extra.first_chunk().copied())
+                .map(u64::from_be_bytes)
+                .filter(|count| *count != u64::MAX),
+        }
+    }
+}
+
+impl SpecificData {
+    fn of(header: &Header, bitmaps: &[BitmapEntry]) -> Self {
+        let v3 = |value: bool| (header.version >= 3).then_some(value);
+        let data_file = header.has_data_file();
+        Self {
+            compat: if header.version == 2 { "0.10" } else { "1.1" },
+            compression_type: match header.compression {
+                Compression::Zlib => "zlib",
+                Compression::Zstd => "zstd",
+            },
+            lazy_refcounts: v3(header.compatible.0 & CompatibleFeatures::LAZY_REFCOUNTS != 0),
+            bitmaps: bitmaps.iter().map(Bitmap::of).collect(),
+            refcount_bits: header.layout.refcount_width.bits(),
+            data_file: header.data_file.clone().filter(|_| data_file),
+            data_file_raw: data_file
+                .then_some(header.autoclear.0 & AutoclearFeatures::DATA_FILE_RAW != 0),
+            corrupt: v3(header.incompatible.has(IncompatibleFeatures::CORRUPT)),
+            extended_l2: v3(header.layout.extended_l2),
+        }
+    }
+}
+
+impl Bitmap {
+    fn of(entry: &BitmapEntry) -> Self {
+        let flags = [(BitmapFlags::IN_USE, "in-use"), (BitmapFlags::AUTO, "auto")];
+        let set = flags.iter().filter(|(bit, _)| entry.flags.0 & bit != 0);
+        Self {
+            flags: set.map(|(_, name)| *name).collect(),
+            name: entry.name.clone(),
+            granularity: 1 << entry.granularity_bits,
+        }
+    }
+}

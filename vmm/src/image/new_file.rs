@@ -1,0 +1,113 @@
+//! Files in the making.
+
+use std::fs::{self, File, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Display, Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use disk::{FileOptions, FileStorage, Storage as _};
+use tempfile::{Builder, TempPath};
+
+/// A file that has no name until it is whole, and goes away if it never is. Until then, what has
+/// the name is left as it was.
+///
+/// A block device is written in its place: there is no other.
+pub(super) struct NewFile {
+    /// What it will be called.
+    place: PathBuf,
+    /// What it is called meanwhile; nothing on a block device.
+    temporary: Option<TempPath>,
+    /// What has the name now, so that nobody uses it while it is replaced.
+    replaced: Option<FileStorage>,
+}
+
+impl NewFile {
+    /// Makes an empty file, to be called `path`.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => Some(metadata),
+            Err(error) if error.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error).with_context(|| cannot("create", path)),
+        };
+        let Some(metadata) = metadata else {
+            return Self::beside(path.to_owned(), Permissions::from_mode(0o666), None);
+        };
+        if metadata.file_type().is_block_device() {
+            return Ok(Self {
+                place: path.to_owned(),
+                temporary: None,
+                replaced: None,
+            });
+        }
+        // Not the link that may lead to it.
+        let place = fs::canonicalize(path).with_context(|| cannot("replace", path))?;
+        let replaced = FileOptions::new(path).open()?;
+        let made = Self::beside(place, metadata.permissions(), Some(replaced))?;
+        // The user's mask does not apply to what was there before.
+        fs::set_permissions(made.path(), metadata.permissions())
+            .with_context(|| cannot("set the permissions of", path))?;
+        Ok(made)
+    }
+
+    fn beside(
+        place: PathBuf,
+        permissions: Permissions,
+        replaced: Option<FileStorage>,
+    ) -> Result<Self> {
+        let temporary = Builder::new()
+            .prefix(".microvm-")
+            .suffix(".part")
+            .permissions(permissions)
+            .tempfile_in(directory(&place))
+            .with_context(|| cannot("create", &place))?;
+        Ok(Self {
+            temporary: Some(temporary.into_temp_path()),
+            place,
+            replaced,
+        })
+    }
+
+    /// Where it is to be written.
+    pub(super) fn path(&self) -> &Path {
+        self.temporary.as_deref().unwrap_or(&self.place)
+    }
+
+    /// Whether it is a file, which begins empty, and not a block device.
+    pub(super) fn is_file(&self) -> bool {
+        self.temporary.is_some()
+    }
+
+    /// What it will be called.
+    pub(super) fn name(&self) -> Display<'_> {
+        self.place.display()
+    }
+
+    /// Gives it its name, durably. It has been flushed and closed.
+    pub(super) fn finish(self) -> Result<()> {
+        let Some(temporary) = self.temporary else {
+            return Ok(());
+        };
+        temporary
+            .persist(&self.place)
+            .with_context(|| cannot("rename a file to", &self.place))?;
+        if let Some(replaced) = &self.replaced {
+            replaced.close();
+        }
+        File::open(directory(&self.place))
+            .and_then(|directory| directory.sync_all())
+            .with_context(|| cannot("make durable the name of", &self.place))
+    }
+}
+
+/// The directory of a file.
+fn directory(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn cannot(operation: &str, path: &Path) -> String {
+    format!("{}: cannot {operation} it", path.display())
+}

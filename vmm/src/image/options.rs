@@ -1,0 +1,190 @@
+//! `-o key=value,...`: the options of a new image, called as QEMU calls them.
+
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow, bail};
+use clap::ValueEnum;
+use disk::qcow2::CreateOptions;
+use disk::qcow2::format::Compression;
+use disk::{Disk, Format, OpenOptions};
+
+use crate::cli::{parse_size, split_fields};
+
+/// How much of an image gets its space at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Preallocation {
+    /// Nothing.
+    #[default]
+    Off,
+    /// The tables; the data is a hole.
+    Metadata,
+    /// Everything, reserved by the host's file system.
+    Falloc,
+    /// Everything, written with zeros.
+    Full,
+}
+
+/// What a new image is to be like.
+#[derive(Clone, Debug)]
+pub(super) struct ImageOptions {
+    pub(super) format: Format,
+    pub(super) size_bytes: Option<u64>,
+    pub(super) backing_file: Option<String>,
+    pub(super) backing_format: Option<Format>,
+    pub(super) preallocation: Preallocation,
+    pub(super) data_file: Option<String>,
+    data_file_raw: bool,
+    version: u32,
+    cluster_bytes: Option<u64>,
+    refcount_bits: u64,
+    extended_l2: bool,
+    lazy_refcounts: bool,
+    compression: Compression,
+}
+
+impl ImageOptions {
+    /// Takes `options`, each a list of `key=value`.
+    pub(super) fn parse(format: Format, options: &[String]) -> Result<Self> {
+        let mut parsed = Self {
+            format,
+            size_bytes: None,
+            backing_file: None,
+            backing_format: None,
+            preallocation: Preallocation::Off,
+            data_file: None,
+            data_file_raw: false,
+            version: 3,
+            cluster_bytes: None,
+            refcount_bits: 16,
+            extended_l2: false,
+            lazy_refcounts: false,
+            compression: Compression::Zlib,
+        };
+        for field in options.iter().flat_map(|option| split_fields(option)) {
+            let Some((key, value)) = field.split_once('=') else {
+                bail!("-o {field}: an option is written NAME=VALUE");
+            };
+            let applied = match format {
+                Format::Raw => parsed.apply_to_any(key, value),
+                Format::Qcow2 => parsed.apply(key, value),
+            };
+            applied.map_err(|error| anyhow!("-o {field}: {error}"))?;
+        }
+        Ok(parsed)
+    }
+
+    fn apply_to_any(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "size" => self.size_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?),
+            "preallocation" => {
+                self.preallocation =
+                    Preallocation::from_str(value, false).map_err(anyhow::Error::msg)?;
+                if self.format == Format::Raw && self.preallocation == Preallocation::Metadata {
+                    bail!("a raw image has no metadata; there are off, falloc and full");
+                }
+            }
+            _ if self.format == Format::Raw => {
+                bail!("raw images have the options size and preallocation");
+            }
+            _ => bail!(
+                "qcow2 images have the options size, compat, backing_file, backing_fmt, \
+                 cluster_size, preallocation, lazy_refcounts, refcount_bits, extended_l2, \
+                 compression_type, data_file and data_file_raw"
+            ),
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "compat" => {
+                self.version = choice(value, &[("0.10", 2), ("1.1", 3), ("v2", 2), ("v3", 3)])?
+            }
+            "backing_file" => self.backing_file = Some(value.to_owned()),
+            "backing_fmt" => self.backing_format = Some(value.parse()?),
+            "cluster_size" => {
+                self.cluster_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?);
+            }
+            "lazy_refcounts" => self.lazy_refcounts = switch(value)?,
+            "refcount_bits" => self.refcount_bits = number(value)?,
+            "extended_l2" => self.extended_l2 = switch(value)?,
+            "compression_type" => {
+                let types = [("zlib", Compression::Zlib), ("zstd", Compression::Zstd)];
+                self.compression = choice(value, &types)?;
+            }
+            "data_file" => self.data_file = Some(value.to_owned()),
+            "data_file_raw" => self.data_file_raw = switch(value)?,
+            _ => self.apply_to_any(key, value)?,
+        }
+        Ok(())
+    }
+
+    /// Opens the backing file of an image that will be at `image`, if it is to have one.
+    pub(super) async fn open_backing(&self, image: &Path) -> Result<Option<Rc<dyn Disk>>> {
+        let Some((name, format)) = self.backing_file.as_ref().zip(self.backing_format) else {
+            return Ok(None);
+        };
+        let options = OpenOptions::new(beside(image, name)).format(format);
+        Ok(Some(options.read_only(true).open().await?))
+    }
+
+    /// The same for the library, for a disk of `size_bytes`.
+    pub(super) fn qcow2(&self, size_bytes: u64) -> Result<CreateOptions> {
+        let mut options = CreateOptions::new(size_bytes);
+        if let Some(bytes) = self.cluster_bytes {
+            if !bytes.is_power_of_two() {
+                bail!("-o cluster_size={bytes}: not a power of two");
+            }
+            options.cluster_bits = bytes.trailing_zeros();
+        }
+        if self.data_file_raw && self.data_file.is_none() {
+            bail!("-o data_file_raw=on: needs data_file");
+        }
+        options.version = self.version;
+        options.refcount_bits = self.refcount_bits;
+        options.extended_l2 = self.extended_l2;
+        options.lazy_refcounts = self.lazy_refcounts;
+        options.compression = self.compression;
+        options.data_file = self
+            .data_file
+            .clone()
+            .map(|name| (name, self.data_file_raw));
+        options.backing = self
+            .backing_file
+            .clone()
+            .zip(self.backing_format.map(|format| format.to_string()));
+        Ok(options)
+    }
+}
+
+/// The path of a file that an image at `image` names.
+pub(super) fn beside(image: &Path, name: &str) -> PathBuf {
+    image.parent().unwrap_or(Path::new("")).join(name)
+}
+
+fn choice<T: Copy>(value: &str, choices: &[(&str, T)]) -> Result<T> {
+    let found = choices.iter().find(|(name, _)| *name == value);
+    found.map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
+        anyhow!("there are {}", names.join(", "))
+    })
+}
+
+fn switch(value: &str) -> Result<bool> {
+    choice(
+        value,
+        &[
+            ("on", true),
+            ("off", false),
+            ("true", true),
+            ("false", false),
+        ],
+    )
+}
+
+fn number<T: FromStr<Err: Display>>(value: &str) -> Result<T> {
+    value.parse().map_err(|error| anyhow!("{error}"))
+}
