@@ -60,6 +60,11 @@ impl Flusher {
         self.changes.get()
     }
 
+    /// Nothing can be promised any more.
+    pub(crate) fn fail(&self) {
+        self.failed.set(true);
+    }
+
     /// An error, if a flush has failed.
     pub(crate) fn check(&self, storage: &impl Storage) -> Result<(), Error> {
         if self.failed.get() {
@@ -99,7 +104,7 @@ impl Flusher {
                 Ok(())
             }
             Err(error) => {
-                self.failed.set(true);
+                self.fail();
                 Err(error)
             }
         }

@@ -23,6 +23,7 @@ mod open;
 mod read;
 mod session;
 mod transaction;
+mod watched;
 mod write;
 mod zero;
 

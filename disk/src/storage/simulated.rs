@@ -137,6 +137,13 @@ impl SimulatedStorage {
         self.state.borrow_mut().faults.push(fault);
     }
 
+    /// From now on does what it should: no fault is left, and there is room.
+    pub fn heal(&self) {
+        let mut state = self.state.borrow_mut();
+        state.faults.clear();
+        state.capacity_bytes = u64::MAX;
+    }
+
     /// Makes reads that touch any sector of a range fail by `EIO`, until it is written again.
     pub fn make_unreadable(&self, range: Range<u64>) {
         let sectors = range.start / SECTOR_BYTES..range.end.div_ceil(SECTOR_BYTES);

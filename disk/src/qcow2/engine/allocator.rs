@@ -318,7 +318,10 @@ impl<S: Storage> Image<S> {
     ) -> Result<(), Error> {
         let clusters = u32::try_from(clusters).expect("at most 8 MiB");
         let fields = [&offset.to_be_bytes()[..], &clusters.to_be_bytes()].concat();
-        file::write(&self.storage, Header::REFCOUNT_TABLE_OFFSET, fields).await?;
+        // Where it fails, nobody knows which table is the image's.
+        file::write(&self.storage, Header::REFCOUNT_TABLE_OFFSET, fields)
+            .await
+            .inspect_err(|_| self.flusher.fail())?;
         self.flusher.changed();
         self.flusher.flush(&self.storage).await?;
         let (old, old_bytes) = (header.refcount_table_offset, header.refcount_table_bytes());

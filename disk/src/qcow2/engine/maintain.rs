@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::image::Image;
+use super::watched::Watched;
 use super::{Qcow2, uninterrupted};
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};
@@ -73,7 +74,7 @@ impl<S: Storage> Qcow2<S> {
     /// Has the image changed by `change`, which gets the header and returns the new one.
     async fn change<F>(&self, change: F) -> Result<(), Error>
     where
-        F: AsyncFnOnce(&S, &Header) -> Result<Header, Error> + 'static,
+        F: AsyncFnOnce(&Watched<S>, &Header) -> Result<Header, Error> + 'static,
     {
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
@@ -81,8 +82,7 @@ impl<S: Storage> Qcow2<S> {
             image.prepare("change the image").await?;
             image.settle().await?;
             let header = image.header.borrow().clone();
-            let changed = change(&image.storage, &header).await;
-            image.flusher.changed();
+            let changed = change(&Watched(Rc::clone(&image)), &header).await;
             image.reload(changed.as_ref().unwrap_or(&header)).await?;
             changed.map(drop)
         })

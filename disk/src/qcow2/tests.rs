@@ -1,0 +1,12 @@
+//! The engine against models, power cuts and errors.
+
+mod content;
+mod crash;
+mod faults;
+mod gaps;
+mod geometry;
+mod history;
+mod model;
+mod program;
+mod rig;
+mod run;

@@ -1,0 +1,206 @@
+//! The power is cut at every step of random programs, and the image looked at.
+
+use std::cell::Cell;
+use std::thread;
+
+use super::content::{SECTOR_BYTES, bytes_of, stamp_of};
+use super::geometry::{Geometry, pick};
+use super::history::{Event, History, Snapshot};
+use super::model::Trace;
+use super::program::Generator;
+use super::rig::{Image, Rig};
+use super::run::Run;
+use crate::qcow2::{Repair, check};
+use crate::rng::Rng;
+use crate::storage::Recording;
+use crate::test_support::{program_steps, seeded};
+use crate::{Backend, Buffers, Disk, Error, Executor, Request};
+
+/// How many ways to lose what was not durable are tried at each step.
+const CUTS_PER_STEP: u64 = 3;
+
+/// Looks at what a power cut left.
+pub(super) async fn look(rig: &Rig, history: &History, rng: &mut Rng) {
+    let report = rig.check().await.unwrap();
+    assert_eq!(
+        (report.corruptions, report.check_errors),
+        (0, 0),
+        "{report:#?}"
+    );
+    let disk = rig.open().await.unwrap();
+    let size = disk.properties().size_bytes / 512;
+    assert!(
+        history.sizes().contains(&size),
+        "the size is {size}, not one of {:?}",
+        history.sizes()
+    );
+    check_content(&disk, rig, size, |sector, stamp| {
+        history.check_cut(sector, stamp)
+    })
+    .await;
+    check_snapshots(&disk, rig, history, rng).await;
+    disk.close().await.unwrap();
+    if rng.below(8) == 0 {
+        check_use(rig, rng).await;
+    }
+}
+
+async fn check_content(
+    disk: &dyn Disk,
+    rig: &Rig,
+    size_sectors: u64,
+    check: impl Fn(usize, u64) -> Result<(), Vec<u64>>,
+) {
+    let mut sector = 0;
+    for window in &rig.geometry.windows {
+        let sectors = window.start..window.end.min(size_sectors);
+        let count = usize::try_from(sectors.end.saturating_sub(sectors.start)).unwrap();
+        let content = Buffers::zeroed(count * SECTOR_BYTES);
+        disk.submit(Request::read(sectors.start * 512, content.clone()))
+            .await
+            .unwrap();
+        let content = content.to_vec();
+        for ((n, at), content) in (sector..).zip(sectors).zip(content.chunks(SECTOR_BYTES)) {
+            let stamp = stamp_of(content)
+                .unwrap_or_else(|byte| panic!("sector {at} is torn at byte {byte}"));
+            if let Err(allowed) = check(n, stamp) {
+                panic!("sector {at} has {stamp:#x}, not one of {allowed:x?}");
+            }
+        }
+        sector += usize::try_from(window.end - window.start).unwrap();
+    }
+}
+
+/// Snapshots that were taken are there, and no others; one of them has what it should.
+async fn check_snapshots(disk: &Image, rig: &Rig, history: &History, rng: &mut Rng) {
+    let found: Vec<_> = disk
+        .snapshots()
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|entry| entry.name)
+        .collect();
+    let known = history.snapshots();
+    for name in &found {
+        assert!(
+            known.contains_key(name),
+            "there is a snapshot {name:?}, of {known:?}"
+        );
+    }
+    for (name, snapshot) in known {
+        assert!(
+            !snapshot.sure || found.contains(name),
+            "there is no snapshot {name:?}"
+        );
+    }
+    if found.is_empty() || rng.below(4) > 0 {
+        return;
+    }
+    let name = pick(rng, &found);
+    let Snapshot {
+        stamps, sectors, ..
+    } = &known[name];
+    match disk.apply_snapshot(name).await {
+        Err(Error::Unsupported { .. }) if rig.geometry.may_refuse_references() => return,
+        result => result.unwrap(),
+    }
+    assert_eq!(disk.properties().size_bytes / 512, *sectors);
+    let check = |sector, stamp| {
+        let expected: u64 = stamps[sector];
+        if stamp == expected {
+            Ok(())
+        } else {
+            Err(vec![expected])
+        }
+    };
+    check_content(disk, rig, *sectors, check).await;
+}
+
+/// The image can be used as if nothing had happened, and what is lost of it can be had back.
+async fn check_use(rig: &Rig, rng: &mut Rng) {
+    let disk = rig.open().await.unwrap();
+    let size = disk.properties().size_bytes;
+    let data = Buffers::from_vec(bytes_of(&[1]));
+    let offset = rng.below(size / 512) * 512;
+    disk.submit(Request::write(offset, data.clone()))
+        .await
+        .unwrap();
+    disk.close().await.unwrap();
+    let report = check(&rig.image, Repair::Leaks).await.unwrap();
+    assert!(report.exit_status() == 0, "{report:#?}");
+    let disk = rig.open().await.unwrap();
+    disk.submit(Request::read(offset, data.clone()))
+        .await
+        .unwrap();
+    assert_eq!(stamp_of(&data.to_vec()), Ok(1));
+}
+
+/// Looks at the power cuts of a program; how many these were.
+fn try_cuts(
+    executor: &Executor,
+    rig: &Rig,
+    mut recording: Recording,
+    log: Vec<(usize, Event)>,
+    seed: u64,
+) -> u64 {
+    let mut history = History::new(&rig.geometry.initial(), rig.geometry.size_sectors());
+    let mut events = log.into_iter().peekable();
+    let mut rng = Rng::new(seed);
+    let mut cuts = 0;
+    for steps in 0..=recording.steps() {
+        while let Some((_, event)) = events.next_if(|(at, _)| *at <= steps) {
+            history.apply(&event);
+        }
+        for _ in 0..CUTS_PER_STEP {
+            let rig = rig.after_cut(recording.power_cut(steps, rng.next()));
+            let _moment = Moment {
+                recording: &recording,
+                steps,
+            };
+            executor.run(look(&rig, &history, &mut rng));
+            cuts += 1;
+        }
+    }
+    cuts
+}
+
+/// Says when the power was cut, if that was too much.
+struct Moment<'a> {
+    recording: &'a Recording,
+    steps: usize,
+}
+
+impl Drop for Moment<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let last = self.steps.saturating_sub(10);
+            for step in last..self.steps {
+                eprintln!("step {step}: {}", self.recording.describe(step));
+            }
+            eprintln!("power cut after step {}", self.steps);
+        }
+    }
+}
+
+#[test]
+fn power_cuts_lose_nothing_that_was_flushed() {
+    let cuts = Cell::new(0);
+    seeded(10, |seed| {
+        let geometry = Geometry::small(&mut Rng::new(seed));
+        let trace = Trace::new(&geometry);
+        let mut generator = Generator::new(&geometry, seed);
+        let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
+        let (rig, recording, log) = executor.run(async {
+            let rig = Rig::create(geometry.clone(), seed).await;
+            let recording = Recording::start(&rig.disks());
+            let run = Run::start(&rig, || recording.steps()).await;
+            run.steps(&mut generator, program_steps(15), &trace.steps)
+                .await;
+            run.close().await;
+            let log = run.into_log();
+            (rig, recording, log)
+        });
+        cuts.set(cuts.get() + try_cuts(&executor, &rig, recording, log, seed));
+    });
+    println!("{} power cuts", cuts.get());
+}

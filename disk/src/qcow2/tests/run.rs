@@ -1,0 +1,455 @@
+//! Runs programs, and looks at all that they read.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::content::{SECTOR_BYTES, Stamp, bytes_of, stamp_of};
+use super::history::{Event, History};
+use super::program::{Action, Generator, Step};
+use super::rig::{Image, Rig};
+use crate::qcow2::NewSnapshot;
+use crate::test_support::join_all;
+use crate::{Buffers, Disk, Error, Request};
+
+/// A run of a program.
+pub(super) struct Run<'a> {
+    rig: &'a Rig,
+    disk: RefCell<Rc<Image>>,
+    /// Where on the disk the sectors are that the program uses.
+    sectors: Vec<u64>,
+    history: RefCell<History>,
+    /// What happened, and at which of the steps that `clock` counts.
+    log: RefCell<Vec<(usize, Event)>>,
+    clock: Box<dyn Fn() -> usize + 'a>,
+    next: Cell<u64>,
+    /// Whether requests may fail.
+    tolerant: bool,
+}
+
+impl<'a> Run<'a> {
+    /// Opens the image.
+    pub(super) async fn start(rig: &'a Rig, clock: impl Fn() -> usize + 'a) -> Self {
+        let disk = rig.open().await.unwrap();
+        let history = History::new(&rig.geometry.initial(), rig.geometry.size_sectors());
+        Self {
+            rig,
+            disk: RefCell::new(Rc::new(disk)),
+            sectors: rig.geometry.sectors().collect(),
+            history: RefCell::new(history),
+            log: RefCell::default(),
+            clock: Box::new(clock),
+            next: Cell::new(1),
+            tolerant: false,
+        }
+    }
+
+    /// From now on, requests may fail.
+    pub(super) fn tolerate_errors(&mut self) {
+        self.tolerant = true;
+    }
+
+    /// From now on, no request may fail.
+    pub(super) fn forbid_errors(self) -> Self {
+        Self {
+            tolerant: false,
+            ..self
+        }
+    }
+
+    pub(super) fn disk(&self) -> Rc<Image> {
+        Rc::clone(&self.disk.borrow())
+    }
+
+    /// Everything that happened, with the number of steps there had been.
+    pub(super) fn into_log(self) -> Vec<(usize, Event)> {
+        self.log.into_inner()
+    }
+
+    pub(super) fn into_history(self) -> History {
+        self.history.into_inner()
+    }
+
+    /// Runs so many steps.
+    pub(super) async fn steps(
+        &self,
+        generator: &mut Generator<'_>,
+        count: u64,
+        trace: &RefCell<Vec<Step>>,
+    ) {
+        for _ in 0..count {
+            generator.set_size(self.size_sectors());
+            let step = generator.step();
+            trace.borrow_mut().push(step.clone());
+            self.step(step).await;
+        }
+    }
+
+    pub(super) async fn step(&self, step: Step) {
+        match step {
+            Step::Batch(tasks) => {
+                join_all(tasks.into_iter().map(async |task| {
+                    for action in task {
+                        self.action(action).await;
+                    }
+                }))
+                .await;
+            }
+            Step::Snapshot => self.snapshot().await,
+            Step::Apply(choice) => {
+                if let Some(name) = self.choose_snapshot(choice) {
+                    self.apply(&name).await;
+                }
+            }
+            Step::Delete(choice) => {
+                if let Some(name) = self.choose_snapshot(choice) {
+                    self.delete(&name).await;
+                }
+            }
+            Step::Resize(sectors) => self.resize(sectors).await,
+            Step::Reopen if self.tolerant => {}
+            Step::Reopen => self.reopen().await,
+        }
+    }
+
+    fn size_sectors(&self) -> u64 {
+        self.disk.borrow().properties().size_bytes / 512
+    }
+
+    fn number(&self) -> u64 {
+        self.next.replace(self.next.get() + 1)
+    }
+
+    fn note(&self, event: Event) {
+        self.history.borrow_mut().apply(&event);
+        self.log.borrow_mut().push(((self.clock)(), event));
+    }
+
+    fn offset(&self, sector: usize) -> u64 {
+        self.sectors[sector] * 512
+    }
+
+    async fn action(&self, action: Action) {
+        match action {
+            Action::Read(range) => self.read(range).await,
+            Action::Write(range) => {
+                let (stamps, bytes) = self.fresh(&range);
+                let request = Request::write(self.offset(range.start), bytes);
+                self.change(range.start, stamps, true, async |disk| {
+                    disk.submit(request).await
+                })
+                .await;
+            }
+            Action::Compressed(range) => {
+                let (stamps, bytes) = self.fresh(&range);
+                let offset = self.offset(range.start);
+                self.change(range.start, stamps, true, async |disk| {
+                    disk.write_compressed(offset, bytes).await
+                })
+                .await;
+            }
+            Action::Zero { sectors, unmap } => {
+                let len = (sectors.len() * SECTOR_BYTES) as u64;
+                let request = Request::write_zeroes(self.offset(sectors.start), len, unmap);
+                let stamps = vec![0; sectors.len()];
+                self.change(sectors.start, stamps, true, async |disk| {
+                    disk.submit(request).await
+                })
+                .await;
+            }
+            Action::Discard(range) => {
+                let len = (range.len() * SECTOR_BYTES) as u64;
+                let request = Request::discard(self.offset(range.start), len);
+                let stamps = vec![0; range.len()];
+                self.change(range.start, stamps, false, async |disk| {
+                    disk.submit(request).await
+                })
+                .await;
+            }
+            Action::Flush => drop(
+                self.durably(async |disk| disk.submit(Request::flush()).await)
+                    .await,
+            ),
+        }
+    }
+
+    /// Stamps that were never used, and what to write.
+    fn fresh(&self, range: &Range<usize>) -> (Vec<Stamp>, Buffers) {
+        let stamps: Vec<_> = range.clone().map(|_| self.number()).collect();
+        let bytes = Buffers::from_vec(bytes_of(&stamps));
+        (stamps, bytes)
+    }
+
+    /// Changes sectors; whether that worked.
+    async fn change(
+        &self,
+        first: usize,
+        stamps: Vec<Stamp>,
+        sure: bool,
+        request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
+    ) -> bool {
+        let result = self.attempt(first, stamps, sure, request).await;
+        self.succeeded(result)
+    }
+
+    async fn attempt(
+        &self,
+        first: usize,
+        stamps: Vec<Stamp>,
+        sure: bool,
+        request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let change = self.number();
+        self.note(Event::Begin {
+            change,
+            first,
+            stamps,
+            sure,
+        });
+        let result = request(&self.disk()).await;
+        self.note(if result.is_ok() {
+            Event::End { change }
+        } else {
+            Event::Fail { change }
+        });
+        result
+    }
+
+    /// Does what makes everything durable that is done; whether that worked.
+    async fn durably(&self, request: impl AsyncFnOnce(&Image) -> Result<(), Error>) -> bool {
+        let flush = self.number();
+        self.note(Event::FlushBegin { flush });
+        let result = request(&self.disk()).await;
+        if result.is_ok() {
+            self.note(Event::FlushEnd { flush });
+        }
+        self.succeeded(result)
+    }
+
+    fn succeeded<T>(&self, result: Result<T, Error>) -> bool {
+        match result {
+            Ok(_) => true,
+            Err(_) if self.tolerant => false,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn read(&self, range: Range<usize>) {
+        let before = self.history.borrow().before(range.start, range.len());
+        let buffers = Buffers::zeroed(range.len() * SECTOR_BYTES);
+        let request = Request::read(self.offset(range.start), buffers.clone());
+        if !self.succeeded(self.disk().submit(request).await) {
+            return;
+        }
+        let bytes = buffers.to_vec();
+        for ((sector, before), content) in range.zip(before).zip(bytes.chunks(SECTOR_BYTES)) {
+            let at = self.sectors[sector];
+            let stamp = match stamp_of(content) {
+                Ok(stamp) => stamp,
+                // Some of it was read before a write, and the rest after it.
+                Err(_) if !self.history.borrow().is_settled(sector, before) => continue,
+                Err(byte) => panic!("sector {at} is torn at byte {byte}"),
+            };
+            let checked = self.history.borrow().check_read(sector, before, stamp);
+            match checked {
+                Ok(true) => self.note(Event::Found { sector, stamp }),
+                Ok(false) => {}
+                Err(allowed) => panic!("sector {at} reads as {stamp:#x}, not one of {allowed:x?}"),
+            }
+        }
+    }
+
+    /// Reads all of the disk that the program uses.
+    pub(super) async fn read_all(&self) {
+        let size = self.size_sectors();
+        let mut start = 0;
+        for end in 1..=self.sectors.len() {
+            let ends = end == self.sectors.len() || self.sectors[end] != self.sectors[end - 1] + 1;
+            if ends {
+                let on_disk = self.sectors[start..end]
+                    .iter()
+                    .filter(|sector| **sector < size)
+                    .count();
+                if on_disk > 0 {
+                    self.read(start..start + on_disk).await;
+                }
+                start = end;
+            }
+        }
+    }
+
+    /// What every sector has, once that is certain; 0 past the disk's end.
+    fn stamps(&self) -> Vec<Stamp> {
+        let (size, history) = (self.size_sectors(), self.history.borrow());
+        let stamp = |(n, sector): (usize, &u64)| if *sector < size { history.newest(n) } else { 0 };
+        self.sectors.iter().enumerate().map(stamp).collect()
+    }
+
+    fn choose_snapshot(&self, choice: usize) -> Option<String> {
+        let history = self.history.borrow();
+        let names: Vec<_> = history.snapshots().keys().collect();
+        (!names.is_empty()).then(|| names[choice % names.len()].clone())
+    }
+
+    async fn snapshot(&self) {
+        self.read_all().await;
+        let name = format!("snapshot {}", self.number());
+        let (stamps, sectors) = (self.stamps(), self.size_sectors());
+        let new = NewSnapshot {
+            name: name.clone(),
+            ..NewSnapshot::default()
+        };
+        self.note(Event::SnapshotBegin {
+            name: name.clone(),
+            stamps,
+            sectors,
+        });
+        let mut refused = false;
+        let made = self
+            .durably(async |disk| match disk.create_snapshot(new).await {
+                Err(error) if self.is_refusal(&error) => {
+                    refused = true;
+                    Ok(())
+                }
+                result => result,
+            })
+            .await;
+        if made {
+            self.note(Event::SnapshotEnd {
+                name,
+                exists: !refused,
+            });
+        }
+    }
+
+    /// Whether there are not enough bits for so many references.
+    fn is_refusal(&self, error: &Error) -> bool {
+        matches!(error, Error::Unsupported { .. }) && self.rig.geometry.may_refuse_references()
+    }
+
+    async fn apply(&self, name: &str) {
+        let snapshot = self.history.borrow().snapshots()[name].clone();
+        self.switch(0, snapshot.stamps, snapshot.sectors, async |disk| {
+            disk.apply_snapshot(name).await
+        })
+        .await;
+    }
+
+    async fn resize(&self, sectors: u64) {
+        let fixed =
+            self.rig.geometry.options.version == 2 && !self.history.borrow().snapshots().is_empty();
+        if fixed {
+            let error = self.disk().resize(sectors * 512).await.unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+            return;
+        }
+        let kept = self.sectors.partition_point(|sector| *sector < sectors);
+        let stamps = vec![0; self.sectors.len() - kept];
+        self.switch(kept, stamps, sectors, async |disk| {
+            disk.resize(sectors * 512).await
+        })
+        .await;
+    }
+
+    /// Changes the size and the sectors from `first` on, durably.
+    async fn switch(
+        &self,
+        first: usize,
+        stamps: Vec<Stamp>,
+        sectors: u64,
+        request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
+    ) {
+        let before = self.size_sectors();
+        self.note(Event::SizeBegin { sectors });
+        match self.attempt(first, stamps, true, request).await {
+            Ok(()) => {
+                self.note(Event::SizeEnd);
+                // All of it is durable, what was switched to and what was there before.
+                self.durably(async |_| Ok(())).await;
+            }
+            Err(error) if self.is_refusal(&error) => {
+                self.note(Event::SizeBegin { sectors: before });
+                self.note(Event::SizeEnd);
+            }
+            failed => drop(self.succeeded(failed)),
+        }
+    }
+
+    pub(super) async fn delete(&self, name: &str) {
+        self.note(Event::DeleteBegin {
+            name: name.to_owned(),
+        });
+        if self
+            .durably(async |disk| disk.delete_snapshot(name).await)
+            .await
+        {
+            self.note(Event::SnapshotEnd {
+                name: name.to_owned(),
+                exists: false,
+            });
+        }
+    }
+
+    /// Closes the image, which must leave it without any fault.
+    pub(super) async fn close(&self) {
+        assert!(
+            self.durably(async |disk| disk.close().await).await,
+            "cannot close"
+        );
+        let report = self.rig.check().await.unwrap();
+        assert!(report.exit_status() == 0, "{report:#?}");
+    }
+
+    async fn reopen(&self) {
+        self.close().await;
+        let disk = self.rig.open().await.unwrap();
+        self.disk.replace(Rc::new(disk));
+    }
+
+    /// Reads everything, closes the image, and reads it again. Requests that failed may have left
+    /// leaks.
+    pub(super) async fn finish_with_leaks(&self) {
+        self.read_all().await;
+        assert!(
+            self.durably(async |disk| disk.close().await).await,
+            "cannot close"
+        );
+        let report = self.rig.check().await.unwrap();
+        assert_eq!(
+            (report.corruptions, report.check_errors),
+            (0, 0),
+            "{report:#?}"
+        );
+        let disk = self.rig.open().await.unwrap();
+        self.disk.replace(Rc::new(disk));
+        self.read_all().await;
+        let names: Vec<_> = self
+            .disk()
+            .snapshots()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|entry| entry.name)
+            .collect();
+        for (name, snapshot) in self.history.borrow().snapshots() {
+            assert!(
+                !snapshot.sure || names.contains(name),
+                "there is no snapshot {name:?}"
+            );
+        }
+    }
+
+    /// Looks at every snapshot by going back to it, and deletes it; then closes the image.
+    pub(super) async fn finish(&self) {
+        self.read_all().await;
+        self.reopen().await;
+        self.read_all().await;
+        while let Some(name) = self.choose_snapshot(0) {
+            self.apply(&name).await;
+            self.read_all().await;
+            self.delete(&name).await;
+            self.read_all().await;
+        }
+        self.close().await;
+    }
+}
