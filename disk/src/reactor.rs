@@ -34,9 +34,12 @@ pub(crate) use socket::{Readiness, send, shutdown};
 use crate::Error;
 use crate::event::Event;
 use crate::executor::{Alarm, Backend, Core};
-use inline::Inline;
+use inline::{Inline, Verdict};
 use pool::Pool;
 use uring::Uring;
+
+/// How many operations are done at once before other tasks get their turn.
+const AT_ONCE_MAX: u32 = 32;
 
 /// Does operations, in one of three ways.
 pub(crate) struct Reactor {
@@ -45,8 +48,10 @@ pub(crate) struct Reactor {
     watches: RefCell<Slab<Watch>>,
     /// Operations without a completion.
     in_flight: Cell<usize>,
-    /// Those of them that wait for somebody else than the host's storage.
-    endless: Cell<usize>,
+    /// Those of them that may hold their file's lock for long.
+    locking: Cell<usize>,
+    /// Operations that may still be done at once in this turn, so that others get theirs.
+    at_once: Cell<u32>,
     /// Completions that need no waiting for.
     done: RefCell<Vec<Completion>>,
     /// Does what the driver cannot do itself.
@@ -66,6 +71,8 @@ enum Driver {
 struct Slot {
     /// Absent once it is done.
     operation: Option<Operation>,
+    /// Whether it may hold its file's lock for long.
+    locks: bool,
     state: State,
 }
 
@@ -124,7 +131,8 @@ impl Reactor {
             slots: RefCell::default(),
             watches: RefCell::default(),
             in_flight: Cell::new(0),
-            endless: Cell::new(0),
+            locking: Cell::new(0),
+            at_once: Cell::new(AT_ONCE_MAX),
             done: RefCell::default(),
             pool: Pool::new(Arc::clone(&alarm)),
             inline: Inline::default(),
@@ -140,20 +148,37 @@ impl Reactor {
         }
     }
 
-    /// Starts an operation and returns its slot.
-    fn submit(&self, operation: Operation) -> usize {
-        let mut slots = self.slots.borrow_mut();
-        if self.in_flight.get() == self.endless.get()
-            && let Some(result) = self.inline.perform(&operation)
-        {
-            return slots.insert(Slot {
-                operation: None,
-                state: State::Done(result),
-            });
+    /// Starts an operation.
+    fn submit(&self, operation: Operation) -> Progress {
+        let locked = self.locking.get() > 0;
+        match self.inline.perform(&operation, locked) {
+            Verdict::Done(result) => self.done_at_once(result),
+            Verdict::Queue { locks } => Progress::Slot(self.queue(operation, locks)),
+        }
+    }
+
+    /// Reports an operation that is done already, in the next turn if there were many in this.
+    fn done_at_once(&self, result: i32) -> Progress {
+        if let Some(left) = self.at_once.get().checked_sub(1) {
+            self.at_once.set(left);
+            return Progress::Done(result);
         }
         self.in_flight.set(self.in_flight.get() + 1);
-        let endless = usize::from(operation.is_endless());
-        self.endless.set(self.endless.get() + endless);
+        let slot = self.slots.borrow_mut().insert(Slot {
+            operation: None,
+            locks: false,
+            state: State::Pending(None),
+        });
+        let completion = Completion::Operation { slot, result };
+        self.done.borrow_mut().push(completion);
+        Progress::Slot(slot)
+    }
+
+    /// Hands an operation to the driver and returns its slot.
+    fn queue(&self, operation: Operation, locks: bool) -> usize {
+        let mut slots = self.slots.borrow_mut();
+        self.in_flight.set(self.in_flight.get() + 1);
+        self.locking.set(self.locking.get() + usize::from(locks));
         let slot = slots.vacant_key();
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => {
@@ -176,6 +201,7 @@ impl Reactor {
         }
         slots.insert(Slot {
             operation: Some(operation),
+            locks,
             state: State::Pending(None),
         })
     }
@@ -183,6 +209,7 @@ impl Reactor {
     /// Hands over what was submitted, and takes what is done. Sleeps until there is something if
     /// `idle` says that the executor has nothing else to do.
     pub(crate) fn turn(&self, idle: impl Fn() -> bool) {
+        self.at_once.set(AT_ONCE_MAX);
         let idle = || idle() && self.done.borrow().is_empty() && !self.pool.has_done();
         let sleep = idle() && self.alarm.prepare_sleep(idle);
         let mut done = mem::take(&mut *self.done.borrow_mut());
@@ -221,8 +248,8 @@ impl Reactor {
         let mut slots = self.slots.borrow_mut();
         let entry = &mut slots[slot];
         let operation = entry.operation.take();
-        let endless = operation.as_ref().is_some_and(Operation::is_endless);
-        self.endless.set(self.endless.get() - usize::from(endless));
+        self.locking
+            .set(self.locking.get() - usize::from(entry.locks));
         let waker = match mem::replace(&mut entry.state, State::Done(result)) {
             State::Pending(waker) => waker,
             State::Abandoned => {
@@ -377,34 +404,49 @@ impl Clock {
     }
 }
 
+/// How far an operation is.
+#[derive(Clone, Copy)]
+enum Progress {
+    /// It has this slot.
+    Slot(usize),
+    /// It is done, with this result.
+    Done(i32),
+    /// The result was taken.
+    Over,
+}
+
 /// An operation that someone waits for.
 pub(crate) struct Submitted {
     core: Rc<Core>,
-    /// Absent once the result is taken.
-    slot: Option<usize>,
+    progress: Progress,
 }
 
 /// Starts an operation on this thread's executor.
 pub(crate) fn submit(operation: Operation) -> Submitted {
     let core = Core::current();
-    let slot = Some(core.reactor.submit(operation));
-    Submitted { core, slot }
+    let progress = core.reactor.submit(operation);
+    Submitted { core, progress }
 }
 
 impl Future for Submitted {
     type Output = io::Result<usize>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let slot = self.slot.expect("polled after completion");
-        let result = std::task::ready!(self.core.reactor.poll_slot(slot, context));
-        self.slot = None;
+        let result = match self.progress {
+            Progress::Slot(slot) => {
+                std::task::ready!(self.core.reactor.poll_slot(slot, context))
+            }
+            Progress::Done(result) => result,
+            Progress::Over => panic!("polled after completion"),
+        };
+        self.progress = Progress::Over;
         Poll::Ready(operation::outcome(result))
     }
 }
 
 impl Drop for Submitted {
     fn drop(&mut self) {
-        if let Some(slot) = self.slot {
+        if let Progress::Slot(slot) = self.progress {
             self.core.reactor.abandon(slot);
         }
     }

@@ -56,6 +56,36 @@ fn tasks_run_first_in_first_out() {
 }
 
 #[test]
+fn operations_done_at_once_leave_others_their_turn() {
+    for backend in real_backends() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let write = || {
+            let (file, buffers) = (Arc::clone(&file), Buffers::zeroed(4096));
+            submit(Operation::Write {
+                file,
+                offset: 0,
+                buffers,
+                cached: true,
+            })
+        };
+        Executor::with_backend(backend).unwrap().run(async {
+            let others = Rc::new(Cell::new(0));
+            let counted = Rc::clone(&others);
+            spawn(async move {
+                loop {
+                    counted.set(counted.get() + 1);
+                    yield_now().await;
+                }
+            });
+            for _ in 0..1000 {
+                assert_eq!(write().await.unwrap(), 4096);
+            }
+            assert!(others.get() >= 20, "{} turns", others.get());
+        });
+    }
+}
+
+#[test]
 fn simulation_repeats_its_order_and_varies_it() {
     let run = |seed| order_of_steps(Backend::Simulated { seed });
     assert_eq!(run(1), run(1));

@@ -169,6 +169,22 @@ pub(super) fn read_cached(file: &File, offset: u64, buffers: &Buffers) -> io::Re
     transferred(unsafe { libc::preadv2(file.as_raw_fd(), segments, count, offset, flags) })
 }
 
+/// Whether the byte at `offset` is in the page cache or past the end of the file.
+pub(super) fn is_cached(file: &File, offset: u64) -> bool {
+    let Ok(offset) = file_offset(offset) else {
+        return false;
+    };
+    let mut byte = 0_u8;
+    let segment = libc::iovec {
+        iov_base: (&raw mut byte).cast(),
+        iov_len: 1,
+    };
+    let (file, flags) = (file.as_raw_fd(), libc::RWF_NOWAIT);
+    // SAFETY: one segment of one byte, which lives until the call returns.
+    let done = unsafe { libc::preadv2(file, &raw const segment, 1, offset, flags) };
+    done >= 0
+}
+
 fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
     let offset = file_offset(offset)?;
     let (segments, count) = segments(buffers);

@@ -45,9 +45,8 @@ pub struct FileStorage {
 
 impl FileStorage {
     fn error(&self, operation: &'static str, offset: u64, len: u64) -> impl Fn(io::Error) -> Error {
-        let path = self.path.clone();
         move |source| Error::Range {
-            path: path.clone(),
+            path: self.path.clone(),
             operation,
             offset,
             len,
@@ -85,7 +84,7 @@ impl FileStorage {
     async fn read_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let error = self.error("read", offset, buffers.len() as u64);
         let end_of_file = io::ErrorKind::UnexpectedEof;
-        let cached = self.direct.is_none() && !self.is_block_device;
+        let cached = self.direct.is_none();
         let start = |offset, buffers| {
             submit(Operation::Read {
                 file: Arc::clone(&self.file),

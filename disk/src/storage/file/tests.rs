@@ -100,7 +100,7 @@ fn what_is_no_disk_is_named() {
 fn other_formats_are_never_guessed() {
     let file = file(1 << 20);
     std::os::unix::fs::FileExt::write_all_at(file.as_file(), b"QFI\xfb\0\0\0\x03", 0).unwrap();
-    assert!(refusal(file.path()).contains("format=raw"));
+    assert!(refusal(file.path()).contains("give its format"));
     let options = OpenOptions::new(file.path()).format("raw".parse::<Format>().unwrap());
     let disk = Executor::new().unwrap().run(options.open()).unwrap();
     assert_eq!(disk.properties().size_bytes, 1 << 20);
