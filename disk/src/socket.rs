@@ -69,7 +69,7 @@ impl Stream {
 
     /// Sends what there is room for, and returns how much that was; an error of the kind
     /// [`ErrorKind::WouldBlock`] if there is none.
-    pub fn try_send(&self, buffers: Buffers) -> io::Result<usize> {
+    pub fn try_send(&self, buffers: &Buffers) -> io::Result<usize> {
         loop {
             match reactor::send(&self.descriptor, &buffers.clone().exact()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -82,7 +82,7 @@ impl Stream {
     pub async fn send(&self, buffers: Buffers) -> io::Result<()> {
         let mut sent = 0;
         while sent < buffers.len() {
-            match self.try_send(buffers.slice(sent..buffers.len())) {
+            match self.try_send(&buffers.slice(sent..buffers.len())) {
                 Ok(count) => sent += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable().await?,
                 Err(error) => return Err(error),

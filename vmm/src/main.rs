@@ -7,6 +7,7 @@ mod image;
 mod kvm;
 mod machine;
 mod memory;
+mod nbd;
 mod notice;
 mod output_file;
 mod run;

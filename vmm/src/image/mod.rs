@@ -24,6 +24,7 @@ mod options;
 mod preallocate;
 mod progress;
 mod scratch;
+mod serve;
 mod snapshot;
 mod snapshot_table;
 mod walk;
@@ -57,6 +58,8 @@ pub(crate) enum ImageCommand {
     Snapshot(snapshot::Arguments),
     /// Say whether two images read alike
     Compare(compare::Arguments),
+    /// Lend an image to NBD clients
+    Serve(serve::Arguments),
 }
 
 impl ImageCommand {
@@ -71,6 +74,7 @@ impl ImageCommand {
             Self::Convert(arguments) => executor.run(convert::run(arguments)).map(|()| 0),
             Self::Snapshot(arguments) => executor.run(snapshot::run(arguments)).map(|()| 0),
             Self::Compare(arguments) => executor.run(compare::run(arguments)),
+            Self::Serve(arguments) => executor.run(serve::run(arguments)).map(|()| 0),
         }
     }
 

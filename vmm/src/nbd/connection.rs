@@ -1,0 +1,183 @@
+//! A client's connection, from its greeting to its end.
+
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use disk::{Buffers, Stream};
+
+use super::budget::{Budget, Permit};
+use super::end::End;
+use super::execute::execute;
+use super::export::Export;
+use super::handshake::{Terms, handshake};
+use super::inbox::Inbox;
+use super::notify::yield_now;
+use super::outbox::Outbox;
+use super::pool::Pool;
+use super::reply::Replies;
+use super::request::{Command, Limits, Refusal, Request};
+use super::wire::{PAYLOAD_MAX_BYTES, REQUEST_MAGIC, RequestHeader, command};
+
+/// What the requests of a client have in common.
+struct Connection {
+    export: Rc<Export>,
+    pool: Rc<Pool>,
+    outbox: Outbox,
+    budget: Rc<Budget>,
+    limits: Limits,
+    replies: Replies,
+}
+
+/// Serves a client until it leaves, breaks the rules, or is shut down. `negotiated` is called when
+/// the handshake is over. Every request that was started is done when this returns.
+pub(super) async fn serve(
+    stream: Rc<Stream>,
+    export: Rc<Export>,
+    pool: Rc<Pool>,
+    negotiated: impl FnOnce(),
+) -> Result<(), End> {
+    let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
+    let Some(terms) = handshake(&mut inbox, &stream, &export).await? else {
+        return Ok(());
+    };
+    negotiated();
+    let connection = Rc::new(Connection::new(stream, export, pool, terms));
+    let sender = Rc::clone(&connection);
+    disk::spawn(async move { sender.outbox.run().await });
+    let end = connection.take_requests(&mut inbox).await;
+    connection.outbox.send_soon();
+    while !connection.budget.is_unused() {
+        connection.budget.changed().await;
+    }
+    connection.outbox.close();
+    end
+}
+
+impl Connection {
+    fn new(stream: Rc<Stream>, export: Rc<Export>, pool: Rc<Pool>, terms: Terms) -> Self {
+        let limits = Limits {
+            size_bytes: export.properties.size_bytes,
+            read_only: export.properties.read_only,
+            structured: terms.structured,
+            allocation: terms.allocation,
+        };
+        Self {
+            export,
+            pool,
+            outbox: Outbox::new(stream),
+            budget: Rc::default(),
+            limits,
+            replies: Replies {
+                structured: terms.structured,
+            },
+        }
+    }
+
+    /// Starts every request that comes, until the client says that there are no more.
+    async fn take_requests(self: &Rc<Self>, inbox: &mut Inbox) -> Result<(), End> {
+        loop {
+            if self.outbox.is_full() {
+                self.outbox.send_now();
+                // Other clients have requests too.
+                yield_now().await;
+            } else if !inbox.has(size_of::<RequestHeader>()) {
+                self.outbox.send_now();
+            }
+            let header: RequestHeader = inbox.take().await?;
+            if header.magic.get() != REQUEST_MAGIC {
+                return Err(End::Violation("a request without its magic number"));
+            }
+            if header.command.get() == command::DISCONNECT {
+                return Ok(());
+            }
+            match Request::parse(&header, &self.limits) {
+                Ok(request) => self.take_request(request, inbox).await?,
+                Err(refusal) => self.refuse(&header, refusal, inbox).await?,
+            }
+        }
+    }
+
+    async fn take_request(self: &Rc<Self>, request: Request, inbox: &mut Inbox) -> Result<(), End> {
+        if request.command == Command::Write && request.len > PAYLOAD_MAX_BYTES {
+            return Err(End::Violation("a write of more than 32 MiB"));
+        }
+        let permit = self.permit(request.data_bytes()).await;
+        let data = match request.command {
+            Command::Write => Some(self.take_data(request.data_bytes(), inbox).await?),
+            _ => None,
+        };
+        let connection = Rc::clone(self);
+        start(async move { connection.answer(request, data, permit).await }).await;
+        Ok(())
+    }
+
+    /// The data of a write. Answers leave before there is anything to wait for.
+    async fn take_data(&self, len: usize, inbox: &mut Inbox) -> Result<Buffers, End> {
+        if !inbox.has(len) {
+            self.outbox.send_now();
+        }
+        inbox.take_data(len).await
+    }
+
+    /// Does a request and queues its reply.
+    async fn answer(&self, request: Request, data: Option<Buffers>, permit: Permit) {
+        let find_zeros = self.replies.structured;
+        let done = execute(&self.export, &self.pool, &request, data, find_zeros).await;
+        let reply = match done {
+            Ok(answer) => self.replies.answer(&request, answer, &self.pool),
+            Err(refusal) => self.replies.refuse(request.cookie, refusal, &self.pool),
+        };
+        self.outbox.push(reply, permit);
+        self.outbox.send_soon();
+    }
+
+    async fn refuse(
+        &self,
+        header: &RequestHeader,
+        refusal: Refusal,
+        inbox: &mut Inbox,
+    ) -> Result<(), End> {
+        tracing::debug!(
+            reason = refusal.reason,
+            ?header,
+            "an NBD request is refused"
+        );
+        if header.command.get() == command::WRITE {
+            if header.len.get() > PAYLOAD_MAX_BYTES {
+                return Err(End::Violation("a write of more than 32 MiB"));
+            }
+            inbox.skip(header.len.get().into()).await?;
+        }
+        let permit = self.permit(0).await;
+        let reply = self
+            .replies
+            .refuse(header.cookie.get(), refusal, &self.pool);
+        self.outbox.push(reply, permit);
+        Ok(())
+    }
+
+    /// Waits until the client has taken so many replies that there is room for a request.
+    async fn permit(&self, bytes: usize) -> Permit {
+        loop {
+            if let Some(permit) = self.budget.try_acquire(bytes) {
+                return permit;
+            }
+            self.outbox.send_now();
+            if let Some(permit) = self.budget.try_acquire(bytes) {
+                return permit;
+            }
+            self.budget.changed().await;
+        }
+    }
+}
+
+/// Runs `future` as far as it goes at once, and the rest of it beside the caller.
+async fn start(future: impl Future<Output = ()> + 'static) {
+    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
+    let done = poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await;
+    if !done {
+        disk::spawn(future);
+    }
+}

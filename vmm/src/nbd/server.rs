@@ -1,0 +1,126 @@
+//! Accepts clients, as many as there is room for.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use disk::{Listener, Stream};
+
+use super::connection;
+use super::export::Export;
+use super::notify::Notify;
+use super::pool::Pool;
+
+/// Clients at a time. The next one waits until one leaves.
+const CLIENTS_MAX: usize = 64;
+
+/// Serves one export.
+pub(crate) struct Server {
+    export: Rc<Export>,
+    pool: Rc<Pool>,
+    /// By number, in the order they came.
+    clients: RefCell<BTreeMap<u64, Client>>,
+    next: Cell<u64>,
+    /// A client has left.
+    left: Notify,
+}
+
+struct Client {
+    stream: Rc<Stream>,
+    /// Whether it has chosen the export.
+    negotiated: bool,
+}
+
+impl Server {
+    pub(crate) fn new(export: Export) -> Rc<Self> {
+        Rc::new(Self {
+            export: Rc::new(export),
+            pool: Rc::new(Pool::new()),
+            clients: RefCell::default(),
+            next: Cell::new(0),
+            left: Notify::default(),
+        })
+    }
+
+    /// Serves whoever comes until `end`. All requests that were started are done then, and all
+    /// clients gone.
+    pub(crate) async fn run(self: &Rc<Self>, listener: &Listener, end: impl Future<Output = ()>) {
+        let mut end = pin!(end);
+        let mut accepting = pin!(self.accept(listener));
+        poll_fn(|context| {
+            let ended = end.as_mut().poll(context).is_ready();
+            if ended || accepting.as_mut().poll(context).is_ready() {
+                return Poll::Ready(());
+            }
+            Poll::Pending
+        })
+        .await;
+        for client in self.clients.borrow().values() {
+            client.stream.shutdown();
+        }
+        while !self.clients.borrow().is_empty() {
+            self.left.wait().await;
+        }
+    }
+
+    /// Never ends.
+    async fn accept(self: &Rc<Self>, listener: &Listener) {
+        loop {
+            while self.clients.borrow().len() >= CLIENTS_MAX {
+                self.drop_idler();
+                self.left.wait().await;
+            }
+            match listener.accept().await {
+                Ok(stream) => self.start(Rc::new(stream)),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an NBD client");
+                    // Most likely there are too many descriptors open; some go with a client.
+                    if !self.clients.borrow().is_empty() {
+                        self.left.wait().await;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Makes room by sending away who has been longest in a handshake, if anybody is: a client that
+    /// connects and says nothing must not keep others out.
+    fn drop_idler(&self) {
+        let clients = self.clients.borrow();
+        if let Some(client) = clients.values().find(|client| !client.negotiated) {
+            client.stream.shutdown();
+        }
+    }
+
+    fn start(self: &Rc<Self>, stream: Rc<Stream>) {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let client = Client {
+            stream: Rc::clone(&stream),
+            negotiated: false,
+        };
+        self.clients.borrow_mut().insert(number, client);
+        tracing::debug!(number, "an NBD client has connected");
+        let server = Rc::clone(self);
+        disk::spawn(async move {
+            let (export, pool) = (Rc::clone(&server.export), Rc::clone(&server.pool));
+            let negotiated = || server.negotiated(number);
+            let end = connection::serve(stream, export, pool, negotiated).await;
+            match end {
+                Ok(()) => tracing::debug!(number, "an NBD client has left"),
+                Err(end) => tracing::debug!(number, %end, "an NBD client is gone"),
+            }
+            server.clients.borrow_mut().remove(&number);
+            server.left.notify();
+        });
+    }
+
+    fn negotiated(&self, number: u64) {
+        if let Some(client) = self.clients.borrow_mut().get_mut(&number) {
+            client.negotiated = true;
+        }
+    }
+}
