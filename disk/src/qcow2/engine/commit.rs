@@ -152,7 +152,8 @@ impl<S: Storage> Image<S> {
             self.commit_all().await?;
             self.reclaim().await?;
             if self.metadata.pending(Transaction::is_empty) {
-                return Ok(());
+                // What was written in place changed no metadata.
+                return self.barrier().await;
             }
         }
     }
