@@ -1,5 +1,6 @@
 //! Raw disks against a model, at power cuts, and under hostile requests.
 
+mod block_device;
 mod model;
 mod power_cut;
 

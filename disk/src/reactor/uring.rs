@@ -1,5 +1,10 @@
 //! The reactor's work by `io_uring`: one system call a turn submits all there is and takes all
 //! that is done.
+//!
+//! Files and memory are not registered with the ring. That saves some tens of nanoseconds of a
+//! request that goes to a device, which takes thousands of the processor alone: with fio on a
+//! virtual disk, direct I/O at depths 1 and 32, neither showed in requests a second or in
+//! processor time, and what is in the page cache does not come here at all.
 #![expect(
     unsafe_code,
     reason = "pushes entries that point to the reactor's memory"

@@ -8,7 +8,7 @@ use crate::test_support::{join_all, program_steps, real_backends, scattered, see
 use crate::{Buffers, Disk, Executor, FileOptions, Op, OpenOptions, Raw, Request};
 
 const SECTORS: usize = 512;
-const SIZE_BYTES: usize = SECTORS * 512;
+pub(super) const SIZE_BYTES: usize = SECTORS * 512;
 const BATCHES: u64 = 150;
 
 /// What a sector holds: a byte everywhere, or nobody knows after a discard.
@@ -77,7 +77,7 @@ async fn run_request(disk: &dyn Disk, model: &RefCell<Model>, request: Request) 
     }
 }
 
-async fn run(disk: &dyn Disk, seed: u64) {
+pub(super) async fn run(disk: &dyn Disk, seed: u64) {
     let mut rng = Rng::new(seed);
     let model = RefCell::new([Some(0); SECTORS]);
     for _ in 0..program_steps(BATCHES) {
