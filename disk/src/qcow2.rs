@@ -2,14 +2,18 @@
 //!
 //! The specification is QEMU's `docs/interop/qcow2`; doc comments name its sections.
 
+mod bitmap;
 mod check;
 mod counts;
 mod create;
+mod empty;
 mod engine;
 pub(crate) mod file;
 pub mod format;
 #[cfg(test)]
 mod qemu;
+mod rebase;
+mod resize;
 mod rewrite;
 pub(crate) mod snapshot;
 

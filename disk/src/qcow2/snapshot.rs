@@ -5,6 +5,8 @@
 
 mod table;
 
+use super::bitmap::{self, Bitmaps};
+use super::file;
 use super::format::{Header, SNAPSHOTS_MAX, SnapshotEntry};
 use super::rewrite::{Change, Rewrite};
 use crate::{Error, Storage};
@@ -70,16 +72,26 @@ pub(crate) async fn apply(
 ) -> Result<Header, Error> {
     let snapshots = list(storage, header).await?;
     let snapshot = &snapshots[find(storage, &snapshots, id_or_name)?];
+    let bitmaps = if snapshot
+        .disk_bytes
+        .is_none_or(|bytes| bytes == header.size_bytes)
+    {
+        Bitmaps::Enabled
+    } else {
+        Bitmaps::All
+    };
+    let header = &bitmap::mark_in_use(storage, header, bitmaps).await?;
     let mut rewrite = Rewrite::begin(storage, header).await?;
     let old = rewrite.read_l1(header.l1_offset, header.l1_entries).await?;
     let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
     let mut l1 = rewrite.read_l1(offset, entries).await?;
+    // The state of a VM that lies behind the disk stays with the snapshot.
+    let disk_bytes = snapshot.disk_bytes.unwrap_or(header.size_bytes);
+    rewrite.header.size_bytes = disk_bytes;
+    l1.truncate(file::len(rewrite.layout().l1_entries_for(disk_bytes)));
     // Removed first, so that a refcount at its limit does not overflow on the way.
     rewrite.count_tree(&old, Change::Remove).await?;
     rewrite.count_tree(&l1, Change::Add).await?;
-    if let Some(size_bytes) = snapshot.disk_bytes {
-        rewrite.header.size_bytes = size_bytes;
-    }
     rewrite.settle_copied(&mut l1, 1).await?;
     rewrite.fit_l1(&mut l1)?;
     rewrite.replace_l1(&l1).await?;

@@ -1,6 +1,7 @@
 //! The beginning and the end of writing to an image.
 
 use super::image::Image;
+use crate::qcow2::bitmap::{self, Bitmaps};
 use crate::qcow2::file;
 use crate::qcow2::format::{AutoclearFeatures, Header};
 use crate::{Error, Storage};
@@ -19,13 +20,17 @@ impl<S: Storage> Image<S> {
             return Ok(());
         }
         let header = self.header.borrow().clone();
+        let mut header = bitmap::mark_in_use(&self.storage, &header, Bitmaps::Enabled).await?;
         let known = AutoclearFeatures(header.autoclear.0 & AutoclearFeatures::KNOWN);
         if known != header.autoclear {
             let bytes = known.0.to_be_bytes().to_vec();
             file::write(&self.storage, Header::AUTOCLEAR_OFFSET, bytes).await?;
+            header.autoclear = known;
+        }
+        if header != *self.header.borrow() || header.bitmaps.is_some() {
             self.flusher.changed();
             self.flusher.flush(&self.storage).await?;
-            self.header.borrow_mut().autoclear = known;
+            self.header.replace(header);
         }
         self.is_prepared.set(true);
         Ok(())

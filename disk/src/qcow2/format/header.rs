@@ -12,6 +12,8 @@ use super::{
     SNAPSHOTS_MAX,
 };
 
+mod replace;
+
 /// How every qcow2 image begins.
 pub const MAGIC: [u8; 4] = *b"QFI\xfb";
 

@@ -8,7 +8,8 @@ use crate::qcow2::format::{Header, REFCOUNT_TABLE_BYTES_MAX};
 use crate::{Error, Storage};
 
 impl<S: Storage> Rewrite<'_, S> {
-    /// Makes the change, and returns the image's header as it is now.
+    /// Makes the change, and returns the image's header as it is now. The space of what is not
+    /// needed any more goes back to the host; an end of the file that nothing uses is cut off.
     pub(crate) async fn commit(mut self) -> Result<Header, Error> {
         if !self.changed.is_empty() {
             let moved = self.place_refcounts()?;
@@ -16,7 +17,37 @@ impl<S: Storage> Rewrite<'_, S> {
         }
         self.storage.sync().await?;
         switch(self.storage, &self.header).await?;
+        self.give_back().await;
         Ok(self.header)
+    }
+
+    /// Gives back space. The change is made whether or not this is possible.
+    async fn give_back(&self) {
+        let bits = self.layout().cluster_bits;
+        let end = self.counts.last().map_or(0, |last| last + 1);
+        let mut run = 0..0;
+        for (cluster, _) in self.freed.iter() {
+            if self.counts.get(cluster) != 0 || cluster >= end {
+                continue;
+            }
+            if cluster != run.end {
+                self.discard(run.start << bits, run.end << bits).await;
+                run.start = cluster;
+            }
+            run.end = cluster + 1;
+        }
+        self.discard(run.start << bits, run.end << bits).await;
+        // What others have set aside behind stays.
+        if self.freed.last() >= Some(end) && end << bits < self.storage.size_bytes() {
+            // A block device keeps its size.
+            let _ = self.storage.set_len(end << bits).await;
+        }
+    }
+
+    async fn discard(&self, start: u64, end: u64) {
+        if start < end {
+            let _ = self.storage.discard(start, end - start).await;
+        }
     }
 
     /// Finds room for the blocks that change and for the table. Doing so changes more blocks, so

@@ -98,6 +98,19 @@ impl<S: Storage> Rewrite<'_, S> {
         self.write_fresh(bytes).await
     }
 
+    /// Makes `entries` the disk's instead of those in `table`, which others may keep. Returns the
+    /// L1 entry that leads to them.
+    pub(crate) async fn replace_l2(
+        &mut self,
+        table: Option<u64>,
+        entries: &[L2Entry],
+    ) -> Result<L1Entry, Error> {
+        if let Some(table) = table {
+            self.decrease(self.layout().cluster_index(table), 1)?;
+        }
+        Ok(L1Entry::new(self.write_l2(entries).await?, true))
+    }
+
     /// The clusters of this file that an entry refers to.
     pub(crate) fn host_clusters(&self, entry: L2Entry) -> Result<Range<u64>, Error> {
         let layout = self.layout();
