@@ -15,6 +15,8 @@ mod qemu;
 mod rebase;
 mod resize;
 mod rewrite;
+#[cfg(test)]
+mod samples;
 pub(crate) mod snapshot;
 
 pub use create::{CreateOptions, create};

@@ -57,10 +57,18 @@ impl Counts {
         let first = index * layout.refcount_block_entries();
         file::for_each_piece(storage, block, layout.cluster_bytes(), |at, piece| {
             let first = first + at * 8 / width.bits();
-            for (cluster, entry) in (first..).zip(0..piece.len() * 8 / file::len(width.bits())) {
-                let count = width.get(piece, entry);
-                if count != 0 {
-                    self.set(cluster, count);
+            let per_word = 64 / width.bits();
+            // Most are zero where refcounts are narrow: those go by the word.
+            for (word, n) in piece
+                .chunks_exact(8)
+                .zip(0..)
+                .filter(|(word, _)| *word != [0; 8])
+            {
+                for entry in 0..per_word {
+                    let count = width.get(word, file::len(entry));
+                    if count != 0 {
+                        self.set(first + n * per_word + entry, count);
+                    }
                 }
             }
         })

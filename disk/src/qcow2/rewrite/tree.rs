@@ -135,7 +135,8 @@ impl<S: Storage> Rewrite<'_, S> {
         change: Change,
     ) -> Result<(), Error> {
         for l2 in table.iter().filter_map(|entry| entry.table_offset()) {
-            for entry in self.read_l2(l2).await? {
+            let entries = self.read_l2(l2).await?.into_iter();
+            for entry in entries.filter(|entry| *entry != L2Entry::default()) {
                 self.count_all(self.host_clusters(entry)?, change)?;
             }
             let cluster = self.layout().cluster_index(l2);

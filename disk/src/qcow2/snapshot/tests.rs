@@ -1,1 +1,261 @@
+//! Snapshots of images of all kinds, at power cuts, and as QEMU sees them.
 
+use super::*;
+use crate::SimulatedStorage;
+use crate::qcow2::CreateOptions;
+use crate::qcow2::qemu::Workshop;
+use crate::qcow2::samples::{
+    Range, assert_clean, content, cut_at_every_step, executor, fill, image, kinds,
+};
+
+fn named(name: &str) -> NewSnapshot {
+    NewSnapshot {
+        name: name.into(),
+        date_seconds: 1_700_000_000,
+        ..NewSnapshot::default()
+    }
+}
+
+async fn header(storage: &SimulatedStorage) -> Header {
+    file::read_header(storage).await.unwrap()
+}
+
+async fn take(storage: &SimulatedStorage, name: &str) -> Result<(), Error> {
+    let header = header(storage).await;
+    create(storage, &header, &named(name)).await.map(drop)
+}
+
+async fn go_to(storage: &SimulatedStorage, name: &str) {
+    let header = header(storage).await;
+    apply(storage, &header, name).await.unwrap();
+}
+
+async fn forget(storage: &SimulatedStorage, name: &str) {
+    let header = header(storage).await;
+    delete(storage, &header, name).await.unwrap();
+}
+
+async fn assert_holds(storage: &SimulatedStorage, expected: &[u8], what: &str) {
+    assert_clean(storage, what).await;
+    assert!(content(storage).await == expected, "{what}: wrong content");
+}
+
+/// Contents that follow each other, on disks of 805 sectors or more.
+const FIRST: [Range; 3] = [(0, 137, 1), (600, 10, 2), (804, 1, 3)];
+const SECOND: [Range; 2] = [(117, 40, 4), (400, 2, 5)];
+const THIRD: [Range; 2] = [(0, 1, 6), (803, 2, 7)];
+
+/// Takes two snapshots between three contents, and goes back and forth.
+async fn live(options: &CreateOptions) {
+    let what = format!("{options:?}");
+    let storage = image(options).await;
+    fill(&storage, &FIRST).await;
+    let first = content(&storage).await;
+    take(&storage, "one").await.unwrap();
+    assert_holds(&storage, &first, &what).await;
+    fill(&storage, &SECOND).await;
+    let second = content(&storage).await;
+    take(&storage, "two").await.unwrap();
+    fill(&storage, &THIRD).await;
+    assert_clean(&storage, &what).await;
+    go_to(&storage, "one").await;
+    assert_holds(&storage, &first, &what).await;
+    fill(&storage, &THIRD).await;
+    go_to(&storage, "2").await;
+    assert_holds(&storage, &second, &what).await;
+    forget(&storage, "one").await;
+    assert_holds(&storage, &second, &what).await;
+    fill(&storage, &THIRD).await;
+    let third = content(&storage).await;
+    forget(&storage, "two").await;
+    assert_holds(&storage, &third, &what).await;
+    assert_eq!(header(&storage).await.snapshots, 0);
+}
+
+#[test]
+fn each_snapshot_keeps_what_the_disk_was() {
+    executor().run(async {
+        for options in kinds() {
+            // The disk and two snapshots make three references, or four while one is taken.
+            if options.refcount_bits >= 2 {
+                live(&options).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn what_cannot_be_counted_is_refused_before_anything_changes() {
+    executor().run(async {
+        for (refcount_bits, most) in [(1, 0), (2, 2)] {
+            let storage = image(&CreateOptions {
+                refcount_bits,
+                ..CreateOptions::new(1 << 20)
+            })
+            .await;
+            fill(&storage, &FIRST[..1]).await;
+            for n in 0..most {
+                take(&storage, &format!("snapshot {n}")).await.unwrap();
+            }
+            let writes = storage.counters().writes;
+            let error = take(&storage, "too many").await.unwrap_err();
+            assert!(error.to_string().contains("cannot count"), "{error}");
+            assert_eq!(storage.counters().writes, writes);
+        }
+    });
+}
+
+#[test]
+fn what_is_no_snapshot_is_refused() {
+    executor().run(async {
+        let storage = image(&CreateOptions::new(1 << 20)).await;
+        take(&storage, "one").await.unwrap();
+        let error = take(&storage, "one").await.unwrap_err();
+        assert!(error.to_string().contains("'one' already"), "{error}");
+        let header = header(&storage).await;
+        let error = apply(&storage, &header, "two").await.unwrap_err();
+        assert!(error.to_string().contains("no snapshot 'two'"), "{error}");
+        let error = delete(&storage, &header, "").await.unwrap_err();
+        assert!(error.to_string().contains("no snapshot ''"), "{error}");
+        let twice = NewSnapshot {
+            id: Some("1".into()),
+            ..named("two")
+        };
+        let error = create(&storage, &header, &twice).await.unwrap_err();
+        assert!(error.to_string().contains("ID '1' already"), "{error}");
+    });
+}
+
+#[test]
+fn deleting_gives_back_the_space() {
+    executor().run(async {
+        const MIB: usize = 1 << 20;
+        let storage = image(&CreateOptions::new(16 << 20)).await;
+        fill(&storage, &[(0, 8192, 1)]).await;
+        let before = storage.size_bytes();
+        for byte in 2..6 {
+            take(&storage, "one").await.unwrap();
+            fill(&storage, &[(0, 8192, byte)]).await;
+            assert!(storage.size_bytes() > before + (3 << 20));
+            assert!(storage.size_bytes() < before + (5 << 20));
+            forget(&storage, "one").await;
+        }
+        let expected = [vec![5; 4 * MIB], vec![0; 12 * MIB]].concat();
+        assert_holds(&storage, &expected, "").await;
+    });
+}
+
+#[test]
+fn a_power_cut_leaves_what_was_or_what_is_to_be() {
+    let kinds = [(9, 16, false), (12, 2, false), (16, 64, true)];
+    for (cluster_bits, refcount_bits, extended_l2) in kinds {
+        let options = CreateOptions {
+            cluster_bits,
+            refcount_bits,
+            extended_l2,
+            ..CreateOptions::new(1 << 20)
+        };
+        executor().run(async {
+            let storage = image(&options).await;
+            fill(&storage, &[(0, 60, 1), (1000, 10, 2)]).await;
+            let first = content(&storage).await;
+            let same = async |left: &SimulatedStorage, cut: &str| {
+                assert!(content(left).await == first, "{cut}: wrong content");
+            };
+            let change = async |storage: &SimulatedStorage| take(storage, "one").await.unwrap();
+            cut_at_every_step(&storage, change, same).await;
+            fill(&storage, &[(20, 100, 3)]).await;
+            let second = content(&storage).await;
+            let either = async |left: &SimulatedStorage, cut: &str| {
+                let found = content(left).await;
+                assert!(found == first || found == second, "{cut}: wrong content");
+            };
+            let change = async |storage: &SimulatedStorage| go_to(storage, "one").await;
+            cut_at_every_step(&storage, change, either).await;
+            let change = async |storage: &SimulatedStorage| forget(storage, "one").await;
+            cut_at_every_step(&storage, change, same).await;
+            assert_eq!(header(&storage).await.snapshots, 0);
+        });
+    }
+}
+
+#[test]
+fn qemu_reads_our_snapshots() {
+    let workshop = Workshop::new();
+    for options in kinds().into_iter().filter(|o| o.refcount_bits >= 16) {
+        let (image, first) = executor().run(async {
+            let storage = image(&options).await;
+            fill(&storage, &FIRST).await;
+            let first = content(&storage).await;
+            take(&storage, "one").await.unwrap();
+            fill(&storage, &SECOND).await;
+            take(&storage, "two").await.unwrap();
+            (storage.to_bytes(), first)
+        });
+        workshop.store("image", &image);
+        assert_eq!(workshop.check("image").status, 0, "{options:?}");
+        let listed = workshop.run("qemu-img snapshot -l image");
+        assert!(listed.contains("one") && listed.contains("two"), "{listed}");
+        let found = workshop.content("-f qcow2 -l one image");
+        assert!(found == first, "{options:?}");
+        workshop.run("qemu-img snapshot -a one image");
+        workshop.io("image", &["write -P 9 0 100k"]);
+        workshop.run("qemu-img snapshot -d two image");
+        assert_eq!(workshop.check("image").status, 0, "{options:?}");
+    }
+}
+
+#[test]
+fn we_change_snapshots_that_qemu_made() {
+    let workshop = Workshop::new();
+    for options in [
+        "compat=0.10",
+        "cluster_size=512",
+        "cluster_size=16384,extended_l2=on",
+    ] {
+        workshop.run(&format!("qemu-img create -f qcow2 -o {options} image 8M"));
+        workshop.io("image", &["write -P 1 0 200k", "write -c -P 2 4M 256k"]);
+        let first = workshop.content("-f qcow2 image");
+        workshop.run("qemu-img snapshot -c one image");
+        workshop.io("image", &["write -P 3 100k 300k"]);
+        workshop.run("qemu-img snapshot -c two image");
+        workshop.io("image", &["write -P 4 150k 1M"]);
+        let storage = SimulatedStorage::from_bytes(&workshop.load("image"), 1);
+        executor().run(async {
+            go_to(&storage, "one").await;
+            assert_holds(&storage, &first, options).await;
+            forget(&storage, "one").await;
+            assert_holds(&storage, &first, options).await;
+            take(&storage, "three").await.unwrap();
+            forget(&storage, "two").await;
+            assert_holds(&storage, &first, options).await;
+        });
+        workshop.store("image", &storage.to_bytes());
+        assert_eq!(workshop.check("image").status, 0, "{options}");
+        assert!(workshop.content("-f qcow2 image") == first, "{options}");
+    }
+}
+
+/// A snapshot of a disk of another size, and one with the state of a VM behind the disk.
+#[test]
+fn applying_brings_back_the_size_but_no_vm_state() {
+    executor().run(async {
+        let storage = image(&CreateOptions::new(1 << 20)).await;
+        fill(&storage, &[(0, 2048, 1)]).await;
+        let first = content(&storage).await;
+        take(&storage, "small").await.unwrap();
+        let now = header(&storage).await;
+        crate::qcow2::resize::resize(&storage, &now, 2 << 30, 0)
+            .await
+            .unwrap();
+        fill(&storage, &[(1 << 21, 1, 2)]).await;
+        take(&storage, "large").await.unwrap();
+        go_to(&storage, "small").await;
+        assert_holds(&storage, &first, "small").await;
+        assert_eq!(header(&storage).await.l1_entries, 1);
+        go_to(&storage, "large").await;
+        assert_clean(&storage, "large").await;
+        let now = header(&storage).await;
+        assert_eq!((now.size_bytes, now.l1_entries), (2 << 30, 4));
+    });
+}
