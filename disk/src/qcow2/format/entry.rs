@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(entry.decode(extended, false), cluster);
     }
 
-    /// The examples follow from the specification's formula x = 62 - (cluster_bits - 8).
+    /// The examples follow from the specification's formula `x = 62 - (cluster_bits - 8)`.
     #[test]
     fn compressed_descriptors_count_sectors_from_the_one_of_the_offset() {
         let plain = layout(16, false);
