@@ -8,7 +8,9 @@ use super::rig::{Image, Rig};
 use super::run::Run;
 use crate::rng::Rng;
 use crate::test_support::{program_steps, seeded};
-use crate::{Backend, Buffers, Disk, Error, Executor, Fault, FaultyOperation, Request};
+use crate::{
+    Backend, Buffers, Disk, Error, Executor, Fault, FaultyOperation, Request, SimulatedStorage,
+};
 
 const STEPS: u64 = 20;
 
@@ -56,28 +58,30 @@ async fn look_at_cut(rig: &Rig, run: Run<'_>, rng: &mut Rng) {
     let left = rig
         .disks()
         .into_iter()
-        .map(|disk| disk.power_cut())
+        .map(SimulatedStorage::power_cut)
         .collect();
     look(&rig.after_cut(left), &run.into_history(), rng).await;
+}
+
+/// Lets some of the next writes fail.
+pub(super) fn fail_some_writes(rig: &Rig, rng: &mut Rng) {
+    for disk in rig.disks() {
+        for _ in 0..4 {
+            let operation = match rng.below(4) {
+                0 => FaultyOperation::Zero,
+                _ => FaultyOperation::Write,
+            };
+            let fault = Fault::new(operation, libc::EIO);
+            disk.inject(fault.after(rng.below(100)).times(1 + rng.below(3)));
+        }
+    }
 }
 
 #[test]
 fn failing_writes_are_reported_and_harm_nothing_else() {
     seeded(150, |seed| {
-        let disturb = |rig: &Rig, rng: &mut Rng| {
-            for disk in rig.disks() {
-                for _ in 0..4 {
-                    let operation = match rng.below(4) {
-                        0 => FaultyOperation::Zero,
-                        _ => FaultyOperation::Write,
-                    };
-                    let fault = Fault::new(operation, libc::EIO);
-                    disk.inject(fault.after(rng.below(100)).times(1 + rng.below(3)));
-                }
-            }
-        };
-        disturbed(seed, disturb, async |rig, run, rng| {
-            works_again(rig, run, rng).await
+        disturbed(seed, fail_some_writes, async |rig, run, rng| {
+            works_again(rig, run, rng).await;
         });
     });
 }

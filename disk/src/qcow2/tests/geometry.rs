@@ -1,5 +1,6 @@
 //! Which images programs run on.
 
+use std::iter;
 use std::ops::Range;
 
 use super::content::{Stamp, layer_stamp};
@@ -53,7 +54,7 @@ impl Geometry {
 
     /// A disk of many L2 tables, of which some are used.
     fn large(cluster_bits: u32, rng: &mut Rng) -> Self {
-        let coverage = (1 << cluster_bits) / 8 << cluster_bits >> 9;
+        let coverage = (((1 << cluster_bits) / 8) << cluster_bits) >> 9;
         let sectors: u64 = coverage * (2 + rng.below(200)) + rng.below(300);
         let mut geometry = Self::with_sectors(cluster_bits, false, sectors, rng);
         let boundary = coverage * (1 + rng.below(sectors / coverage - 1));
@@ -98,7 +99,7 @@ impl Geometry {
         Self {
             options,
             layers,
-            windows: vec![0..sectors + sectors / 2],
+            windows: iter::once(0..sectors + sectors / 2).collect(),
             l2_cache_bytes: (rng.coin()).then(|| 4096 << rng.below(3)),
         }
     }
@@ -107,10 +108,11 @@ impl Geometry {
         self.options.size_bytes / 512
     }
 
-    /// Whether a cluster may get more references than can be counted: each snapshot has one, and so
-    /// has each compressed cluster in it.
-    pub(super) fn may_refuse_references(&self) -> bool {
-        self.options.refcount_bits < 16
+    /// Whether some changes of the whole image are not possible. A cluster may get more references
+    /// than can be counted: each snapshot has one, and so has each compressed cluster in it. And
+    /// version 2 cannot change its size with snapshots, or where a backing file would show.
+    pub(super) fn may_refuse(&self) -> bool {
+        self.options.refcount_bits < 16 || self.options.version == 2
     }
 
     /// The disk's sectors that programs use, in order.

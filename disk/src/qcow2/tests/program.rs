@@ -106,7 +106,7 @@ impl<'a> Generator<'a> {
     }
 
     fn task(&mut self, range: Range<usize>) -> Task {
-        (0..1 + self.rng.index(3))
+        (0..=self.rng.index(3))
             .map(|_| self.action(range.clone()))
             .collect()
     }

@@ -322,9 +322,9 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Whether there are not enough bits for so many references.
+    /// Whether this is what some images cannot do.
     fn is_refusal(&self, error: &Error) -> bool {
-        matches!(error, Error::Unsupported { .. }) && self.rig.geometry.may_refuse_references()
+        matches!(error, Error::Unsupported { .. }) && self.rig.geometry.may_refuse()
     }
 
     async fn apply(&self, name: &str) {
@@ -336,13 +336,6 @@ impl<'a> Run<'a> {
     }
 
     async fn resize(&self, sectors: u64) {
-        let fixed =
-            self.rig.geometry.options.version == 2 && !self.history.borrow().snapshots().is_empty();
-        if fixed {
-            let error = self.disk().resize(sectors * 512).await.unwrap_err();
-            assert!(matches!(error, Error::Unsupported { .. }), "{error}");
-            return;
-        }
         let kept = self.sectors.partition_point(|sector| *sector < sectors);
         let stamps = vec![0; self.sectors.len() - kept];
         self.switch(kept, stamps, sectors, async |disk| {

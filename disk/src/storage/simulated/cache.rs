@@ -119,7 +119,8 @@ impl Cache {
         number
     }
 
-    /// Applies some sectors of a change, of which no sync ever knows.
+    /// Applies some sectors of a change that fails. They are in the cache like others: the next sync
+    /// makes them durable, so that they never come back over what is written later.
     pub(super) fn apply_torn(&mut self, change: &Change, rng: &mut Rng) {
         for run in change.torn(rng) {
             let (offset, len) = (run.start, run.end - run.start);
@@ -139,7 +140,8 @@ impl Cache {
                 },
                 Change::SetLen { .. } => change.clone(),
             };
-            self.apply(piece);
+            let number = self.apply(piece);
+            self.completed(number);
         }
     }
 
