@@ -63,6 +63,7 @@ impl fmt::Display for Format {
 #[derive(Clone, Debug)]
 pub struct OpenOptions {
     path: PathBuf,
+    name: Option<PathBuf>,
     format: Option<Format>,
     read_only: bool,
     direct: bool,
@@ -78,6 +79,7 @@ impl OpenOptions {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            name: None,
             format: None,
             read_only: false,
             direct: false,
@@ -87,6 +89,13 @@ impl OpenOptions {
             layers_max: usize::MAX,
             recognize: false,
         }
+    }
+
+    /// What the image is called in messages, as [`FileOptions::name`].
+    #[must_use]
+    pub fn name(mut self, name: impl Into<PathBuf>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Whether to open it for reading only. Several may, but not while another writes.

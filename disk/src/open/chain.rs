@@ -71,6 +71,14 @@ impl Layer {
         })
     }
 
+    /// The size of its disk in bytes. That of a raw one may end within a sector.
+    pub fn virtual_size_bytes(&self) -> u64 {
+        match &self.header {
+            Some(header) => header.size_bytes,
+            None => self.storage.size_bytes(),
+        }
+    }
+
     /// Its internal snapshots.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
         match &self.header {
@@ -155,7 +163,11 @@ impl Chain {
         while let Some((path, format)) = next {
             let read_only = options.read_only || !layers.is_empty();
             check_place(&path, &mut files, layers.last())?;
-            let storage = options.file(path.clone(), read_only).open()?;
+            let mut file = options.file(path.clone(), read_only);
+            if let Some(name) = options.name.as_ref().filter(|_| layers.is_empty()) {
+                file = file.name(name);
+            }
+            let storage = file.open()?;
             let given = format.is_some();
             let format = match format {
                 Some(format) => format,

@@ -21,6 +21,7 @@ mod mapping;
 mod metadata;
 mod open;
 mod read;
+mod reshape;
 mod session;
 mod transaction;
 mod watched;

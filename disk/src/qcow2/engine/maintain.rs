@@ -72,7 +72,7 @@ impl<S: Storage> Qcow2<S> {
     }
 
     /// Has the image changed by `change`, which gets the header and returns the new one.
-    async fn change<F>(&self, change: F) -> Result<(), Error>
+    pub(super) async fn change<F>(&self, change: F) -> Result<(), Error>
     where
         F: AsyncFnOnce(&Watched<S>, &Header) -> Result<Header, Error> + 'static,
     {

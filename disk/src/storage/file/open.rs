@@ -19,6 +19,7 @@ use crate::storage::lock::ImageLock;
 #[derive(Clone, Debug)]
 pub struct FileOptions {
     path: PathBuf,
+    name: Option<PathBuf>,
     read_only: bool,
     direct: bool,
     share_all: bool,
@@ -29,10 +30,18 @@ impl FileOptions {
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            name: None,
             read_only: false,
             direct: false,
             share_all: false,
         }
+    }
+
+    /// What it is called in messages once it is open, if not by its path.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<PathBuf>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Whether to open it for reading only, which needs no permission to write, and which others
@@ -83,7 +92,7 @@ impl FileOptions {
         let direct = direct.map_err(Error::io(&self.path, "do direct I/O on"))?;
         let storage = FileStorage {
             file: Arc::new(file),
-            path: self.path,
+            path: self.name.unwrap_or(self.path),
             lock,
             geometry,
             is_block_device,
