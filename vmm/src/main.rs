@@ -72,12 +72,19 @@ fn usage(error: &clap::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
-    let reason = text.lines().next().unwrap_or_default();
-    let reason = reason.strip_prefix("error: ").unwrap_or(reason);
+    let lines = text.lines().take_while(|line| !line.is_empty());
+    let reason = lines.map(str::trim).collect::<Vec<_>>().join(" ");
+    let reason = reason.strip_prefix("error: ").unwrap_or(&reason);
     notice(&format!(
         "microvm: {reason}; microvm --help lists the options\n"
     ));
-    ExitCode::from(FAILURE)
+    // For a comparison, 1 means that the images differ.
+    let compares = std::env::args_os().skip(1).take(2).eq(["image", "compare"]);
+    ExitCode::from(if compares {
+        image::COMPARE_FAILURE
+    } else {
+        FAILURE
+    })
 }
 
 /// Warnings go to standard error; `MICROVM_LOG=info` or `debug` shows more.

@@ -93,12 +93,9 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
         }
         super::print(text)
     };
-    if sizes[0] != sizes[1] {
-        if arguments.strict {
-            say("Strict mode: Image size mismatch!\n")?;
-            return Ok(DIFFERENT);
-        }
-        say("Warning: Image size mismatch!\n")?;
+    if sizes[0] != sizes[1] && arguments.strict {
+        say("Strict mode: Image size mismatch!\n")?;
+        return Ok(DIFFERENT);
     }
     let comparison = Comparison {
         disks: [&*first, &*second],
@@ -110,6 +107,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
     let difference = comparison.run(sizes).await?;
     first.close().await?;
     second.close().await?;
+    let alike_so_far = difference.map_or(u64::MAX, |(offset, _)| offset);
+    if sizes[0] != sizes[1] && alike_so_far >= sizes[0].min(sizes[1]) {
+        say("Warning: Image size mismatch!\n")?;
+    }
     match difference {
         None => say("Images are identical.\n").map(|()| 0),
         Some((offset, Difference::Content)) => {

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use disk::{Extent, Format, OpenOptions};
+use disk::{Disk, Format, OpenOptions};
 
 use super::arguments::{ProgressArguments, read_options};
 use super::copy::{Before, Copy, Target};
@@ -13,7 +13,7 @@ use super::interrupt::Interrupt;
 use super::new_image::NewImage;
 use super::options::ImageOptions;
 use super::progress::Progress;
-use super::walk::Kind;
+use super::walk::{Kind, Piece};
 use crate::cli::parse_size;
 
 /// The arguments of `image convert`.
@@ -70,41 +70,18 @@ pub(crate) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let options = read_options(&arguments.source, arguments.source_format);
     let source = options.share_all(arguments.force_share).open().await?;
-    let size = source.properties().size_bytes;
-    let interrupt = Interrupt::install()?;
-    let progress = Progress::new(arguments.progress, size);
-    let copy = async |target: &Target| {
-        let copy = Copy {
-            source: &*source,
-            target,
-            sparse_bytes: Some(arguments.sparse / 512 * 512).filter(|bytes| *bytes > 0),
-            kind,
-            in_flight: arguments.in_flight.into(),
-            progress: &progress,
-            interrupt: &interrupt,
-        };
-        copy.run().await
-    };
     if arguments.no_create {
-        let target = arguments.existing_target(size).await?;
-        copy(&target).await?;
-        target.disk.close().await?;
+        arguments.fill(&*source).await?;
     } else {
-        let options = arguments.image_options()?;
-        let image = NewImage::create(&arguments.target, &options, size).await?;
-        image
-            .preallocate(options.preallocation, &progress, &interrupt)
-            .await?;
-        let target = arguments.new_target(&image, &options).await?;
-        copy(&target).await?;
-        target.disk.close().await?;
-        image.finish()?;
+        let target = arguments.target.display();
+        let made = arguments.make(&*source).await;
+        made.with_context(|| format!("{target}: not made"))?;
     }
     Ok(source.close().await?)
 }
 
-fn kind(extent: &Extent) -> Kind {
-    if extent.content.is_zero() {
+fn kind(piece: &Piece) -> Kind {
+    if piece.extent.content.is_zero() {
         Kind::Zero
     } else {
         Kind::Data
@@ -122,6 +99,57 @@ impl Arguments {
             bail!("-c: a raw image has nothing to compress; give -O qcow2");
         }
         Ok(options)
+    }
+
+    /// Copies into a new image.
+    async fn make(&self, source: &dyn Disk) -> Result<()> {
+        let options = self.image_options()?;
+        let size = source.properties().size_bytes;
+        let interrupt = Interrupt::install()?;
+        let progress = Progress::new(self.progress, size);
+        let image = NewImage::create(&self.target, &options, size).await?;
+        let how = options.preallocation();
+        image.preallocate(how, &progress, &interrupt).await?;
+        progress.restart();
+        let target = self.new_target(&image, &options).await?;
+        self.copy(source, &target, &progress, &interrupt).await?;
+        target.disk.close().await?;
+        image.finish()
+    }
+
+    /// Copies into an image that is there.
+    async fn fill(&self, source: &dyn Disk) -> Result<()> {
+        let size = source.properties().size_bytes;
+        let target = self.existing_target(size).await?;
+        let interrupt = Interrupt::install()?;
+        let progress = Progress::new(self.progress, size);
+        let copied = self.copy(source, &target, &progress, &interrupt).await;
+        let closed = target.disk.close().await;
+        copied.with_context(|| {
+            let target = self.target.display();
+            format!("{target}: holds a part of the source now")
+        })?;
+        Ok(closed?)
+    }
+
+    async fn copy(
+        &self,
+        source: &dyn Disk,
+        target: &Target,
+        progress: &Progress,
+        interrupt: &Interrupt,
+    ) -> Result<()> {
+        let copy = Copy {
+            source,
+            target,
+            sparse_bytes: Some(self.sparse / 512 * 512).filter(|bytes| *bytes > 0),
+            kind: &kind,
+            reads_throughout: true,
+            in_flight: self.in_flight.into(),
+            progress,
+            interrupt,
+        };
+        copy.run().await
     }
 
     async fn new_target(&self, image: &NewImage, options: &ImageOptions) -> Result<Target> {

@@ -5,15 +5,17 @@ use std::rc::Rc;
 
 use anyhow::Result;
 use disk::qcow2::Qcow2;
-use disk::{Disk, Extent, FileStorage, Format, OpenOptions, Request};
+use disk::{Disk, FileStorage, Format, OpenOptions, Request};
 
 use super::in_flight;
 use super::interrupt::Interrupt;
 use super::progress::Progress;
 use super::scratch::{Content, Pool};
-use super::walk::{Chunk, Kind, Walk};
+use super::walk::{Chunk, Kind, Piece, Walk};
 use super::zeros::{is_zero, ranges};
 
+/// The unit of requests.
+const SECTOR_BYTES: u64 = 512;
 /// How much is read at once.
 const CHUNK_BYTES: u64 = 1 << 20;
 /// How much is zeroed at once: it may take the host a while, and somebody may not want to wait.
@@ -72,8 +74,11 @@ pub(super) struct Copy<'a> {
     pub(super) target: &'a Target,
     /// How many zeros in a row, from one multiple of this to the next, need not be written.
     pub(super) sparse_bytes: Option<u64>,
-    /// What is to be done with an extent of the source.
-    pub(super) kind: fn(&Extent) -> Kind,
+    /// What is to be done with a piece of the source.
+    pub(super) kind: &'a dyn Fn(&Piece) -> Kind,
+    /// Whether the source reads as the target should even where the target has it already: then
+    /// that may be read, and written, along with what is beside it in the target's unit.
+    pub(super) reads_throughout: bool,
     pub(super) in_flight: usize,
     pub(super) progress: &'a Progress,
     pub(super) interrupt: &'a Interrupt,
@@ -102,9 +107,14 @@ impl Copy<'_> {
         };
         let size = self.source.properties().size_bytes;
         let mut walk = Walk::new(self.source, 0..size);
-        let kind = |extent: &Extent| match (self.kind)(extent) {
+        let kind = |piece: &Piece| match (self.kind)(piece) {
             Kind::Zero if self.sparse_bytes.is_none() => Kind::Data,
             kind => kind,
+        };
+        let unit = if self.reads_throughout {
+            unit
+        } else {
+            SECTOR_BYTES
         };
         let next = async || walk.chunk(unit, chunk_bytes, kind).await;
         let work = |chunk| running.chunk(chunk);

@@ -13,6 +13,9 @@ use super::options::ImageOptions;
 use super::progress::Progress;
 use crate::cli::parse_size;
 
+/// The unit of a disk's size.
+const SECTOR_BYTES: u64 = 512;
+
 /// The arguments of `image create`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
@@ -47,7 +50,7 @@ pub(crate) struct Arguments {
 #[derive(Args, Clone, Debug)]
 pub(crate) struct BackingArguments {
     /// Backing file, relative to the directory of the image
-    #[arg(short = 'b', long, value_name = "FILE", requires = "backing_format")]
+    #[arg(short = 'b', visible_short_alias = 'B', long, value_name = "FILE")]
     backing: Option<String>,
 
     /// Format of the backing file: raw or qcow2
@@ -90,13 +93,16 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let backing_bytes = backing.map(|backing| backing.properties().size_bytes);
     let size = arguments.size.or(options.size_bytes).or(backing_bytes);
     let size = size.context("the size of the disk is missing: microvm image create FILE SIZE")?;
+    let size = size
+        .checked_next_multiple_of(SECTOR_BYTES)
+        .context("a disk is smaller than 16 EiB")?;
     let interrupt = Interrupt::install()?;
     let image = NewImage::create(&arguments.file, &options, size).await?;
     let progress = Progress::new(arguments.progress, size);
     image
-        .preallocate(options.preallocation, &progress, &interrupt)
-        .await?;
-    interrupt.check()?;
-    image.finish()?;
-    Ok(())
+        .preallocate(options.preallocation(), &progress, &interrupt)
+        .await
+        .and_then(|()| interrupt.check())
+        .with_context(|| format!("{}: not made", arguments.file.display()))?;
+    image.finish()
 }

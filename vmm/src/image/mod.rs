@@ -9,11 +9,13 @@
 
 mod arguments;
 mod check;
+mod commit;
 mod compare;
 mod convert;
 mod copy;
 mod create;
 mod human;
+mod identity;
 mod in_flight;
 mod info;
 mod interrupt;
@@ -23,6 +25,8 @@ mod new_image;
 mod options;
 mod preallocate;
 mod progress;
+mod rebase;
+mod resize;
 mod scratch;
 mod serve;
 mod snapshot;
@@ -38,7 +42,7 @@ use disk::Executor;
 use serde::Serialize;
 
 /// The status of an error of `compare`, for which 1 says that the images differ.
-const COMPARE_FAILURE: u8 = 2;
+pub(crate) const COMPARE_FAILURE: u8 = 2;
 const FAILURE: u8 = 1;
 
 /// What can be done with images.
@@ -56,6 +60,12 @@ pub(crate) enum ImageCommand {
     Convert(convert::Arguments),
     /// List, take, apply and delete the snapshots in an image
     Snapshot(snapshot::Arguments),
+    /// Change the size of an image's disk
+    Resize(resize::Arguments),
+    /// Write what an image holds into its backing file
+    Commit(commit::Arguments),
+    /// Put an image onto another backing file, or onto none
+    Rebase(rebase::Arguments),
     /// Say whether two images read alike
     Compare(compare::Arguments),
     /// Lend an image to NBD clients
@@ -73,6 +83,9 @@ impl ImageCommand {
             Self::Map(arguments) => executor.run(map::run(arguments)).map(|()| 0),
             Self::Convert(arguments) => executor.run(convert::run(arguments)).map(|()| 0),
             Self::Snapshot(arguments) => executor.run(snapshot::run(arguments)).map(|()| 0),
+            Self::Resize(arguments) => executor.run(resize::run(arguments)).map(|()| 0),
+            Self::Commit(arguments) => executor.run(commit::run(arguments)).map(|()| 0),
+            Self::Rebase(arguments) => executor.run(rebase::run(arguments)).map(|()| 0),
             Self::Compare(arguments) => executor.run(compare::run(arguments)),
             Self::Serve(arguments) => executor.run(serve::run(arguments)).map(|()| 0),
         }

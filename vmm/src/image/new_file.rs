@@ -3,7 +3,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
-use std::path::{Display, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use disk::{FileOptions, FileStorage, Storage as _};
@@ -79,8 +79,13 @@ impl NewFile {
     }
 
     /// What it will be called.
-    pub(super) fn name(&self) -> Display<'_> {
-        self.place.display()
+    pub(super) fn place(&self) -> &Path {
+        &self.place
+    }
+
+    /// How to open it.
+    pub(super) fn options(&self) -> FileOptions {
+        FileOptions::new(self.path()).name(&self.place)
     }
 
     /// Gives it its name, durably. It has been flushed and closed.

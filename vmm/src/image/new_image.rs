@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result, bail};
-use disk::{Disk as _, FileOptions, FileStorage, Format, OpenOptions, Storage as _, qcow2};
+use anyhow::{Result, bail};
+use disk::{Disk as _, FileStorage, Format, OpenOptions, Storage as _, qcow2};
 
 use super::interrupt::Interrupt;
 use super::new_file::NewFile;
@@ -33,21 +33,19 @@ impl NewImage {
             Some(name) => Some(NewFile::create(&beside(path, name))?),
             None => None,
         };
-        let storage = FileOptions::new(image.path()).open()?;
+        let storage = image.options().open()?;
         let blank = options.format == Format::Qcow2 || image.is_file();
         match options.format {
             Format::Raw => set_size(&image, &storage, size_bytes).await?,
             Format::Qcow2 => {
                 let options = options.qcow2(size_bytes)?;
-                qcow2::create(&storage, &options)
-                    .await
-                    .with_context(|| path.display().to_string())?;
+                qcow2::create(&storage, &options).await?;
             }
         }
         storage.sync().await?;
         storage.close();
         if let Some(data) = &data {
-            let storage = FileOptions::new(data.path()).open()?;
+            let storage = data.options().open()?;
             set_size(data, &storage, size_bytes).await?;
             storage.close();
         }
@@ -62,7 +60,9 @@ impl NewImage {
 
     /// How to open it, with its backing files.
     pub(super) fn options(&self) -> OpenOptions {
-        let options = OpenOptions::new(self.image.path()).format(self.format);
+        let options = OpenOptions::new(self.image.path())
+            .name(self.image.place())
+            .format(self.format);
         match &self.data {
             Some(data) => options.data_file(data.path()),
             None => options,
@@ -111,7 +111,7 @@ impl NewImage {
 
 /// Makes a raw image's file as long as the disk; a block device must be so already.
 async fn set_size(file: &NewFile, storage: &FileStorage, size_bytes: u64) -> Result<()> {
-    let name = file.name();
+    let name = file.place().display();
     if size_bytes == 0 || !size_bytes.is_multiple_of(512) {
         bail!("{name}: {size_bytes} bytes is not a disk's size: it must be a multiple of 512");
     }

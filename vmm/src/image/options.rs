@@ -34,7 +34,7 @@ pub(super) struct ImageOptions {
     pub(super) size_bytes: Option<u64>,
     pub(super) backing_file: Option<String>,
     pub(super) backing_format: Option<Format>,
-    pub(super) preallocation: Preallocation,
+    preallocation: Preallocation,
     pub(super) data_file: Option<String>,
     data_file_raw: bool,
     version: u32,
@@ -129,6 +129,15 @@ impl ImageOptions {
         };
         let options = OpenOptions::new(beside(image, name)).format(format);
         Ok(Some(options.read_only(true).open().await?))
+    }
+
+    /// How much of the image gets its space at once.
+    pub(super) fn preallocation(&self) -> Preallocation {
+        match self.preallocation {
+            // Else the data file would not read as the disk once something is discarded.
+            Preallocation::Off if self.data_file_raw => Preallocation::Metadata,
+            preallocation => preallocation,
+        }
     }
 
     /// The same for the library, for a disk of `size_bytes`.

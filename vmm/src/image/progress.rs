@@ -43,6 +43,14 @@ impl Progress {
         }
     }
 
+    /// Begins again with nothing done.
+    pub(super) fn restart(&self) {
+        self.done_bytes.set(0);
+        if let Shown::Lines(last) = &self.shown {
+            last.set(0);
+        }
+    }
+
     /// Another `bytes` are done.
     pub(super) fn add(&self, bytes: u64) {
         let done = self.done_bytes.get() + bytes;

@@ -38,7 +38,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The next piece of at most `len` bytes, if the range goes on, without taking it.
+    /// The next piece, if the range goes on, without taking it.
     pub(super) async fn peek(&mut self) -> Result<Option<Piece>> {
         if self.range.is_empty() {
             return Ok(None);
@@ -63,17 +63,6 @@ impl<'a> Walk<'a> {
                 ..extent
             })
             .filter(|extent| extent.len > 0);
-    }
-
-    /// The next piece that ends at or before the next multiple of `unit`.
-    pub(super) async fn next(&mut self, unit: u64) -> Result<Option<Piece>> {
-        let Some(mut piece) = self.peek().await? else {
-            return Ok(None);
-        };
-        let until = (piece.offset + 1).next_multiple_of(unit) - piece.offset;
-        piece.extent.len = piece.extent.len.min(until);
-        self.take(piece.extent.len);
-        Ok(Some(piece))
     }
 }
 
@@ -104,15 +93,15 @@ impl Walk<'_> {
         &mut self,
         unit: u64,
         data_max: u64,
-        kind: impl Fn(&Extent) -> Kind,
+        kind: impl Fn(&Piece) -> Kind,
     ) -> Result<Option<Chunk>> {
         let Some(first) = self.peek().await? else {
             return Ok(None);
         };
         let offset = first.offset;
         let units = self.whole_units(&first, offset, unit);
-        if kind(&first.extent) != Kind::Data && units > offset {
-            let (len, kind) = (units - offset, kind(&first.extent));
+        if kind(&first) != Kind::Data && units > offset {
+            let (len, kind) = (units - offset, kind(&first));
             self.take(len);
             return Ok(Some(Chunk { offset, len, kind }));
         }
@@ -122,7 +111,7 @@ impl Walk<'_> {
             && let Some(piece) = self.peek().await?
         {
             let aligned = end.next_multiple_of(unit).min(stop);
-            let other = kind(&piece.extent) != Kind::Data;
+            let other = kind(&piece) != Kind::Data;
             let until = if other && self.whole_units(&piece, aligned, unit) > aligned {
                 aligned
             } else {

@@ -3,11 +3,11 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
+use disk::Layer;
 use disk::qcow2::format::{
     AutoclearFeatures, BitmapEntry, BitmapFlags, CompatibleFeatures, Compression, Header,
     IncompatibleFeatures, SnapshotEntry,
 };
-use disk::{Layer, Storage as _};
 use serde::Serialize;
 
 /// What an image is. QEMU's fields, in its spelling.
@@ -103,7 +103,7 @@ impl Description {
         Ok(Self {
             filename: path.to_string(),
             format: layer.format.to_string(),
-            virtual_size: header.map_or(layer.storage.size_bytes(), |header| header.size_bytes),
+            virtual_size: layer.virtual_size_bytes(),
             actual_size: metadata.blocks() * 512,
             dirty_flag: header
                 .is_some_and(|header| header.incompatible.has(IncompatibleFeatures::DIRTY)),

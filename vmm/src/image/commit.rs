@@ -1,0 +1,133 @@
+//! `image commit`: what an image holds goes into a file that it stands on.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Args;
+use disk::{Content, Disk as _, Format, Layer, OpenOptions};
+
+use super::arguments::{ProgressArguments, read_options, write_options};
+use super::copy::{Copy, Target};
+use super::identity::is_same_file;
+use super::interrupt::Interrupt;
+use super::progress::Progress;
+use super::resize;
+use super::walk::{Kind, Piece};
+
+/// How many pieces are on their way at a time.
+const IN_FLIGHT: usize = 16;
+
+/// The arguments of `image commit`.
+#[derive(Args, Debug)]
+pub(crate) struct Arguments {
+    /// Format of the image, which must be qcow2
+    #[arg(short = 'f', long = "format", value_name = "FMT")]
+    format: Option<Format>,
+
+    /// The backing file to commit to, further down the chain; implies -d
+    #[arg(short = 'b', long, value_name = "FILE")]
+    base: Option<PathBuf>,
+
+    /// Do not empty the image
+    #[arg(short = 'd', long)]
+    keep: bool,
+
+    #[command(flatten)]
+    progress: ProgressArguments,
+
+    /// The image
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// Where the data goes, and what it comes from.
+struct Plan {
+    /// The files that are merged: the image and those above the base.
+    layers: usize,
+    base: PathBuf,
+    base_format: Format,
+    /// The disk's size, and that of the smallest file between image and base.
+    size_bytes: u64,
+    between_bytes: u64,
+}
+
+/// Commits the image.
+pub(super) async fn run(arguments: &Arguments) -> Result<()> {
+    let plan = Plan::new(arguments).await?;
+    let empties = !arguments.keep && arguments.base.is_none();
+    let options = write_options(&arguments.file, arguments.format)
+        .read_only(!empties)
+        .layers_max(plan.layers);
+    let image = options.open_qcow2().await?;
+    let base = OpenOptions::new(&plan.base).format(plan.base_format);
+    resize::grow_to(base.clone(), plan.size_bytes).await?;
+    let target = Target::open(base, plan.base_format, false).await?;
+    let interrupt = Interrupt::install()?;
+    let progress = Progress::new(arguments.progress, plan.size_bytes);
+    let copy = Copy {
+        source: &*image,
+        target: &target,
+        sparse_bytes: Some(1),
+        kind: &|piece| plan.kind(piece),
+        // What the image does not hold is left out of it here.
+        reads_throughout: false,
+        in_flight: IN_FLIGHT,
+        progress: &progress,
+        interrupt: &interrupt,
+    };
+    let copied = copy.run().await;
+    let closed = target.disk.close().await;
+    copied.with_context(|| {
+        let base = plan.base.display();
+        format!("{base}: holds a part of the changes now; commit again")
+    })?;
+    closed?;
+    if empties {
+        image.empty().await?;
+    }
+    Ok(image.close().await?)
+}
+
+impl Plan {
+    async fn new(arguments: &Arguments) -> Result<Self> {
+        // Only looked at: the base is locked for reading here, and will be written.
+        let options = read_options(&arguments.file, arguments.format).share_all(true);
+        let chain = options.chain().await?;
+        let layers = chain.layers();
+        let file = arguments.file.display();
+        if layers.len() < 2 {
+            bail!("{file}: has no backing file to commit to");
+        }
+        let index = match &arguments.base {
+            None => 1,
+            Some(base) => find(layers, base)
+                .with_context(|| format!("{file}: does not stand on '{}'", base.display()))?,
+        };
+        let between = layers[1..index].iter().map(Layer::virtual_size_bytes);
+        Ok(Self {
+            layers: index,
+            base: layers[index].path.clone(),
+            base_format: layers[index].format,
+            size_bytes: layers[0].virtual_size_bytes(),
+            between_bytes: between.min().unwrap_or(u64::MAX),
+        })
+    }
+
+    /// What is to be done with a piece of the layers above the base.
+    fn kind(&self, piece: &Piece) -> Kind {
+        match piece.extent.content {
+            // Past the end of a file between, the image reads as zeros whatever the base holds.
+            Content::Absent if piece.offset < self.between_bytes => Kind::Same,
+            Content::Absent | Content::Zero => Kind::Zero,
+            Content::Data | Content::Compressed => Kind::Data,
+        }
+    }
+}
+
+/// Which of the backing files `base` is.
+fn find(layers: &[Layer], base: &Path) -> Option<usize> {
+    (1..layers.len()).find(|index| {
+        let layer = &layers[*index];
+        layer.path == base || is_same_file(&layer.path, base)
+    })
+}
