@@ -1,0 +1,21 @@
+//! `microvm image` beside `qemu-img`, on images of both.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "image_tool/backing.rs"]
+mod backing;
+#[path = "image_tool/check.rs"]
+mod check;
+#[path = "image_tool/compare.rs"]
+mod compare;
+#[path = "image_tool/convert.rs"]
+mod convert;
+#[path = "image_tool/create.rs"]
+mod create;
+#[path = "image_tool/describe.rs"]
+mod describe;
+#[path = "image_tool/endings.rs"]
+mod endings;
+#[path = "image_tool/resize.rs"]
+mod resize;
+#[path = "image_tool/shop.rs"]
+mod shop;
