@@ -190,6 +190,19 @@ impl Host {
         disk
     }
 
+    /// A fresh qcow2 image whose backing file is the raw image `base`.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn overlay(&self, base: &str) -> String {
+        let overlay = self.fresh_path("overlay.qcow2").display().to_string();
+        self.must_run(&format!(
+            "{} image create -q -f qcow2 -b '{base}' -F raw '{overlay}'",
+            self.microvm()
+        ));
+        overlay
+    }
+
     /// Runs a shell script and returns its output.
     ///
     /// # Panics

@@ -3,27 +3,35 @@
 use rustix::process::Signal;
 use tests::{Guest, Host, Userland, guest};
 
-/// A Debian with a disk of its own to write to.
-fn debian() -> (Guest<'static>, String) {
-    let host = Host::shared();
-    let root = &host.parts().extra().debian;
-    let disk = host.fresh_path("debian.img").display().to_string();
-    host.must_run(&format!(
-        "cp --sparse=always '{}' '{disk}'",
-        host.path(&root.disk).display()
-    ));
-    let guest = guest()
+/// A Debian on the disk that `--disk` names so.
+fn debian(disk: &str) -> Guest<'static> {
+    let root = &Host::shared().parts().extra().debian;
+    guest()
         .kernel(&root.kernel, Some(&root.initrd), "quiet")
         .userland(Userland::Debian)
         .mem("1G")
-        .disk(&disk);
-    (guest, disk)
+        .disk(disk)
+}
+
+/// Where the host has Debian's root disk, which nobody may change.
+fn root_disk() -> String {
+    let host = Host::shared();
+    let disk = &host.parts().extra().debian.disk;
+    host.path(disk).display().to_string()
+}
+
+/// A copy of it.
+fn own_disk() -> String {
+    let host = Host::shared();
+    let disk = host.fresh_path("debian.img").display().to_string();
+    host.must_run(&format!("cp --sparse=always '{}' '{disk}'", root_disk()));
+    disk
 }
 
 #[test]
 fn boots_with_its_own_initrd_and_powers_off() {
-    let (guest, disk) = debian();
-    let mut vm = guest.boot();
+    let disk = own_disk();
+    let mut vm = debian(&disk).boot();
     vm.shell("findmnt -n -o SOURCE,FSTYPE / | tr -s ' '")
         .assert_contains("/dev/vda ext4");
     vm.power_off().assert_status(0);
@@ -31,9 +39,30 @@ fn boots_with_its_own_initrd_and_powers_off() {
 }
 
 #[test]
+fn boots_from_an_overlay_and_leaves_its_base_alone() {
+    let (host, base) = (Host::shared(), root_disk());
+    let before = host.must_run(&format!("sha256sum '{base}'"));
+    let overlay = host.overlay(&base);
+    let disk = format!("{overlay},format=qcow2");
+    let mut vm = debian(&disk).boot();
+    vm.shell("findmnt -n -o SOURCE,FSTYPE / | tr -s ' '")
+        .assert_contains("/dev/vda ext4");
+    vm.shell("seq 1 100000 > /root/numbers").assert_success();
+    vm.power_off().assert_status(0);
+    host.must_run(&format!("{} image check '{overlay}'", host.microvm()));
+
+    let mut vm = debian(&disk).boot();
+    vm.shell("seq 1 100000 | cmp - /root/numbers && echo same")
+        .assert_stdout("same");
+    vm.power_off().assert_status(0);
+    assert_eq!(host.must_run(&format!("sha256sum '{base}'")), before);
+    host.must_run(&format!("rm '{overlay}'"));
+}
+
+#[test]
 fn sigterm_shuts_it_down_in_order() {
-    let (guest, disk) = debian();
-    let mut vm = guest.boot();
+    let disk = own_disk();
+    let mut vm = debian(&disk).boot();
     vm.shell("systemctl is-active systemd-logind")
         .assert_contains("active");
     vm.signal(Signal::TERM);

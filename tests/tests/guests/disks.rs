@@ -60,17 +60,16 @@ fn limits_and_features_reach_the_guest() {
     vm.power_off().assert_status(0);
 }
 
-#[test]
-fn discard_gives_space_back_to_the_host() {
-    let host = Host::shared();
-    let disk = host.ext4_disk("128M");
+/// The file of `disk` shrinks when the guest trims its file system.
+fn discard_gives_space_back(disk: &str, file: &str) {
     let blocks = || {
-        host.must_run(&format!("stat -c %b '{disk}'"))
+        Host::shared()
+            .must_run(&format!("stat -c %b '{file}'"))
             .trim()
             .parse::<u64>()
             .unwrap()
     };
-    let mut vm = guest().disk(&disk).boot();
+    let mut vm = guest().disk(disk).boot();
     vm.shell("dd if=/dev/urandom of=/disk/file bs=1M count=64 conv=fsync 2>/dev/null")
         .assert_success();
     let full = blocks();
@@ -79,6 +78,19 @@ fn discard_gives_space_back_to_the_host() {
     vm.power_off().assert_status(0);
     let freed_bytes = full.saturating_sub(blocks()) * 512;
     assert!(freed_bytes > 60 << 20, "only {freed_bytes} bytes came back");
+}
+
+#[test]
+fn discard_gives_space_back_to_the_host() {
+    let disk = Host::shared().ext4_disk("128M");
+    discard_gives_space_back(&disk, &disk);
+}
+
+#[test]
+fn discard_gives_space_of_an_overlay_back() {
+    let host = Host::shared();
+    let overlay = host.overlay(&host.ext4_disk("128M"));
+    discard_gives_space_back(&format!("{overlay},format=qcow2"), &overlay);
 }
 
 #[test]
@@ -106,17 +118,28 @@ fn many_readers_share_a_disk() {
 
 #[test]
 fn fio_finds_what_it_wrote() {
+    fio_verifies(&Host::shared().blank_disk("256M"));
+}
+
+#[test]
+fn fio_finds_what_it_wrote_on_an_overlay() {
+    let host = Host::shared();
+    let overlay = host.overlay(&host.blank_disk("256M"));
+    fio_verifies(&format!("{overlay},format=qcow2"));
+    host.must_run(&format!("{} image check '{overlay}'", host.microvm()));
+}
+
+fn fio_verifies(target: &str) {
     let host = Host::shared();
     let fio = host
         .path(&host.parts().extra().fio_disk)
         .display()
         .to_string();
-    let target = host.blank_disk("256M");
     let guest = guest()
         .cpus(2)
         .mem("1G")
         .disk(&format!("{fio},readonly"))
-        .disk(&target);
+        .disk(target);
     let mut vm = guest.boot();
     vm.shell("mount -t devtmpfs dev /disk/dev && mount -t tmpfs tmp /disk/tmp")
         .assert_success();
