@@ -20,8 +20,16 @@ pub enum Tool {
     Mke2fs,
     /// Makes Debian root file systems.
     Mmdebstrap,
+    /// Copies between NBD servers and files.
+    NbdCopy,
+    /// Asks NBD servers what they offer.
+    NbdInfo,
     /// Inspects and makes disk images.
     QemuImg,
+    /// Reads and writes disk images, piece by piece.
+    QemuIo,
+    /// Serves disk images.
+    QemuStorageDaemon,
     /// The emulator that the lab's KVM host runs in.
     QemuSystem,
     /// Traces system calls.
@@ -39,7 +47,11 @@ impl Tool {
             Self::Iasl => "iasl",
             Self::Mke2fs => "mke2fs",
             Self::Mmdebstrap => "mmdebstrap",
+            Self::NbdCopy => "nbdcopy",
+            Self::NbdInfo => "nbdinfo",
             Self::QemuImg => "qemu-img",
+            Self::QemuIo => "qemu-io",
+            Self::QemuStorageDaemon => "qemu-storage-daemon",
             Self::QemuSystem => "qemu-system-x86_64",
             Self::Strace => "strace",
             Self::Uidmap => "newuidmap",
@@ -54,7 +66,9 @@ impl Tool {
             Self::Iasl => "acpica-tools",
             Self::Mke2fs => "e2fsprogs",
             Self::Mmdebstrap => "mmdebstrap",
-            Self::QemuImg => "qemu-utils",
+            Self::NbdCopy | Self::NbdInfo => "libnbd-bin",
+            Self::QemuImg | Self::QemuIo => "qemu-utils",
+            Self::QemuStorageDaemon => "qemu-system-common",
             Self::QemuSystem => "qemu-system-x86",
             Self::Strace => "strace",
             Self::Uidmap => "uidmap",

@@ -14,6 +14,7 @@ mod console;
 mod guest;
 pub mod host;
 pub mod lab;
+pub mod nbd;
 mod parts;
 mod ports;
 pub mod process;

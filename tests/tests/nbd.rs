@@ -1,0 +1,13 @@
+//! The NBD server and its clients: real ones, many at a time, and hostile ones.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "nbd/clients.rs"]
+mod clients;
+#[path = "nbd/hostile.rs"]
+mod hostile;
+#[path = "nbd/life.rs"]
+mod life;
+#[path = "nbd/raw_client.rs"]
+mod raw_client;
+#[path = "nbd/setting.rs"]
+mod setting;
