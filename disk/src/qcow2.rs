@@ -18,6 +18,8 @@ mod rewrite;
 #[cfg(test)]
 mod samples;
 pub(crate) mod snapshot;
+#[cfg(test)]
+mod tests;
 
 pub use create::{CreateOptions, create};
 pub use check::{CheckReport, Finding, Repair, Severity, check};
