@@ -1,5 +1,6 @@
-//! What a request costs in the engine, on an image that the host has in memory: time by the clock,
-//! beside that of a loop of plain system calls on the same file.
+//! What a request costs in the engine, on an image that the host has in memory: processor time of
+//! all threads and, in brackets, time by the clock, beside that of a loop of plain system calls on
+//! a file in memory.
 //!
 //! ```text
 //! cargo run --release -p disk --example request_cost -- [raw|qcow2 IMAGE]
@@ -40,15 +41,15 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let executor = Executor::with_backend(Backend::IoUring)?;
     let disk = executor.run(OpenOptions::new(path).format(format).open())?;
-    println!("nanoseconds a request    plain calls    engine");
+    println!("nanoseconds a request        plain calls             engine");
     for len in [4096, 65536] {
         for write in [false, true] {
             for depth in [1, 32] {
                 let load = Load { write, len, depth };
-                let plain_ns = plain(load, file.as_file())?;
-                let engine_ns = executor.run(engine(load, &disk));
+                let plain = plain(load, file.as_file())?;
+                let engine = executor.run(engine(load, &disk));
                 let kind = if write { "write" } else { "read" };
-                println!("{kind:5} {len:6} depth {depth:2}    {plain_ns:8}      {engine_ns:8}");
+                println!("{kind:5} {len:6} depth {depth:2}   {plain:>16}   {engine:>16}");
             }
         }
     }
@@ -62,9 +63,9 @@ fn offset(n: u64, len: usize) -> u64 {
     n.wrapping_mul(0x9E37_79B9_7F4A_7C15) % (SIZE_BYTES / len) * len
 }
 
-fn plain(load: Load, file: &File) -> std::io::Result<u64> {
+fn plain(load: Load, file: &File) -> std::io::Result<String> {
     let mut buffer = vec![1; load.len];
-    let start = Instant::now();
+    let meter = Meter::start();
     for n in 0..REQUESTS {
         let at = offset(n, load.len);
         if load.write {
@@ -73,11 +74,11 @@ fn plain(load: Load, file: &File) -> std::io::Result<u64> {
             file.read_exact_at(&mut buffer, at)?;
         }
     }
-    Ok(each_ns(start))
+    Ok(meter.each())
 }
 
-async fn engine(load: Load, disk: &Rc<dyn Disk>) -> u64 {
-    let start = Instant::now();
+async fn engine(load: Load, disk: &Rc<dyn Disk>) -> String {
+    let meter = Meter::start();
     let next = Rc::new(Cell::new(0));
     let running = Rc::new(Cell::new(load.depth));
     let waiting: Rc<Cell<Option<Waker>>> = Rc::default();
@@ -109,10 +110,38 @@ async fn engine(load: Load, disk: &Rc<dyn Disk>) -> u64 {
         }
     })
     .await;
-    each_ns(start)
+    meter.each()
 }
 
-fn each_ns(start: Instant) -> u64 {
-    let total_ns = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-    total_ns / REQUESTS
+/// What is measured, from its beginning.
+struct Meter {
+    start: Instant,
+    processor_ns: u64,
+}
+
+impl Meter {
+    fn start() -> Self {
+        Self {
+            start: Instant::now(),
+            processor_ns: processor_ns(),
+        }
+    }
+
+    /// What a request took.
+    fn each(&self) -> String {
+        let processor_ns = (processor_ns() - self.processor_ns) / REQUESTS;
+        let clock_ns = self.start.elapsed().as_nanos() / u128::from(REQUESTS);
+        format!("{processor_ns} ({clock_ns})")
+    }
+}
+
+/// The time that the threads of this process have run, those of the kernel included that work for
+/// it; 0 where the host does not tell.
+fn processor_ns() -> u64 {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let time_of = |thread: std::fs::DirEntry| {
+        let schedstat = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        schedstat.split(' ').next()?.parse::<u64>().ok()
+    };
+    threads.flatten().filter_map(time_of).sum()
 }

@@ -10,8 +10,9 @@
 
 mod alarm;
 mod ready;
+mod uninterrupted;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
@@ -22,6 +23,7 @@ use slab::Slab;
 
 pub(crate) use alarm::Alarm;
 use ready::{MAIN, ReadyQueue};
+pub(crate) use uninterrupted::uninterrupted;
 
 use crate::Error;
 use crate::reactor::Reactor;
@@ -52,6 +54,8 @@ pub(crate) struct Core {
     /// A task is absent while it is being polled.
     tasks: RefCell<Slab<Option<LocalFuture>>>,
     ready: Arc<ReadyQueue>,
+    /// Whether the executor is gone, so that no task would run any more.
+    over: Cell<bool>,
     pub(crate) reactor: Reactor,
 }
 
@@ -89,6 +93,7 @@ impl Executor {
         let core = Rc::new(Core {
             tasks: RefCell::default(),
             ready,
+            over: Cell::new(false),
             reactor,
         });
         Ok(Self { core, backend })
@@ -135,6 +140,7 @@ impl Drop for Executor {
     fn drop(&mut self) {
         // Tasks and their wakers hold what holds them: break the circles. The reactor then waits
         // for operations in flight before it frees their memory.
+        self.core.over.set(true);
         let tasks = std::mem::take(&mut *self.core.tasks.borrow_mut());
         drop(tasks);
         self.core.ready.clear();
@@ -150,6 +156,9 @@ impl Core {
     }
 
     fn spawn(&self, future: LocalFuture) {
+        if self.over.get() {
+            return;
+        }
         let task = self.tasks.borrow_mut().insert(Some(future));
         self.ready.start(task);
     }

@@ -28,13 +28,11 @@ mod watched;
 mod write;
 mod zero;
 
-use std::cell::RefCell;
-use std::future::Future;
 use std::rc::Rc;
 
 use super::format::Header;
+use crate::executor::uninterrupted;
 use crate::request::Counted;
-use crate::wait_queue::WaitQueue;
 use crate::{
     BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
 };
@@ -203,21 +201,3 @@ impl<S: Storage> Disk for Qcow2<S> {
 
 #[cfg(test)]
 mod tests;
-
-/// Runs `work` to its end even if the caller goes away: what it has started in the file must not
-/// go on while others think that it is over.
-async fn uninterrupted<T: 'static>(work: impl Future<Output = T> + 'static) -> T {
-    let done = Rc::new((RefCell::new(None), WaitQueue::default()));
-    let theirs = Rc::clone(&done);
-    spawn(async move {
-        let result = work.await;
-        theirs.0.replace(Some(result));
-        theirs.1.wake_all();
-    });
-    loop {
-        if let Some(result) = done.0.take() {
-            return result;
-        }
-        done.1.wait().await;
-    }
-}

@@ -2,9 +2,10 @@
 
 use std::rc::Rc;
 
+use super::Qcow2;
 use super::image::Image;
 use super::watched::Watched;
-use super::{Qcow2, uninterrupted};
+use crate::executor::uninterrupted;
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};
 use crate::{Buffers, Error, Storage};
