@@ -55,7 +55,8 @@ impl Workshop {
     /// Runs `qemu-io` on an image, with commands of the form `write -P 1 0 64k`.
     pub(crate) fn io(&self, image: &str, commands: &[&str]) {
         let mut io = Command::new("qemu-io");
-        io.args(["-f", "qcow2"]).arg(self.path(image));
+        io.args(["-f", "qcow2", image])
+            .current_dir(self.directory.path());
         for command in commands {
             io.args(["-c", command]);
         }

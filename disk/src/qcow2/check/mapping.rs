@@ -170,6 +170,8 @@ impl<S: Storage> Pass<'_, S> {
         };
         self.report.corruption(at, problem);
         let mended = mended(cluster, layout, version);
+        self.fixes.lost_references |=
+            cluster.host_range(layout).is_some() && mended.host_range(layout).is_none();
         self.push_entry(at, L2Entry::encode(mended, layout));
         mended
     }

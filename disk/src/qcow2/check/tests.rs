@@ -23,10 +23,9 @@ fn header_of(bytes: &[u8]) -> Header {
     executor().run(file::read_header(&storage)).unwrap()
 }
 
-/// Images of all kinds, with data, zeros, compressed clusters, snapshots and bitmaps.
+/// Images of all kinds.
 fn sound_images(workshop: &Workshop) -> Vec<(String, Vec<u8>)> {
-    let mut images = Vec::new();
-    for options in [
+    [
         "compat=0.10",
         "cluster_size=512",
         "cluster_size=4096,refcount_bits=1",
@@ -35,29 +34,36 @@ fn sound_images(workshop: &Workshop) -> Vec<(String, Vec<u8>)> {
         "cluster_size=16384,extended_l2=on,refcount_bits=32",
         "cluster_size=65536,compression_type=zstd",
         "cluster_size=2097152",
-    ] {
-        workshop.run(&format!("qemu-img create -f qcow2 -o {options} image 8M"));
-        let snapshots =
-            !options.contains("refcount_bits=1") && !options.contains("refcount_bits=2");
-        workshop.io("image", &["write -P 1 0 400k", "write -P 2 3M 100k"]);
-        if !options.contains("compat") {
-            workshop.run("qemu-img bitmap --add -f qcow2 image changes");
-            workshop.io("image", &["write -z 200k 100k"]);
-        }
-        if !options.contains("refcount_bits=1") {
-            let whole = options.contains("2097152");
-            let write = format!("write -c -P 3 4M {}", if whole { "2M" } else { "256k" });
-            workshop.io("image", &[&write, "discard 100k 64k"]);
-        }
-        if snapshots {
-            workshop.run("qemu-img snapshot -c one image");
-            workshop.io("image", &["write -P 4 250k 100k", "write -P 4 7M 1k"]);
-            workshop.run("qemu-img snapshot -c two image");
-            workshop.io("image", &["write -P 5 0 50k"]);
-        }
-        images.push((options.to_owned(), workshop.load("image")));
+        "cluster_size=4096,data_file=data",
+        "data_file=data,data_file_raw=on",
+    ]
+    .into_iter()
+    .map(|options| (options.to_owned(), sound_image(workshop, options)))
+    .collect()
+}
+
+/// An image with data, and what its options allow of zeros, compressed clusters, snapshots and
+/// bitmaps.
+fn sound_image(workshop: &Workshop, options: &str) -> Vec<u8> {
+    let has = |option: &str| options.contains(option);
+    workshop.run(&format!("qemu-img create -f qcow2 -o {options} image 8M"));
+    workshop.io("image", &["write -P 1 0 400k", "write -P 2 3M 100k"]);
+    if !has("compat") {
+        workshop.run("qemu-img bitmap --add -f qcow2 image changes");
+        workshop.io("image", &["write -z 200k 100k"]);
     }
-    images
+    if !has("refcount_bits=1") && !has("data_file") {
+        let whole = has("2097152");
+        let write = format!("write -c -P 3 4M {}", if whole { "2M" } else { "256k" });
+        workshop.io("image", &[&write, "discard 100k 64k"]);
+    }
+    if !has("refcount_bits=1") && !has("refcount_bits=2") && !has("data_file") {
+        workshop.run("qemu-img snapshot -c one image");
+        workshop.io("image", &["write -P 4 250k 100k", "write -P 4 7M 1k"]);
+        workshop.run("qemu-img snapshot -c two image");
+        workshop.io("image", &["write -P 5 0 50k"]);
+    }
+    workshop.load("image")
 }
 
 #[test]

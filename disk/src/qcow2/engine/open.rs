@@ -44,7 +44,16 @@ impl<S: Storage> Qcow2<S> {
                 });
             }
             if header.incompatible.has(IncompatibleFeatures::DIRTY) {
-                check(&storage, Repair::All).await?;
+                let report = check(&storage, Repair::All).await?;
+                if report.corruptions > 0 || report.check_errors > 0 {
+                    return Err(Error::Damaged {
+                        path: storage.path().to_owned(),
+                        offset: Header::INCOMPATIBLE_OFFSET,
+                        problem: "not closed properly, and not all of it can be repaired; \
+                                  check it, or open it read-only"
+                            .to_owned(),
+                    });
+                }
                 header = file::read_header(&storage).await?;
             }
         }

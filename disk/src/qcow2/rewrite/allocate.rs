@@ -69,16 +69,16 @@ impl<S: Storage> Rewrite<'_, S> {
 
     /// Refers to a cluster once more.
     pub(crate) fn increase(&mut self, cluster: u64) -> Result<(), Error> {
-        let count = self.counts.get(cluster) + 1;
         let width = self.layout().refcount_width;
-        if count > width.max() {
+        let count = self.counts.get(cluster);
+        if count >= width.max() {
             let bits = width.bits();
             return Err(self.unsupported(format!(
                 "refcounts of {bits} bits cannot count so many snapshots; \
                  delete one, or convert the image to wider refcounts"
             )));
         }
-        self.set_count(cluster, count);
+        self.set_count(cluster, count + 1);
         Ok(())
     }
 

@@ -236,26 +236,59 @@ fn we_change_snapshots_that_qemu_made() {
     }
 }
 
-/// A snapshot of a disk of another size, and one with the state of a VM behind the disk.
 #[test]
-fn applying_brings_back_the_size_but_no_vm_state() {
+fn applying_brings_back_the_size() {
     executor().run(async {
         let storage = image(&CreateOptions::new(1 << 20)).await;
         fill(&storage, &[(0, 2048, 1)]).await;
         let first = content(&storage).await;
         take(&storage, "small").await.unwrap();
-        let now = header(&storage).await;
-        crate::qcow2::resize::resize(&storage, &now, 2 << 30, 0)
-            .await
-            .unwrap();
+        resize_to(&storage, 2 << 30).await;
         fill(&storage, &[(1 << 21, 1, 2)]).await;
         take(&storage, "large").await.unwrap();
         go_to(&storage, "small").await;
         assert_holds(&storage, &first, "small").await;
-        assert_eq!(header(&storage).await.l1_entries, 1);
         go_to(&storage, "large").await;
         assert_clean(&storage, "large").await;
         let now = header(&storage).await;
         assert_eq!((now.size_bytes, now.l1_entries), (2 << 30, 4));
+    });
+}
+
+async fn resize_to(storage: &SimulatedStorage, size_bytes: u64) {
+    let header = header(storage).await;
+    crate::qcow2::resize::resize(storage, &header, size_bytes, 0)
+        .await
+        .unwrap();
+}
+
+/// The state of a VM lies behind the disk, as if the disk were larger.
+#[test]
+fn vm_state_stays_with_its_snapshot() {
+    executor().run(async {
+        let storage = image(&CreateOptions::new(2 << 30)).await;
+        fill(&storage, &[(0, 2048, 1), (1 << 21, 2048, 9)]).await;
+        take(&storage, "with state").await.unwrap();
+        let table = header(&storage).await.snapshots_offset;
+        // The fixed fields have 40 bytes; then come the state's size and the disk's.
+        let sizes = [1u64 << 20, 1 << 20].map(u64::to_be_bytes).concat();
+        file::write(&storage, table + 40, sizes).await.unwrap();
+        resize_to(&storage, 1 << 20).await;
+        assert_holds(&storage, &vec![1; 1 << 20], "shrunk").await;
+        take(&storage, "other").await.unwrap();
+        go_to(&storage, "with state").await;
+        assert_holds(&storage, &vec![1; 1 << 20], "applied").await;
+        assert_eq!(header(&storage).await.l1_entries, 1);
+        forget(&storage, "other").await;
+        let kept = &list(&storage, &header(&storage).await).await.unwrap()[0];
+        assert_eq!((kept.vm_state_bytes, kept.l1_entries), (1 << 20, 4));
+        assert_clean(&storage, "the state is still counted").await;
+        let state = storage.to_bytes();
+        assert!(
+            state
+                .windows(4096)
+                .step_by(4096)
+                .any(|page| page == [9; 4096])
+        );
     });
 }

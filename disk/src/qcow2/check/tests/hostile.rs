@@ -1,24 +1,35 @@
 //! Images made to hurt.
 
 use super::*;
-use crate::Storage;
-use crate::qcow2::{CreateOptions, create};
+use crate::qcow2::snapshot::{self, NewSnapshot};
+use crate::qcow2::{CreateOptions, create, rebase, resize};
 use crate::rng::Rng;
 use crate::test_support::seeded;
+use crate::{BoxFuture, Storage};
+
+/// Sound images that are not too large.
+fn small_images() -> Vec<(String, Vec<u8>)> {
+    let mut images = sound_images(&Workshop::new());
+    images.retain(|(options, _)| !options.contains("2097152"));
+    images
+}
+
+fn damaged(images: &[(String, Vec<u8>)], rng: &mut Rng) -> (String, Vec<u8>) {
+    let (options, sound) = &images[rng.index(images.len())];
+    let mut bytes = sound.clone();
+    let metadata = bytes.len().min(64 << 10);
+    for _ in 0..=rng.index(8) {
+        let at = 112 + rng.index(metadata - 112);
+        bytes[at] ^= 1 << rng.index(8);
+    }
+    (options.clone(), bytes)
+}
 
 #[test]
 fn random_damage_neither_hangs_nor_panics() {
-    let workshop = Workshop::new();
-    let images = sound_images(&workshop);
+    let images = small_images();
     seeded(300, |seed| {
-        let mut rng = Rng::new(seed);
-        let (options, sound) = &images[rng.index(images.len() - 1)];
-        let mut bytes = sound.clone();
-        let metadata = bytes.len().min(64 << 10);
-        for _ in 0..=rng.index(8) {
-            let at = 112 + rng.index(metadata - 112);
-            bytes[at] ^= 1 << rng.index(8);
-        }
+        let (options, bytes) = damaged(&images, &mut Rng::new(seed));
         let storage = SimulatedStorage::from_bytes(&bytes, seed);
         let Ok(before) = executor().run(check(&storage, Repair::None)) else {
             return;
@@ -28,6 +39,38 @@ fn random_damage_neither_hangs_nor_panics() {
             after.corruptions <= before.corruptions,
             "{options}: {before:?} {after:?}"
         );
+    });
+}
+
+/// Whoever changes an image as a whole meets the same damage, unchecked.
+#[test]
+fn changes_of_damaged_images_are_made_or_refused() {
+    let images = small_images();
+    seeded(300, |seed| {
+        let (_, bytes) = damaged(&images, &mut Rng::new(seed));
+        let storage = SimulatedStorage::from_bytes(&bytes, seed);
+        executor().run(async {
+            let Ok(header) = file::read_header(&storage).await else {
+                return;
+            };
+            let new = NewSnapshot {
+                name: "new".into(),
+                ..NewSnapshot::default()
+            };
+            let bytes = header.size_bytes;
+            let changes: [BoxFuture<_>; 6] = [
+                Box::pin(snapshot::create(&storage, &header, &new)),
+                Box::pin(snapshot::apply(&storage, &header, "1")),
+                Box::pin(snapshot::delete(&storage, &header, "2")),
+                Box::pin(resize::resize(&storage, &header, bytes / 3, 0)),
+                Box::pin(resize::resize(&storage, &header, bytes * 3, bytes * 2)),
+                Box::pin(rebase::rebase(&storage, &header, None)),
+            ];
+            let nth = usize::try_from(seed % 6).unwrap();
+            if let Some(change) = changes.into_iter().nth(nth) {
+                drop(change.await);
+            }
+        });
     });
 }
 
