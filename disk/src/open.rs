@@ -61,6 +61,7 @@ impl fmt::Display for Format {
 ///
 /// Backing files are opened read-only, whatever the image is opened for.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct OpenOptions {
     path: PathBuf,
     name: Option<PathBuf>,

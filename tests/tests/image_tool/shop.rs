@@ -19,42 +19,42 @@ static MICROVM: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os(PROG
 });
 
 /// Images by their names, in a directory that goes with this.
-pub struct Shop {
+pub(crate) struct Shop {
     directory: TempDir,
 }
 
 /// What a program left behind.
 #[derive(Debug)]
-pub struct Done {
-    pub status: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
+pub(crate) struct Done {
+    pub(crate) status: Option<i32>,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
 }
 
 impl Shop {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         require(&[Tool::QemuImg]).unwrap();
         let directory = tempfile::tempdir().unwrap();
         Self { directory }
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn bytes(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
     }
 
     /// Writes `bytes` into a file that is there.
-    pub fn patch(&self, name: &str, offset: u64, bytes: &[u8]) {
+    pub(crate) fn patch(&self, name: &str, offset: u64, bytes: &[u8]) {
         use std::os::unix::fs::FileExt as _;
         let file = fs::File::options().write(true).open(self.path(name));
         file.unwrap().write_all_at(bytes, offset).unwrap();
     }
 
     /// The names of all files, hidden ones too.
-    pub fn files(&self) -> Vec<String> {
+    pub(crate) fn files(&self) -> Vec<String> {
         let entries = fs::read_dir(self.directory.path()).unwrap();
         let mut names: Vec<_> = entries
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -64,26 +64,26 @@ impl Shop {
     }
 
     /// A command that runs here.
-    pub fn command(&self, program: &Path, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, program: &Path, words: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(words).current_dir(self.directory.path());
         command
     }
 
     /// `microvm image` with the words of `line`; `''` stands for an empty one.
-    pub fn image_command(&self, line: &str) -> Command {
+    pub(crate) fn image_command(&self, line: &str) -> Command {
         let words: Vec<_> = ["image"].into_iter().chain(words(line)).collect();
         self.command(&MICROVM, &words)
     }
 
     /// Runs `microvm image` with the words of `line`.
-    pub fn image(&self, line: &str) -> Done {
+    pub(crate) fn image(&self, line: &str) -> Done {
         Done::of(&self.image_command(line).output().unwrap())
     }
 
     /// Runs `microvm image` to its success and returns what it prints.
     #[track_caller]
-    pub fn must(&self, line: &str) -> String {
+    pub(crate) fn must(&self, line: &str) -> String {
         let done = self.image(line);
         assert_eq!(done.status, Some(0), "microvm image {line}: {done:?}");
         assert_eq!(done.stderr, "", "microvm image {line}");
@@ -92,7 +92,7 @@ impl Shop {
 
     /// Runs `microvm image` to an error, in one line with all of `parts` in it.
     #[track_caller]
-    pub fn refused(&self, line: &str, parts: &[&str]) {
+    pub(crate) fn refused(&self, line: &str, parts: &[&str]) {
         let done = self.image(line);
         assert_ne!(done.status, Some(0), "microvm image {line}: {done:?}");
         let stderr = &done.stderr;
@@ -104,7 +104,7 @@ impl Shop {
     }
 
     /// Runs `qemu-img` with the words of `line`.
-    pub fn try_qemu_img(&self, line: &str) -> Done {
+    pub(crate) fn try_qemu_img(&self, line: &str) -> Done {
         let words: Vec<_> = words(line).collect();
         let program = Tool::QemuImg.find().unwrap();
         Done::of(&self.command(&program, &words).output().unwrap())
@@ -112,7 +112,7 @@ impl Shop {
 
     /// Runs `qemu-img` to its success and returns what it prints.
     #[track_caller]
-    pub fn qemu_img(&self, line: &str) -> String {
+    pub(crate) fn qemu_img(&self, line: &str) -> String {
         let done = self.try_qemu_img(line);
         assert_eq!(done.status, Some(0), "qemu-img {line}: {done:?}");
         done.stdout
@@ -120,7 +120,7 @@ impl Shop {
 
     /// Has QEMU write to an image, by commands such as `write -P 1 0 64k`.
     #[track_caller]
-    pub fn write(&self, format: &str, image: &str, commands: &[&str]) {
+    pub(crate) fn write(&self, format: &str, image: &str, commands: &[&str]) {
         // The package has several programs, and puts them into one directory.
         let program = Tool::QemuImg.find().unwrap().with_file_name("qemu-io");
         let mut words = vec!["-f", format];
@@ -133,14 +133,14 @@ impl Shop {
 
     /// What both tools print as JSON on `line`.
     #[track_caller]
-    pub fn both(&self, line: &str) -> (Value, Value) {
+    pub(crate) fn both(&self, line: &str) -> (Value, Value) {
         let json = |text: String| serde_json::from_str(&text).unwrap();
         (json(self.must(line)), json(self.qemu_img(line)))
     }
 
     /// Fails unless two images read alike, in QEMU's eyes.
     #[track_caller]
-    pub fn assert_same(&self, first: (&str, &str), second: (&str, &str)) {
+    pub(crate) fn assert_same(&self, first: (&str, &str), second: (&str, &str)) {
         let ((format, image), (other_format, other)) = (first, second);
         self.qemu_img(&format!(
             "compare -f {format} -F {other_format} {image} {other}"
@@ -165,7 +165,7 @@ fn words(line: &str) -> impl Iterator<Item = &str> {
 }
 
 /// A JSON object without some of its fields.
-pub fn without(mut value: Value, fields: &[&str]) -> Value {
+pub(crate) fn without(mut value: Value, fields: &[&str]) -> Value {
     if let Some(object) = value.as_object_mut() {
         object.retain(|name, _| !fields.contains(&name.as_str()));
     }

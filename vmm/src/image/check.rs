@@ -139,59 +139,47 @@ fn print_findings(report: &CheckReport) {
 
 /// What `qemu-img check` prints.
 fn text(report: &CheckReport) -> String {
-    let mut text = String::new();
-    let CheckReport {
-        corruptions,
-        leaks,
-        check_errors,
-        ..
-    } = report;
-    let fixed = [
-        (report.leaks_fixed, "leaked clusters"),
-        (report.corruptions_fixed, "corruptions"),
+    let (corruptions, leaks) = (report.corruptions, report.leaks);
+    let unchecked = report.check_errors;
+    let repaired = report.leaks_fixed + report.corruptions_fixed;
+    let lines = [
+        (repaired > 0).then(|| {
+            format!(
+                "The following inconsistencies were found and repaired:\n\n    \
+                 {} leaked clusters\n    {} corruptions\n\n",
+                report.leaks_fixed, report.corruptions_fixed,
+            )
+        }),
+        (report.exit_status() == 0).then(|| "No errors were found on the image.\n".to_owned()),
+        (corruptions > 0).then(|| {
+            format!(
+                "{corruptions} errors were found on the image.\n\
+                 Data may be corrupted, or further writes to the image may corrupt it.\n"
+            )
+        }),
+        (leaks > 0).then(|| {
+            format!(
+                "{leaks} leaked clusters were found on the image.\n\
+                 This means waste of disk space, but no harm to data.\n"
+            )
+        }),
+        (unchecked > 0).then(|| format!("{unchecked} parts of the image could not be checked.\n")),
+        usage(report),
+        Some(format!("Image end offset: {}\n", report.image_end_offset)),
     ];
-    if fixed.iter().any(|(count, _)| *count > 0) {
-        text += "The following inconsistencies were found and repaired:\n\n";
-        for (count, what) in fixed {
-            text += &format!("    {count} {what}\n");
-        }
-        text += "\n";
-    }
-    if report.exit_status() == 0 {
-        text += "No errors were found on the image.\n";
-    }
-    if *corruptions > 0 {
-        text += &format!(
-            "{corruptions} errors were found on the image.\nData may be corrupted, or further writes to the image may corrupt it.\n"
-        );
-    }
-    if *leaks > 0 {
-        text += &format!(
-            "{leaks} leaked clusters were found on the image.\nThis means waste of disk space, but no harm to data.\n"
-        );
-    }
-    if *check_errors > 0 {
-        text += &format!("{check_errors} parts of the image could not be checked.\n");
-    }
-    text + &usage(report)
+    lines.into_iter().flatten().collect()
 }
 
-fn usage(report: &CheckReport) -> String {
-    let CheckReport {
-        allocated_clusters: allocated,
-        total_clusters: total,
-        ..
-    } = report;
-    let mut text = String::new();
-    if *allocated > 0 && *total > 0 {
-        text += &format!(
+fn usage(report: &CheckReport) -> Option<String> {
+    let (allocated, total) = (report.allocated_clusters, report.total_clusters);
+    (allocated > 0 && total > 0).then(|| {
+        format!(
             "{allocated}/{total} = {} allocated, {} fragmented, {} compressed clusters\n",
-            human::percent(*allocated, *total),
-            human::percent(report.fragmented_clusters, *allocated),
-            human::percent(report.compressed_clusters, *allocated),
-        );
-    }
-    text + &format!("Image end offset: {}\n", report.image_end_offset)
+            human::percent(allocated, total),
+            human::percent(report.fragmented_clusters, allocated),
+            human::percent(report.compressed_clusters, allocated),
+        )
+    })
 }
 
 impl Checked {

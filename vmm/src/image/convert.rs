@@ -38,7 +38,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     backing: BackingArguments,
 
-    /// Options of the target's format, such as cluster_size=64K
+    /// Options of the target's format, like `cluster_size=64K`
     #[arg(short = 'o', long = "options", value_name = "NAME=VALUE,...")]
     options: Vec<String>,
 

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'u', long = "unsafe")]
     unchecked: bool,
 
-    /// Options of the format, such as cluster_size=64K
+    /// Options of the format, like `cluster_size=64K`
     #[arg(short = 'o', long = "options", value_name = "NAME=VALUE,...")]
     options: Vec<String>,
 
@@ -86,9 +86,10 @@ impl BackingArguments {
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let mut options = ImageOptions::parse(arguments.format, &arguments.options)?;
     arguments.backing.apply(&mut options)?;
-    let backing = match arguments.unchecked {
-        true => None,
-        false => options.open_backing(&arguments.file).await?,
+    let backing = if arguments.unchecked {
+        None
+    } else {
+        options.open_backing(&arguments.file).await?
     };
     let backing_bytes = backing.map(|backing| backing.properties().size_bytes);
     let size = arguments.size.or(options.size_bytes).or(backing_bytes);

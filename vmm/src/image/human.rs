@@ -21,11 +21,7 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
 /// Text that an image holds, without what would command a terminal.
 pub(super) fn printable(text: &str) -> String {
     let printable = |c: char| {
-        if c.is_control() && c != '\n' {
-            '\u{FFFD}'
-        } else {
-            c
-        }
+        if c.is_control() { '\u{FFFD}' } else { c }
     };
     text.chars().map(printable).collect()
 }

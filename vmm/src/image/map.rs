@@ -32,6 +32,7 @@ pub(crate) struct Arguments {
 }
 
 /// QEMU's `MapEntry` (`qapi/block-core.json`).
+#[expect(clippy::struct_excessive_bools, reason = "they are QEMU's")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Entry {
     start: u64,

@@ -101,7 +101,8 @@ impl ImageOptions {
     fn apply(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "compat" => {
-                self.version = choice(value, &[("0.10", 2), ("1.1", 3), ("v2", 2), ("v3", 3)])?
+                let versions = [("0.10", 2), ("1.1", 3), ("v2", 2), ("v3", 3)];
+                self.version = choice(value, &versions)?;
             }
             "backing_file" => self.backing_file = Some(value.to_owned()),
             "backing_fmt" => self.backing_format = Some(value.parse()?),

@@ -110,23 +110,15 @@ impl Arguments {
 async fn open_new(file: &Path, name: &str, format: Format) -> Result<Rc<dyn Disk>> {
     let path = beside(file, name);
     // A loop would be locked by ourselves.
-    let looked_at = read_options(&path, Some(format))
-        .share_all(true)
-        .chain()
-        .await?;
-    if looked_at
-        .layers()
-        .iter()
-        .any(|layer| is_same_file(&layer.path, file))
-    {
+    let look = read_options(&path, Some(format)).share_all(true);
+    let chain = look.chain().await?;
+    let mut paths = chain.layers().iter().map(|layer| &layer.path);
+    if paths.any(|path| is_same_file(path, file)) {
         bail!("'{}' stands on {} itself", path.display(), file.display());
     }
-    drop(looked_at);
+    drop(chain);
     let options = OpenOptions::new(&path).format(format).read_only(true);
-    Ok(options
-        .open()
-        .await
-        .with_context(|| path.display().to_string())?)
+    Ok(options.open().await?)
 }
 
 /// What the image itself holds stays; the rest it must not get from another backing file.

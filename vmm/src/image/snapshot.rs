@@ -9,6 +9,7 @@ use disk::qcow2::NewSnapshot;
 use disk::{Disk as _, Format, Storage as _};
 
 use super::arguments::{read_options, write_options};
+use super::human;
 use super::info::Snapshot;
 use super::snapshot_table::snapshot_table;
 
@@ -93,7 +94,9 @@ async fn list(arguments: &Arguments) -> Result<()> {
         return Ok(());
     }
     let snapshots: Vec<_> = snapshots.iter().map(Snapshot::of).collect();
-    super::print(&snapshot_table(&snapshots))
+    let lines = snapshot_table(&snapshots);
+    let lines = lines.iter().map(|line| human::printable(line) + "\n");
+    super::print(&lines.collect::<String>())
 }
 
 fn new_snapshot(name: &str) -> Result<NewSnapshot> {

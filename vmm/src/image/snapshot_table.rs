@@ -6,27 +6,31 @@ use jiff::tz::TimeZone;
 use super::human;
 use super::info::Snapshot;
 
-/// The table with its title and heads.
-pub(super) fn snapshot_table(snapshots: &[Snapshot]) -> String {
-    let mut text = format!(
-        "Snapshot list:\n{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}\n",
+/// The lines of the table, with its title and heads.
+pub(super) fn snapshot_table(snapshots: &[Snapshot]) -> Vec<String> {
+    let heads = format!(
+        "{:<10}{:<17}{:>8}{:>20}{:>13}{:>11}",
         "ID", "TAG", "VM SIZE", "DATE", "VM CLOCK", "ICOUNT"
     );
-    for snapshot in snapshots {
-        // The columns stay apart even where their text is too long.
-        text += &format!(
-            "{:<9} {:<16} {:>8} {:>19} {:>12} {:>10}\n",
-            human::printable(&snapshot.id),
-            human::printable(&snapshot.name),
+    // The columns stay apart even where their text is too long.
+    let line = |snapshot: &Snapshot| {
+        format!(
+            "{:<9} {:<16} {:>8} {:>19} {:>12} {:>10}",
+            snapshot.id,
+            snapshot.name,
             human::size(snapshot.vm_state_size),
             date(snapshot.date_sec),
             clock(snapshot),
             snapshot
                 .icount
                 .map_or_else(String::new, |count| count.to_string()),
-        );
-    }
-    text
+        )
+    };
+    let title = "Snapshot list:".to_owned();
+    [title, heads]
+        .into_iter()
+        .chain(snapshots.iter().map(line))
+        .collect()
 }
 
 /// Local time.

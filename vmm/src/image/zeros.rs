@@ -62,10 +62,11 @@ mod tests {
     fn ranges_join_and_end_with_the_memory() {
         let bytes = [1, 0, 0, 0, 5, 0, 0, 7, 0, 0];
         let data = |unit| ranges(bytes.len(), unit, |range| !is_zero(&bytes[range]));
-        assert_eq!(data(4), [0..8]);
+        assert_eq!(data(4), [Range { start: 0, end: 8 }]);
         assert_eq!(data(2), [0..2, 4..8]);
         assert_eq!(data(1), [0..1, 4..5, 7..8]);
-        assert_eq!(ranges(10, 4, |range| range.start == 8), [8..10]);
+        let last = ranges(10, 4, |range| range.start == 8);
+        assert_eq!(last, [Range { start: 8, end: 10 }]);
     }
 
     #[test]
