@@ -3,7 +3,8 @@
 use std::mem::offset_of;
 use std::ops::Range;
 
-use super::{ExtensionHead, Fields, FormatError, Header, V2_BYTES, kind, push_extension};
+use super::extensions::{ExtensionHead, kind, push_extension};
+use super::{Fields, FormatError, Header, V2_BYTES};
 use zerocopy::{FromBytes, IntoBytes};
 
 const SECTOR_BYTES: usize = 512;

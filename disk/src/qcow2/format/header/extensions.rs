@@ -1,0 +1,127 @@
+//! Header extensions: between the header and the name of the backing file.
+//! Part "Header extensions" of the specification.
+
+use zerocopy::byteorder::big_endian::U32;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::features::feature_names;
+use super::{BitmapsExtension, FormatError, Header};
+
+/// An extension that we keep without knowing it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownExtension {
+    /// Its type.
+    pub kind: u32,
+    /// Its data.
+    pub data: Vec<u8>,
+}
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ExtensionHead {
+    pub(super) kind: U32,
+    pub(super) len: U32,
+}
+
+pub(super) mod kind {
+    pub(in super::super) const END: u32 = 0;
+    pub(in super::super) const BACKING_FORMAT: u32 = 0xE279_2ACA;
+    pub(in super::super) const FEATURE_NAMES: u32 = 0x6803_F857;
+    pub(in super::super) const BITMAPS: u32 = 0x2385_2875;
+    pub(in super::super) const ENCRYPTION: u32 = 0x0537_BE77;
+    pub(in super::super) const DATA_FILE: u32 = 0x4441_5441;
+}
+
+impl Header {
+    pub(super) fn extensions(&self) -> Vec<(u32, Vec<u8>)> {
+        let mut all = Vec::new();
+        if let Some(format) = &self.backing_format {
+            all.push((kind::BACKING_FORMAT, format.as_bytes().to_vec()));
+        }
+        if let Some(name) = &self.data_file {
+            all.push((kind::DATA_FILE, name.as_bytes().to_vec()));
+        }
+        if let Some(bitmaps) = &self.bitmaps {
+            all.push((kind::BITMAPS, bitmaps.encode()));
+        }
+        // As QEMU does: small clusters have room for a backing file's name or for these.
+        if self.version >= 3 && self.layout.cluster_bits >= 12 {
+            all.push((kind::FEATURE_NAMES, feature_names()));
+        }
+        for extension in &self.unknown_extensions {
+            all.push((extension.kind, extension.data.clone()));
+        }
+        all
+    }
+
+    /// Takes in the extensions; returns the feature name table.
+    pub(super) fn parse_extensions(
+        &mut self,
+        cluster: &[u8],
+        start: usize,
+        end: usize,
+    ) -> Result<Vec<u8>, FormatError> {
+        let mut names = Vec::new();
+        let mut at = start;
+        let mut seen = Vec::new();
+        while at + size_of::<ExtensionHead>() <= end {
+            let offset = at as u64;
+            let (head, rest) = ExtensionHead::ref_from_prefix(&cluster[at..end])
+                .map_err(|_| FormatError::damaged(offset, "a header extension is cut off"))?;
+            let (kind, len) = (head.kind.get(), head.len.get() as usize);
+            if kind == kind::END {
+                break;
+            }
+            let data = rest.get(..len).ok_or_else(|| {
+                let problem = format!("header extension {kind:#x} reaches past its area");
+                FormatError::damaged(offset, problem)
+            })?;
+            if seen.contains(&kind) {
+                let problem = format!("header extension {kind:#x} appears twice");
+                return Err(FormatError::damaged(offset, problem));
+            }
+            seen.push(kind);
+            if kind == kind::FEATURE_NAMES {
+                names = data.to_vec();
+            } else {
+                self.take_extension(offset, kind, data)?;
+            }
+            at += size_of::<ExtensionHead>() + len.next_multiple_of(8);
+        }
+        Ok(names)
+    }
+
+    fn take_extension(&mut self, offset: u64, kind: u32, data: &[u8]) -> Result<(), FormatError> {
+        let text = |what: &str| {
+            String::from_utf8(data.to_vec())
+                .map_err(|_| FormatError::damaged(offset, format!("{what} is not UTF-8")))
+        };
+        match kind {
+            kind::BACKING_FORMAT => self.backing_format = Some(text("the backing file's format")?),
+            kind::DATA_FILE => self.data_file = Some(text("the data file's name")?),
+            kind::BITMAPS => self.bitmaps = Some(BitmapsExtension::parse(offset, data)?),
+            // Without an encryption method it means nothing.
+            kind::ENCRYPTION => {
+                return Err(FormatError::damaged(
+                    offset,
+                    "there is an encryption header, but no encryption",
+                ));
+            }
+            _ => self.unknown_extensions.push(UnknownExtension {
+                kind,
+                data: data.to_vec(),
+            }),
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn push_extension(bytes: &mut Vec<u8>, kind: u32, data: &[u8]) {
+    let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+    let head = ExtensionHead {
+        kind: kind.into(),
+        len: len.into(),
+    };
+    bytes.extend_from_slice(head.as_bytes());
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
