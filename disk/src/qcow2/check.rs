@@ -12,7 +12,9 @@
 //! ```
 
 mod bitmaps;
-mod mapping;
+mod l1;
+mod l2;
+mod mend;
 mod metadata;
 mod pass;
 mod refcounts;

@@ -64,37 +64,19 @@ impl CreateOptions {
             .checked_next_multiple_of(SECTOR_BYTES)
             .filter(|size| i64::try_from(*size).is_ok())
             .ok_or("a disk is smaller than 8 EiB")?;
-        let l1_entries = layout.l1_entries_for(size_bytes).max(1);
-        if l1_entries * 8 > L1_BYTES_MAX {
-            let max = L1_BYTES_MAX / 8 * layout.l2_coverage_bytes();
-            let cluster = layout.cluster_bytes();
-            return Err(format!(
-                "a disk of {size_bytes} bytes is too large for clusters of {cluster} bytes: \
-                 the most is {max}; choose a larger cluster size"
-            ));
-        }
-        let raw = self.data_file.as_ref().is_some_and(|(_, raw)| *raw);
         Ok(Header {
             version: self.version,
             layout,
             size_bytes,
-            l1_entries: u32::try_from(l1_entries).map_err(|error| error.to_string())?,
+            l1_entries: l1_entries(layout, size_bytes)?,
             l1_offset: 0,
             refcount_table_offset: 0,
             refcount_table_clusters: 0,
             snapshots: 0,
             snapshots_offset: 0,
             incompatible: self.incompatible(),
-            compatible: CompatibleFeatures(if self.lazy_refcounts {
-                CompatibleFeatures::LAZY_REFCOUNTS
-            } else {
-                0
-            }),
-            autoclear: AutoclearFeatures(if raw {
-                AutoclearFeatures::DATA_FILE_RAW
-            } else {
-                0
-            }),
+            compatible: self.compatible(),
+            autoclear: self.autoclear(),
             compression: self.compression,
             backing_file: self.backing.as_ref().map(|(name, _)| name.clone()),
             backing_format: self.backing.as_ref().map(|(_, format)| format.clone()),
@@ -156,6 +138,21 @@ impl CreateOptions {
         Ok(())
     }
 
+    fn compatible(&self) -> CompatibleFeatures {
+        CompatibleFeatures(if self.lazy_refcounts {
+            CompatibleFeatures::LAZY_REFCOUNTS
+        } else {
+            0
+        })
+    }
+
+    fn autoclear(&self) -> AutoclearFeatures {
+        AutoclearFeatures(match self.data_file {
+            Some((_, true)) => AutoclearFeatures::DATA_FILE_RAW,
+            _ => 0,
+        })
+    }
+
     fn incompatible(&self) -> IncompatibleFeatures {
         IncompatibleFeatures::default()
             .with(IncompatibleFeatures::EXTENDED_L2, self.extended_l2)
@@ -164,6 +161,21 @@ impl CreateOptions {
                 IncompatibleFeatures::COMPRESSION,
                 self.compression != Compression::Zlib,
             )
+    }
+}
+
+fn l1_entries(layout: Layout, size_bytes: u64) -> Result<u32, String> {
+    let entries = layout.l1_entries_for(size_bytes).max(1);
+    match u32::try_from(entries) {
+        Ok(fitting) if entries * 8 <= L1_BYTES_MAX => Ok(fitting),
+        _ => {
+            let max = L1_BYTES_MAX / 8 * layout.l2_coverage_bytes();
+            let cluster = layout.cluster_bytes();
+            Err(format!(
+                "a disk of {size_bytes} bytes is too large for clusters of {cluster} bytes: \
+                 the most is {max}; choose a larger cluster size"
+            ))
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! One pass over an image: what it refers to, and how often.
 
-use super::mapping::L2Tables;
+use super::l1::L2Tables;
 use super::metadata::{Kind, Metadata};
 use super::refcounts::Recorded;
 use super::report::CheckReport;

@@ -77,6 +77,11 @@ fn a_name_without_room_is_refused_and_changes_nothing() {
             .await
             .unwrap_err();
         assert!(error.to_string().contains("shorter name"), "{error}");
+        for wrong in [String::new(), "z".repeat(1024)] {
+            let error = rebase_to(&storage, Some(named(&wrong, "raw"))).await;
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains("1 to 1023 bytes"), "{error}");
+        }
         assert!(storage.to_bytes() == before);
     });
 }

@@ -1,111 +1,17 @@
-//! L1 and L2 tables, and the data that they lead to.
-
-use std::collections::HashMap;
+//! L2 tables, and the data that they lead to.
 
 use zerocopy::FromBytes;
 use zerocopy::byteorder::big_endian::U64;
 
-use super::metadata::Kind;
+use super::l1::{Use, copied_problem};
+use super::mend::{emptied, mended};
 use super::pass::{Fix, Pass};
+use super::report::CheckReport;
+use crate::Storage;
 use crate::qcow2::file;
-use crate::qcow2::format::{Cluster, L1_BYTES_MAX, L1Entry, L2Entry, Layout, Subclusters};
-use crate::{Error, Storage};
-
-/// The L2 tables of all L1 tables. Snapshots share them: each is walked once.
-#[derive(Default)]
-pub(super) struct L2Tables {
-    /// Those of the disk in its order, then the others.
-    order: Vec<u64>,
-    uses: HashMap<u64, Use>,
-}
-
-/// Who uses an L2 table.
-#[derive(Clone, Copy, Default)]
-struct Use {
-    references: u64,
-    /// Whether the disk does, and not only snapshots.
-    active: bool,
-}
+use crate::qcow2::format::{Cluster, L2Entry, Layout};
 
 impl<S: Storage> Pass<'_, S> {
-    /// Walks an L1 table; `active` is the disk's own.
-    pub(super) async fn walk_l1(
-        &mut self,
-        offset: u64,
-        entries: u32,
-        active: bool,
-    ) -> Result<(), Error> {
-        let bytes = u64::from(entries) * 8;
-        if bytes > L1_BYTES_MAX {
-            let problem = "a snapshot's L1 table is larger than 32 MiB";
-            self.report.corruption(offset, problem);
-            self.fixes.lost_references = true;
-            return Ok(());
-        }
-        if !self.claim_table(Kind::L1Table, offset, bytes)? {
-            return Ok(());
-        }
-        let walked = file::for_each_word(self.storage, offset, entries.into(), |index, word| {
-            self.l1_entry(offset + index * 8, L1Entry(word), active);
-        })
-        .await;
-        self.note_unread(offset, "an L1 table", walked);
-        Ok(())
-    }
-
-    /// What could not be read may refer to anything.
-    pub(super) fn note_unread(&mut self, offset: u64, what: &str, walked: Result<(), Error>) {
-        if let Err(error) = walked {
-            let problem = format!("{what} cannot be read: {error}");
-            self.report.unchecked(offset, problem);
-            self.fixes.lost_references = true;
-        }
-    }
-
-    fn l1_entry(&mut self, at: u64, entry: L1Entry, active: bool) {
-        let table = entry.table_offset();
-        if entry.has_reserved_bits() {
-            self.report
-                .corruption(at, "an L1 entry has reserved bits set");
-            let mended = table.map_or(L1Entry(0), |table| L1Entry::new(table, entry.is_copied()));
-            self.fixes.entries.push(Fix::word(at, mended.0));
-        }
-        let Some(table) = table else { return };
-        if !self.use_l2_table(at, table, active) {
-            return;
-        }
-        let refcount = self.refcount_of(table);
-        if active && entry.is_copied() != (refcount == 1) {
-            let problem = copied_problem("an L1 entry", entry.is_copied(), refcount);
-            self.report.corruption(at, problem);
-            let mended = L1Entry::new(table, refcount == 1);
-            self.fixes.flags.push(Fix::word(at, mended.0));
-        }
-    }
-
-    /// Takes note of an L2 table; false if there can be none.
-    fn use_l2_table(&mut self, at: u64, table: u64, active: bool) -> bool {
-        if let Some(known) = self.l2_tables.uses.get_mut(&table) {
-            known.references += 1;
-            known.active |= active;
-            self.computed
-                .add(self.header.layout.cluster_index(table), 1);
-            return true;
-        }
-        if let Err(misplaced) = self.claim(Kind::L2Table, table, self.layout().cluster_bytes()) {
-            self.report.corruption(at, misplaced.problem("an L2 table"));
-            self.fixes.entries.push(Fix::word(at, 0));
-            self.fixes.lost_references = true;
-            return false;
-        }
-        let references = 1;
-        self.l2_tables.order.push(table);
-        self.l2_tables
-            .uses
-            .insert(table, Use { references, active });
-        true
-    }
-
     /// Walks all L2 tables.
     pub(super) async fn walk_l2_tables(&mut self) {
         let layout = self.layout();
@@ -223,11 +129,6 @@ impl<S: Storage> Pass<'_, S> {
         self.fixes.flags.push(fix);
     }
 
-    fn refcount_of(&self, offset: u64) -> u64 {
-        let cluster = self.layout().cluster_index(offset);
-        self.recorded.counts.get(cluster)
-    }
-
     fn push_entry(&mut self, at: u64, entry: L2Entry) {
         let fix = self.entry_fix(at, entry);
         self.fixes.entries.push(fix);
@@ -250,7 +151,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn follow(&mut self, report: &mut super::CheckReport, cluster: &Cluster) {
+    fn follow(&mut self, report: &mut CheckReport, cluster: &Cluster) {
         report.allocated_clusters += 1;
         let fragmented = match *cluster {
             // Those that are compressed never lie on clusters of their own.
@@ -268,11 +169,6 @@ impl Walk {
     }
 }
 
-fn copied_problem(what: &str, copied: bool, refcount: u64) -> String {
-    let state = if copied { "set" } else { "not set" };
-    format!("{what} has COPIED {state}, but the refcount is {refcount}")
-}
-
 fn entries(piece: &[u8], layout: Layout) -> impl Iterator<Item = L2Entry> {
     let word = |bytes: Option<&[u8]>| {
         bytes.map_or(0, |bytes| U64::ref_from_bytes(bytes).map_or(0, |w| w.get()))
@@ -283,46 +179,4 @@ fn entries(piece: &[u8], layout: Layout) -> impl Iterator<Item = L2Entry> {
             descriptor: word(entry.get(..8)),
             bitmap: word(entry.get(8..16)),
         })
-}
-
-/// The cluster without what contradicts itself.
-fn mended(cluster: Cluster, layout: Layout, version: u32) -> Cluster {
-    let Cluster::Standard {
-        host,
-        copied,
-        subclusters,
-    } = cluster
-    else {
-        return cluster;
-    };
-    let host = host.filter(|host| layout.is_aligned(*host));
-    let zero = if version >= 3 { subclusters.zero } else { 0 };
-    let allocated = match host {
-        None => 0,
-        Some(_) if layout.extended_l2 => subclusters.allocated,
-        Some(_) => u32::from(zero == 0),
-    };
-    Cluster::Standard {
-        host,
-        copied: copied && host.is_some(),
-        subclusters: Subclusters {
-            allocated,
-            zero: zero & !allocated,
-        },
-    }
-}
-
-/// The cluster without its data.
-fn emptied(cluster: Cluster) -> Cluster {
-    match cluster {
-        Cluster::Compressed { .. } => Cluster::UNALLOCATED,
-        Cluster::Standard { subclusters, .. } => Cluster::Standard {
-            host: None,
-            copied: false,
-            subclusters: Subclusters {
-                allocated: 0,
-                zero: subclusters.zero,
-            },
-        },
-    }
 }
