@@ -12,8 +12,11 @@
 
 mod allocator;
 mod commit;
+mod committer;
 mod compressed;
+mod decompressed;
 mod extent;
+mod free_space;
 mod image;
 mod locks;
 mod maintain;

@@ -3,29 +3,15 @@
 
 mod grow;
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use super::image::{Image, Kind};
-use super::locks::RangeLocks;
 use super::metadata::Page;
 use super::transaction::Stage;
 use crate::{Error, Storage};
 
 /// Host offsets that a table can point to end here, exclusively.
 const HOST_OFFSET_BITS: u32 = 56;
-
-/// Where to look for free clusters.
-pub(super) struct Allocator {
-    /// One looks at a time.
-    lock: RangeLocks,
-    /// No cluster below is free, as far as we know.
-    hint: Cell<u64>,
-    /// From here on no cluster has ever been written: those of a file read as zeros.
-    untouched: Cell<u64>,
-    /// Where the next compressed data may go, in the rest of a cluster.
-    packed: Cell<Option<u64>>,
-}
 
 /// Contiguous host clusters, each with a refcount of 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,39 +30,15 @@ struct Refcounts {
     count: usize,
 }
 
-impl Allocator {
-    /// For a file of so many clusters.
-    pub(super) fn new(file_clusters: u64) -> Self {
-        Self {
-            lock: RangeLocks::default(),
-            hint: Cell::new(0),
-            untouched: Cell::new(file_clusters),
-            packed: Cell::new(None),
-        }
-    }
-
-    /// The end of all clusters that were ever used, as the number of one.
-    pub(super) fn end(&self) -> u64 {
-        self.untouched.get()
-    }
-
-    /// Starts again, after the file has been changed by others.
-    pub(super) fn reset(&self, file_clusters: u64) {
-        self.hint.set(0);
-        self.untouched.set(file_clusters);
-        self.packed.set(None);
-    }
-}
-
 impl<S: Storage> Image<S> {
     /// Takes between 1 and `wanted` contiguous clusters.
     pub(super) async fn allocate(&self, wanted: u64) -> Result<Allocation, Error> {
-        let _turn = self.allocator.lock.all().await;
+        let _turn = self.free_space.lock.all().await;
         self.allocate_in_turn(wanted).await
     }
 
     async fn allocate_in_turn(&self, wanted: u64) -> Result<Allocation, Error> {
-        let mut cluster = self.allocator.hint.get();
+        let mut cluster = self.free_space.hint.get();
         loop {
             if cluster >> (HOST_OFFSET_BITS - self.layout().cluster_bits) != 0 {
                 return Err(self.cannot_grow());
@@ -118,10 +80,10 @@ impl<S: Storage> Image<S> {
         for cluster in start..start + count {
             self.set_refcount_in(refcounts, cluster, 1);
         }
-        let allocator = &self.allocator;
-        allocator.hint.set(start + count);
-        let untouched = allocator.untouched.get();
-        allocator.untouched.set(untouched.max(start + count));
+        let space = &self.free_space;
+        space.hint.set(start + count);
+        let untouched = space.untouched.get();
+        space.untouched.set(untouched.max(start + count));
         Ok(Allocation {
             offset: start << layout.cluster_bits,
             clusters: count,
@@ -214,13 +176,13 @@ impl<S: Storage> Image<S> {
         let layout = self.layout();
         let table = self.metadata.page(&self.storage, entry_offset).await?;
         let bytes = self.new_block(cluster, cluster, cluster + 1);
-        let untouched = self.allocator.untouched.get();
+        let untouched = self.free_space.untouched.get();
         let offset = cluster << layout.cluster_bits;
         self.metadata.fresh(offset, &bytes, cluster >= untouched);
         self.metadata
             .set_word(Stage::RefcountTable, &table, entry_offset, offset);
         self.add_table(Kind::RefcountBlock, offset);
-        self.allocator.untouched.set(untouched.max(cluster + 1));
+        self.free_space.untouched.set(untouched.max(cluster + 1));
         Ok(())
     }
 
@@ -247,7 +209,7 @@ impl<S: Storage> Image<S> {
     /// pointer to them can come back after a power cut.
     pub(super) async fn drop_references(&self, offset: u64, len: u64) -> Result<(), Error> {
         let layout = self.layout();
-        let _turn = self.allocator.lock.all().await;
+        let _turn = self.free_space.lock.all().await;
         for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
             let refcount = match self.refcounts_of(cluster).await? {
                 Some(refcounts) => {
@@ -278,11 +240,11 @@ impl<S: Storage> Image<S> {
         let layout = self.layout();
         self.decompressed
             .forget(cluster << layout.cluster_bits, layout.cluster_bytes());
-        let allocator = &self.allocator;
-        allocator.hint.set(allocator.hint.get().min(cluster));
-        let packed = allocator.packed.get();
+        let space = &self.free_space;
+        space.hint.set(space.hint.get().min(cluster));
+        let packed = space.packed.get();
         if packed.is_some_and(|end| layout.cluster_index(end - 1) == cluster) {
-            allocator.packed.set(None);
+            space.packed.set(None);
         }
     }
 
@@ -290,18 +252,18 @@ impl<S: Storage> Image<S> {
     /// cluster counts as a reference.
     pub(super) async fn allocate_bytes(&self, len: u64) -> Result<u64, Error> {
         let layout = self.layout();
-        let _turn = self.allocator.lock.all().await;
-        if let Some(offset) = self.allocator.packed.get() {
+        let _turn = self.free_space.lock.all().await;
+        if let Some(offset) = self.free_space.packed.get() {
             let room = offset.next_multiple_of(layout.cluster_bytes()) - offset;
             if len <= room && self.add_reference(offset).await? {
                 let end = offset + len;
-                self.allocator.packed.set((len < room).then_some(end));
+                self.free_space.packed.set((len < room).then_some(end));
                 return Ok(offset);
             }
         }
         let offset = self.allocate_in_turn(1).await?.offset;
         let fits = len < layout.cluster_bytes();
-        self.allocator.packed.set(fits.then_some(offset + len));
+        self.free_space.packed.set(fits.then_some(offset + len));
         Ok(offset)
     }
 

@@ -5,48 +5,13 @@
 //! both have something to write, and one at the end. A power cut at any time leaves at most
 //! clusters that are counted and not used.
 
-use std::cell::{Cell, RefCell};
-
 use futures_util::future::join_all;
 
+use super::committer::Running;
 use super::image::Image;
-use super::locks::RangeLocks;
 use super::transaction::{Freed, Sealed, Stage, Transaction};
 use crate::qcow2::file;
-use crate::wait_queue::WaitQueue;
 use crate::{Error, Storage};
-
-/// Who commits, and what has been committed.
-#[derive(Default)]
-pub(super) struct Committer {
-    running: Cell<bool>,
-    waiting: WaitQueue,
-    /// How many transactions have been sealed. The pending one is the next.
-    sealed: Cell<u64>,
-    /// The last one that became durable.
-    durable: Cell<u64>,
-    /// What nothing points to any more, durably.
-    freed: RefCell<Vec<Freed>>,
-    /// One gives it back at a time.
-    reclaiming: RangeLocks,
-}
-
-/// Lets the next commit begin, however this one ends.
-struct Running<'a>(&'a Committer);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.set(false);
-        self.0.waiting.wake_all();
-    }
-}
-
-impl Committer {
-    /// Whether there is something to reclaim.
-    pub(super) fn has_freed(&self) -> bool {
-        !self.freed.borrow().is_empty()
-    }
-}
 
 impl<S: Storage> Image<S> {
     /// Makes everything durable that completed before this call.

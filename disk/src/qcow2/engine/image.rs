@@ -4,8 +4,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::allocator::Allocator;
-use super::compressed::Decompressed;
+use super::committer::Committer;
+use super::decompressed::Decompressed;
+use super::free_space::FreeSpace;
 use super::locks::RangeLocks;
 use super::metadata::Metadata;
 use crate::flush::Flusher;
@@ -28,7 +29,7 @@ pub(super) struct Image<S> {
     pub(super) backing: Option<Rc<dyn Disk>>,
     pub(super) header: RefCell<Header>,
     pub(super) metadata: Metadata,
-    pub(super) allocator: Allocator,
+    pub(super) free_space: FreeSpace,
     /// Requests hold the guest clusters that they touch: exclusively while they change how those
     /// are mapped.
     pub(super) guest: RangeLocks,
@@ -38,7 +39,7 @@ pub(super) struct Image<S> {
     pub(super) kinds: RefCell<HashMap<u64, Kind>>,
     pub(super) flusher: Flusher,
     pub(super) data_flusher: Flusher,
-    pub(super) committer: super::commit::Committer,
+    pub(super) committer: Committer,
     pub(super) decompressed: Decompressed,
     /// What was found to be wrong while running. Nothing is written from then on.
     damage: RefCell<Option<(u64, String)>>,
@@ -84,7 +85,7 @@ impl<S: Storage> Image<S> {
         let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
         let read_only = storage.geometry().read_only;
         Self {
-            allocator: Allocator::new(layout.clusters_for(storage.size_bytes())),
+            free_space: FreeSpace::new(layout.clusters_for(storage.size_bytes())),
             metadata: Metadata::new(
                 layout.cluster_bytes(),
                 cache_bytes.saturating_add(OTHER_CACHE_BYTES),
@@ -98,7 +99,7 @@ impl<S: Storage> Image<S> {
             kinds: RefCell::default(),
             flusher: Flusher::new(read_only),
             data_flusher: Flusher::new(read_only),
-            committer: super::commit::Committer::default(),
+            committer: Committer::default(),
             decompressed: Decompressed::default(),
             damage: RefCell::default(),
             is_prepared: Cell::default(),
@@ -133,7 +134,7 @@ impl<S: Storage> Image<S> {
 
     /// Where the host clusters end, that there are.
     pub(super) fn host_end(&self) -> u64 {
-        let allocated = self.allocator.end() << self.layout().cluster_bits;
+        let allocated = self.free_space.end() << self.layout().cluster_bits;
         self.storage.size_bytes().max(allocated)
     }
 

@@ -99,7 +99,7 @@ impl<S: Storage> Image<S> {
         self.metadata.clear();
         self.decompressed.clear();
         self.kinds.borrow_mut().clear();
-        self.allocator.reset(file_clusters);
+        self.free_space.reset(file_clusters);
         self.learn_kinds().await
     }
 

@@ -272,7 +272,7 @@ impl Metadata {
     }
 
     /// A sector of a page that waits for a commit.
-    pub(super) fn sector(&self, offset: u64) -> Vec<u8> {
+    fn sector(&self, offset: u64) -> Vec<u8> {
         let slots = self.slots.borrow();
         let Some(Slot::Ready(page)) = slots.get(&(offset / self.page_bytes)) else {
             unreachable!("a page with changes stays in memory");
@@ -285,7 +285,7 @@ impl Metadata {
     /// Takes the pending transaction out, to be committed; nobody else commits meanwhile.
     pub(super) fn seal(&self) -> Sealed {
         let transaction = std::mem::take(&mut *self.pending.borrow_mut());
-        let sealed = transaction.seal(self);
+        let sealed = transaction.seal(|offset| self.sector(offset));
         self.each_page(&sealed, |page| {
             page.pending.set(false);
             page.committing.set(true);

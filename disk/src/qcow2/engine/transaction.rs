@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use super::metadata::Metadata;
-
 /// What no disk tears.
 pub(super) const SECTOR_BYTES: u64 = 512;
 /// What a transaction counts in. No field of an image is larger but L2 entries with subclusters,
@@ -25,7 +23,7 @@ pub(super) enum Stage {
 }
 
 /// Changes of metadata since the last commit: which words of the file, at which stage. Their
-/// content is in the [`Metadata`] until the transaction is sealed.
+/// content is in the cache of metadata until the transaction is sealed.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     /// A mask of the changed words of each changed sector.
@@ -94,12 +92,13 @@ impl Transaction {
         self.sectors.len() + self.freed.len()
     }
 
-    /// Copies the content out of `metadata`, so that later changes are another transaction's.
-    pub(super) fn seal(self, metadata: &Metadata) -> Sealed {
+    /// Copies the content of the sectors, which `content` gives, so that later changes are another
+    /// transaction's.
+    pub(super) fn seal(self, content: impl Fn(u64) -> Vec<u8>) -> Sealed {
         let mut writes: Vec<(Stage, u64, Vec<u8>)> = Vec::new();
         for (stage, sector) in self.sectors.keys() {
             let offset = sector * SECTOR_BYTES;
-            let content = metadata.sector(offset);
+            let content = content(offset);
             match writes.last_mut() {
                 Some((last, start, bytes))
                     if last == stage && *start + bytes.len() as u64 == offset =>

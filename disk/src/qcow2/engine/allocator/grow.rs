@@ -35,8 +35,8 @@ impl<S: Storage> Image<S> {
         }
         let end = cluster + table_clusters + blocks;
         self.check_free(cluster, end - cluster).await?;
-        let untouched = self.allocator.untouched.get();
-        self.allocator.untouched.set(untouched.max(end));
+        let untouched = self.free_space.untouched.get();
+        self.free_space.untouched.set(untouched.max(end));
         let place = (cluster, table_clusters, blocks);
         let table = self.write_refcount_table(&header, place).await?;
         self.switch_refcount_table(&header, table, table_clusters)
