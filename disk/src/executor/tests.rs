@@ -408,10 +408,11 @@ fn uninterrupted_work_goes_on_without_its_caller() {
     // Even between two runs.
     drop(work);
     executor.run(async {
-        while done.get() < 10 {
+        for _ in 0..10 {
             yield_now().await;
         }
     });
+    assert_eq!(done.get(), 10);
 }
 
 #[test]
@@ -436,8 +437,10 @@ fn uninterrupted_work_ends_with_its_executor() {
     executor.run(async {
         spawn(async move {
             uninterrupted(async move {
+                // Holds on to the executor, as all that waits does.
+                let receiver = EventReceiver::new(Arc::new(eventfd().unwrap()));
                 kept.set(1);
-                pending::<()>().await;
+                receiver.recv().await.unwrap();
             })
             .await;
         });

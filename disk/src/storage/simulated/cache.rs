@@ -1,5 +1,7 @@
 //! The volatile cache of a simulated disk.
 
+use std::collections::BTreeSet;
+
 use super::change::Change;
 use super::image::Image;
 use super::recording::Recorder;
@@ -52,13 +54,16 @@ impl Ledger {
                 pending.push((self.next, change.clone()));
                 self.next += 1;
             }
-            Event::Synced(covered) => pending.retain(|(number, change)| {
-                let covered = covered.binary_search(number).is_ok();
-                if covered {
-                    durable.apply(change);
-                }
-                !covered
-            }),
+            Event::Synced(covered) => {
+                let durable_now = with_overlapped(covered, pending);
+                pending.retain(|(number, change)| {
+                    let is_durable = durable_now.contains(number);
+                    if is_durable {
+                        durable.apply(change);
+                    }
+                    !is_durable
+                });
+            }
             Event::Lost(lost) => pending.retain(|(number, _)| lost.binary_search(number).is_err()),
         }
     }
@@ -81,6 +86,19 @@ impl Ledger {
         }
         left
     }
+}
+
+/// The changes that a sync covers, and those below them: there is one cache, so that what was
+/// overwritten in it cannot come back over what is durable.
+fn with_overlapped(covered: &[u64], pending: &[(u64, Change)]) -> BTreeSet<u64> {
+    let mut durable: Vec<&(u64, Change)> = Vec::new();
+    for change in pending.iter().rev() {
+        let is_covered = covered.binary_search(&change.0).is_ok();
+        if is_covered || durable.iter().any(|above| above.1.overlaps(&change.1)) {
+            durable.push(change);
+        }
+    }
+    durable.iter().map(|(number, _)| *number).collect()
 }
 
 impl Cache {
@@ -221,6 +239,20 @@ mod tests {
         assert_eq!(after_cuts(&cache), [1, 2]);
         cache.sync(cache.completed_so_far());
         assert_eq!(after_cuts(&cache), [2]);
+    }
+
+    #[test]
+    fn what_was_overwritten_does_not_come_back_over_what_is_durable() {
+        let mut cache = Cache::new(Image::new(4096));
+        cache.apply(write(1));
+        cache.apply(Change::SetLen { size_bytes: 100 });
+        let last = cache.apply(write(3));
+        // The others never end, and so no sync covers them by itself.
+        cache.completed(last);
+        cache.sync(cache.completed_so_far());
+        assert_eq!(after_cuts(&cache), [3]);
+        cache.apply(write(4));
+        assert_eq!(after_cuts(&cache), [3, 4]);
     }
 
     #[test]

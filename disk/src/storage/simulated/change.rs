@@ -36,6 +36,16 @@ impl Change {
         }
     }
 
+    /// Whether both change the same bytes. A new size changes all that is behind it.
+    pub(super) fn overlaps(&self, other: &Self) -> bool {
+        let range = |change: &Self| match change.extent() {
+            (size_bytes, 0) if matches!(change, Self::SetLen { .. }) => size_bytes..u64::MAX,
+            (offset, len) => offset..offset + len,
+        };
+        let (ours, theirs) = (range(self), range(other));
+        ours.start < theirs.end && theirs.start < ours.end
+    }
+
     /// Whether it stays below the largest file offset.
     pub(super) fn is_possible(&self) -> bool {
         let (offset, len) = self.extent();
