@@ -96,8 +96,9 @@ pub trait Disk {
     /// image before included. A write that was in
     /// flight at a power cut leaves each of its 512-byte sectors old or new.
     ///
-    /// The future may be dropped: what it had started goes on, with its memory kept until the
-    /// host is done with it, but how far it gets is unknown.
+    /// Once begun, the future is polled to its end or dropped: others may wait for it. Dropped,
+    /// what it had started goes on, with its memory kept until the host is done with it, but how
+    /// far it gets is unknown.
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>>;
 
     /// What is at `offset`, and how far it goes alike, within `len` bytes; `len` is not 0.
