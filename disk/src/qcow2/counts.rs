@@ -41,7 +41,15 @@ impl Counts {
     }
 
     pub(crate) fn add(&mut self, cluster: u64, count: u64) {
-        self.set(cluster, self.get(cluster).saturating_add(count));
+        let (key, index) = place(cluster);
+        if let Some(chunk) = self.chunks.get_mut(&key)
+            && let Ok(sum) = u16::try_from(u64::from(chunk[index]).saturating_add(count))
+            && sum < LARGE
+        {
+            chunk[index] = sum;
+        } else {
+            self.set(cluster, self.get(cluster).saturating_add(count));
+        }
     }
 
     /// Takes in the refcounts of the block at offset `block`, which has `index` in the refcount

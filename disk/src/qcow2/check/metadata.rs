@@ -1,5 +1,6 @@
 //! Which clusters hold metadata, for nothing else may lie there.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -36,17 +37,32 @@ impl fmt::Display for Kind {
 pub(super) struct Metadata {
     /// By the first cluster: the first after it, and what it is.
     areas: BTreeMap<u64, (u64, Kind)>,
+    /// Clusters around the last ones asked for, between which there is no metadata.
+    gap: Cell<(u64, u64)>,
 }
 
 impl Metadata {
     /// What lies in one of the clusters from `start` to below `end`.
     pub(super) fn overlapping(&self, start: u64, end: u64) -> Option<Kind> {
-        let (_, (area_end, kind)) = self.areas.range(..end).next_back()?;
-        (*area_end > start).then_some(*kind)
+        let (gap_start, gap_end) = self.gap.get();
+        if gap_start <= start && end <= gap_end {
+            return None;
+        }
+        let before = self.areas.range(..end).next_back();
+        let gap_start = match before {
+            Some((_, (area_end, kind))) if *area_end > start => return Some(*kind),
+            Some((_, (area_end, _))) => *area_end,
+            None => 0,
+        };
+        let after = self.areas.range(end..).next();
+        self.gap
+            .set((gap_start, after.map_or(u64::MAX, |(start, _)| *start)));
+        None
     }
 
     /// Adds an area that overlaps none.
     pub(super) fn insert(&mut self, start: u64, end: u64, kind: Kind) {
+        self.gap.set((0, 0));
         self.areas.insert(start, (end, kind));
     }
 

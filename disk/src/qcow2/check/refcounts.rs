@@ -73,10 +73,13 @@ impl<S: Storage> Pass<'_, S> {
         let recorded = &self.recorded.counts;
         for (cluster, references) in self.computed.iter() {
             let refcount = recorded.get(cluster);
+            if refcount == references {
+                continue;
+            }
             let problem = format!("a cluster has refcount {refcount}, but {references} references");
             if refcount < references {
                 self.report.corruption(offset_of(cluster), problem);
-            } else if refcount > references {
+            } else {
                 self.report.leak(offset_of(cluster), problem);
             }
         }
