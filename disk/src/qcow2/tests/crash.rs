@@ -213,7 +213,7 @@ fn run_and_cut(seed: u64, errors: Option<fn(&Rig, &mut Rng)>) -> u64 {
 #[test]
 fn power_cuts_lose_nothing_that_was_flushed() {
     let cuts = Cell::new(0);
-    seeded(60, |seed| cuts.set(cuts.get() + run_and_cut(seed, None)));
+    seeded(260, |seed| cuts.set(cuts.get() + run_and_cut(seed, None)));
     println!("{} power cuts", cuts.get());
 }
 
@@ -221,7 +221,7 @@ fn power_cuts_lose_nothing_that_was_flushed() {
 #[test]
 fn power_cuts_after_errors_lose_nothing_that_was_flushed() {
     let cuts = Cell::new(0);
-    seeded(20, |seed| {
+    seeded(60, |seed| {
         cuts.set(cuts.get() + run_and_cut(seed, Some(fail_some_writes)));
     });
     println!("{} power cuts", cuts.get());

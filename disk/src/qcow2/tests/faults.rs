@@ -79,7 +79,7 @@ pub(super) fn fail_some_writes(rig: &Rig, rng: &mut Rng) {
 
 #[test]
 fn failing_writes_are_reported_and_harm_nothing_else() {
-    seeded(150, |seed| {
+    seeded(400, |seed| {
         disturbed(seed, fail_some_writes, async |rig, run, rng| {
             works_again(rig, run, rng).await;
         });
@@ -88,7 +88,7 @@ fn failing_writes_are_reported_and_harm_nothing_else() {
 
 #[test]
 fn full_host_is_reported_and_room_is_used_when_there_is_some() {
-    seeded(150, |seed| {
+    seeded(400, |seed| {
         let disturb = |rig: &Rig, rng: &mut Rng| {
             for disk in rig.disks() {
                 disk.set_capacity_bytes(disk.allocated_bytes() + rng.below(12) * 4096);
@@ -117,7 +117,7 @@ async fn all_is_refused(disk: &Image) {
 #[test]
 fn failed_sync_ends_all_writing() {
     let mut failed = 0;
-    seeded(150, |seed| {
+    seeded(400, |seed| {
         let disturb = |rig: &Rig, rng: &mut Rng| {
             let disks = rig.disks();
             let disk = disks[rng.index(disks.len())];

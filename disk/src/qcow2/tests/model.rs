@@ -46,7 +46,7 @@ impl Drop for Trace {
 
 #[test]
 fn programs_read_what_they_wrote() {
-    seeded(200, |seed| {
+    seeded(2000, |seed| {
         let geometry = Geometry::any(&mut Rng::new(seed));
         let trace = Trace::new(&geometry);
         let mut generator = Generator::new(&geometry, seed);

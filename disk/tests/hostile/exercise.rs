@@ -1,0 +1,160 @@
+//! Does everything that one can do with an image, which may hold anything.
+
+use disk::qcow2::{CheckReport, Parts, Qcow2, Repair, check};
+use disk::{
+    Backend, Buffers, Disk, Error, Executor, Fault, FaultyOperation, Request, SimulatedStorage,
+    Storage,
+};
+
+/// More operations than any image of the size that is tried here needs. What follows fails, so that
+/// what would never end does.
+const OPERATIONS_MAX: u64 = 50_000;
+/// How much of a disk is read and written at each place.
+const PIECE_BYTES: u64 = 8192;
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aim {
+    /// Opens, reads, and looks for holes.
+    Read,
+    /// Looks for faults.
+    Check,
+    /// Opens, writes, discards, flushes, takes a snapshot and closes.
+    Write,
+    /// Repairs.
+    Repair,
+}
+
+/// All of them.
+pub const AIMS: [Aim; 4] = [Aim::Read, Aim::Check, Aim::Write, Aim::Repair];
+
+/// Does it; whether that worked.
+///
+/// # Panics
+/// When the engine does what it must not, whatever the image holds.
+pub fn exercise(image: &[u8], aim: Aim) -> bool {
+    let storage = SimulatedStorage::from_bytes(image, 1).named("image");
+    let limit = |operation| {
+        Fault::new(operation, 5)
+            .after(OPERATIONS_MAX)
+            .times(u64::MAX)
+    };
+    for operation in [
+        FaultyOperation::Read,
+        FaultyOperation::Write,
+        FaultyOperation::Zero,
+        FaultyOperation::Sync,
+        FaultyOperation::SetLen,
+    ] {
+        storage.inject(limit(operation));
+    }
+    let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).expect("an executor");
+    let result = executor.run(async {
+        match aim {
+            Aim::Read => read(&storage).await,
+            Aim::Check => check(&storage, Repair::None).await.map(drop),
+            Aim::Write => write(&storage).await,
+            Aim::Repair => repair(&storage).await,
+        }
+    });
+    let counters = storage.counters();
+    let most = counters
+        .reads
+        .max(counters.writes)
+        .max(counters.syncs)
+        .max(counters.others);
+    assert!(most < OPERATIONS_MAX, "no end in sight: {counters:?}");
+    if let Err(error) = &result {
+        let message = error.to_string();
+        assert!(
+            message.starts_with("image: ") && message.lines().count() == 1,
+            "{message:?}"
+        );
+    }
+    result.is_ok()
+}
+
+/// The beginning, the middle and the end of a disk.
+fn places(size_bytes: u64) -> [(u64, u64); 3] {
+    let len = PIECE_BYTES.min(size_bytes);
+    let middle = (size_bytes - len) / 1024 * 512;
+    [(0, len), (middle, len), (size_bytes - len, len)]
+}
+
+async fn read(storage: &SimulatedStorage) -> Result<(), Error> {
+    let disk = Qcow2::open(storage.clone(), Parts::default()).await?;
+    let size_bytes = disk.properties().size_bytes;
+    let mut result = Ok(());
+    for (offset, len) in places(size_bytes) {
+        let buffers = Buffers::zeroed(usize::try_from(len).expect("small"));
+        result = result.and(disk.submit(Request::read(offset, buffers)).await);
+        let mut at = offset;
+        while at < offset + len {
+            match disk.extent(at, offset + len - at).await {
+                Ok(extent) => {
+                    assert!(
+                        extent.len > 0 && extent.len <= offset + len - at,
+                        "{extent:?}"
+                    );
+                    at += extent.len;
+                }
+                Err(error) => {
+                    result = result.and(Err(error));
+                    break;
+                }
+            }
+        }
+    }
+    result.and(disk.snapshots().await.map(drop))
+}
+
+async fn write(storage: &SimulatedStorage) -> Result<(), Error> {
+    let before = storage.size_bytes();
+    let disk = Qcow2::open(storage.clone(), Parts::default()).await?;
+    let size_bytes = disk.properties().size_bytes;
+    let mut result = Ok(());
+    for (offset, len) in places(size_bytes) {
+        let data = Buffers::from_vec(vec![7; usize::try_from(len).expect("small")]);
+        let requests = [
+            Request::write(offset, data.clone()),
+            Request::discard(offset, len / 1024 * 512),
+            Request::flush(),
+            Request::write_zeroes(offset, len.min(512), true),
+            Request::write(offset, data.slice(0..data.len().min(512))),
+            Request::flush(),
+        ];
+        for request in requests {
+            result = result.and(disk.submit(request).await);
+        }
+    }
+    result = result.and(disk.close().await);
+    let cluster_bytes = disk.header().layout.cluster_bytes();
+    let after = storage.size_bytes();
+    assert!(
+        after < before + 4 * PIECE_BYTES + 64 * cluster_bytes,
+        "grew from {before} to {after}"
+    );
+    result
+}
+
+async fn repair(storage: &SimulatedStorage) -> Result<(), Error> {
+    let repaired = check(storage, Repair::All).await?;
+    if remaining(&repaired) == 0 {
+        let again = check(storage, Repair::None).await?;
+        assert!(
+            remaining(&again) == 0,
+            "repaired: {repaired:?}\nfound again: {again:?}"
+        );
+        let again = check(storage, Repair::All).await?;
+        assert_eq!(
+            (again.corruptions_fixed, again.leaks_fixed),
+            (0, 0),
+            "repaired again"
+        );
+    }
+    Ok(())
+}
+
+fn remaining(report: &CheckReport) -> u64 {
+    report.corruptions + report.leaks + report.check_errors
+}

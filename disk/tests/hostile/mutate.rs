@@ -1,0 +1,79 @@
+//! Changes of images that are more likely than noise to be understood, and to be wrong.
+
+use disk::qcow2::format::Header;
+
+/// Draws numbers (`SplitMix64`).
+pub struct Numbers(pub u64);
+
+impl Numbers {
+    /// Any number.
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// One below `bound`, which is not 0.
+    pub fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() % bound as u64).expect("below a usize")
+    }
+}
+
+/// Changes an image in one place.
+pub fn mutate(image: &mut Vec<u8>, numbers: &mut Numbers) {
+    if image.len() < 8 {
+        image.resize(8, 0);
+    }
+    match numbers.below(10) {
+        0 => flip_bit(image, numbers),
+        1 => truncate_or_grow(image, numbers),
+        2 => copy_word(image, numbers),
+        3 => header_byte(image, numbers),
+        _ => table_entry(image, numbers),
+    }
+}
+
+fn flip_bit(image: &mut [u8], numbers: &mut Numbers) {
+    let at = numbers.below(image.len());
+    image[at] ^= 1 << numbers.below(8);
+}
+
+fn truncate_or_grow(image: &mut Vec<u8>, numbers: &mut Numbers) {
+    let len = 1 + numbers.below(image.len() + 2048);
+    image.resize(len, 0);
+}
+
+fn copy_word(image: &mut [u8], numbers: &mut Numbers) {
+    let words = image.len() / 8;
+    let (from, to) = (numbers.below(words) * 8, numbers.below(words) * 8);
+    image.copy_within(from..from + 8, to);
+}
+
+/// Counts, sizes and flags in the header.
+fn header_byte(image: &mut [u8], numbers: &mut Numbers) {
+    let at = numbers.below(image.len().min(128));
+    image[at] = match numbers.below(3) {
+        0 => 0,
+        1 => 0xFF,
+        _ => numbers.next().to_le_bytes()[0],
+    };
+}
+
+/// A pointer to some cluster, with some flags, where there may be a table.
+fn table_entry(image: &mut [u8], numbers: &mut Numbers) {
+    let bytes = Header::cluster_bytes(image).unwrap_or(512);
+    let clusters = image.len() as u64 / bytes + 2;
+    let offset = numbers.next() % clusters * bytes;
+    let flags = match numbers.below(8) {
+        0 => 1 << 62,
+        1 => numbers.next() & 0xFF00_0000_0000_01FF,
+        2 => 1,
+        3 => 0,
+        4 => 1 << 63 | 1,
+        _ => 1 << 63,
+    };
+    let at = numbers.below(image.len() / 8) * 8;
+    image[at..at + 8].copy_from_slice(&(offset | flags).to_be_bytes());
+}

@@ -1,0 +1,11 @@
+//! Opens images of any content and writes to them.
+#![no_main]
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|image: &[u8]| {
+    fuzz::exercise(image, fuzz::Aim::Write);
+});
+fuzz_mutator!(|data: &mut [u8], size: usize, size_max: usize, seed: u32| {
+    fuzz::change(data, size, size_max, seed)
+});
