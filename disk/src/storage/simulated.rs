@@ -37,7 +37,8 @@ const PATH: &str = "simulated disk";
 /// Without a latency model, any step of an operation takes at most this long, in virtual time.
 const STEP_MAX_NS: u64 = 50_000;
 
-/// What a simulated disk was asked to do, failed operations included.
+/// What a simulated disk was asked to do, failed operations included. What the bytes were for, the
+/// format knows: see [`Statistics`](crate::Statistics).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SimulatedCounters {
     /// Reads.
