@@ -1,6 +1,7 @@
 //! Opening an image file, with all that it stands on, as a disk.
 
 mod chain;
+mod layer;
 mod name;
 mod recognize;
 
@@ -9,7 +10,8 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
 
-pub use chain::{CHAIN_MAX, Chain, Layer};
+pub use chain::{CHAIN_MAX, Chain};
+pub use layer::Layer;
 
 use crate::qcow2::Qcow2;
 use crate::{Disk, Error, FileOptions, FileStorage};
@@ -181,3 +183,6 @@ impl OpenOptions {
             .share_all(self.share_all)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -87,40 +87,47 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
     let first = open(&arguments.first, arguments.first_format).await?;
     let second = open(&arguments.second, arguments.second_format).await?;
     let sizes = [&first, &second].map(|disk| disk.properties().size_bytes);
-    let say = |text: &str| {
-        if arguments.progress.quiet {
-            return Ok(());
-        }
-        super::print(text)
+    let (text, status) = if arguments.strict && sizes[0] != sizes[1] {
+        ("Strict mode: Image size mismatch!\n".to_owned(), DIFFERENT)
+    } else {
+        let comparison = Comparison {
+            disks: [&*first, &*second],
+            strict: arguments.strict,
+            pool: Pool::new(usize::try_from(READ_BYTES)?),
+            progress: Progress::new(arguments.progress, sizes[0].max(sizes[1])),
+            difference: Cell::new(None),
+        };
+        let difference = comparison.run(sizes).await?;
+        (
+            verdict(difference, sizes),
+            if difference.is_some() { DIFFERENT } else { 0 },
+        )
     };
-    if sizes[0] != sizes[1] && arguments.strict {
-        say("Strict mode: Image size mismatch!\n")?;
-        return Ok(DIFFERENT);
+    if !arguments.progress.quiet {
+        super::print(&text)?;
     }
-    let comparison = Comparison {
-        disks: [&*first, &*second],
-        strict: arguments.strict,
-        pool: Pool::new(usize::try_from(READ_BYTES)?),
-        progress: Progress::new(arguments.progress, sizes[0].max(sizes[1])),
-        difference: Cell::new(None),
-    };
-    let difference = comparison.run(sizes).await?;
     first.close().await?;
     second.close().await?;
-    let alike_so_far = difference.map_or(u64::MAX, |(offset, _)| offset);
-    if sizes[0] != sizes[1] && alike_so_far >= sizes[0].min(sizes[1]) {
-        say("Warning: Image size mismatch!\n")?;
-    }
-    match difference {
-        None => say("Images are identical.\n").map(|()| 0),
-        Some((offset, Difference::Content)) => {
-            say(&format!("Content mismatch at offset {offset}!\n")).map(|()| DIFFERENT)
+    Ok(status)
+}
+
+/// What `qemu-img compare` prints.
+fn verdict(difference: Option<(u64, Difference)>, sizes: [u64; 2]) -> String {
+    let [shorter, longer] = [sizes[0].min(sizes[1]), sizes[0].max(sizes[1])];
+    let alike = difference.map_or(longer, |(offset, _)| offset);
+    let warning = if shorter < longer && alike >= shorter {
+        "Warning: Image size mismatch!\n"
+    } else {
+        ""
+    };
+    let text = match difference {
+        None => "Images are identical.".to_owned(),
+        Some((offset, Difference::Content)) => format!("Content mismatch at offset {offset}!"),
+        Some((offset, Difference::Extent)) => {
+            format!("Strict mode: Offset {offset} block status mismatch!")
         }
-        Some((offset, Difference::Extent)) => say(&format!(
-            "Strict mode: Offset {offset} block status mismatch!\n"
-        ))
-        .map(|()| DIFFERENT),
-    }
+    };
+    format!("{warning}{text}\n")
 }
 
 impl Comparison<'_> {

@@ -5,7 +5,8 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use disk::{Content, Disk, Format, OpenOptions};
+use disk::qcow2::Qcow2;
+use disk::{Content, Disk, FileStorage, Format, OpenOptions};
 
 use super::arguments::{ProgressArguments, read_options, write_options};
 use super::copy::{Before, Copy, Target};
@@ -48,48 +49,54 @@ pub(crate) struct Arguments {
 /// Rebases the image.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let backing = arguments.backing()?;
-    let named = backing
-        .as_ref()
-        .map(|(name, format)| (name.to_string(), format.to_string()));
     let options = write_options(&arguments.file, arguments.format);
-    if arguments.unchecked {
-        let image = options.layers_max(1).open_qcow2().await?;
-        image.set_backing(named).await?;
-        return Ok(image.close().await?);
-    }
-    let new = match backing {
-        Some((name, format)) => Some(open_new(&arguments.file, name, format).await?),
-        None => None,
+    let image = if arguments.unchecked {
+        options.layers_max(1).open_qcow2().await?
+    } else {
+        let new = match backing {
+            Some((name, format)) => Some(open_new(&arguments.file, name, format).await?),
+            None => None,
+        };
+        let image = options.open_qcow2().await?;
+        let merged = merge(&image, new, arguments.progress).await;
+        merged.with_context(|| {
+            let file = arguments.file.display();
+            format!("{file}: reads as before, and stands on what it stood on")
+        })?;
+        image
     };
-    let image = options.open_qcow2().await?;
+    let named = backing.map(|(name, format)| (name.to_owned(), format.to_string()));
+    image.set_backing(named).await?;
+    Ok(image.close().await?)
+}
+
+/// Writes into the image what it would read differently on its new backing file.
+async fn merge(
+    image: &Rc<Qcow2<FileStorage>>,
+    new: Option<Rc<dyn Disk>>,
+    progress: ProgressArguments,
+) -> Result<()> {
     let target = Target {
-        disk: Rc::clone(&image) as Rc<dyn Disk>,
+        disk: Rc::clone(image) as Rc<dyn Disk>,
         compressed: None,
         unit_bytes: image.header().layout.subcluster_bytes(),
         before: new.map_or(Before::Zeros, Before::Backing),
     };
-    let interrupt = Interrupt::install()?;
-    let progress = Progress::new(arguments.progress, image.properties().size_bytes);
     let copy = Copy {
-        source: &*image,
+        source: &**image,
         target: &target,
         sparse_bytes: Some(1),
         kind: &kind,
         reads_throughout: true,
         in_flight: IN_FLIGHT,
-        progress: &progress,
-        interrupt: &interrupt,
+        progress: &Progress::new(progress, image.properties().size_bytes),
+        interrupt: &Interrupt::install()?,
     };
     let copied = copy.run().await;
-    if copied.is_ok() {
-        image.set_backing(named).await?;
+    if copied.is_err() {
+        image.close().await?;
     }
-    let closed = image.close().await;
-    copied.with_context(|| {
-        let file = arguments.file.display();
-        format!("{file}: reads as before, and stands on what it stood on")
-    })?;
-    Ok(closed?)
+    copied
 }
 
 impl Arguments {

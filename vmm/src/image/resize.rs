@@ -81,43 +81,49 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let options = write_options(&arguments.file, arguments.format);
     let chain = options.clone().layers_max(1).chain().await?;
     let image = &chain.layers()[0];
-    let format = image.format;
     let old = image.virtual_size_bytes();
-    let file = arguments.file.display();
-    let new = arguments
-        .size
-        .of(old)
-        .with_context(|| format!("{file}: a disk of {old} bytes cannot be resized so far"))?;
-    if new < old && !arguments.shrink {
-        bail!(
-            "{file}: from {old} to {new} bytes, what is past the new end would be lost; \
-             give --shrink if that is meant"
-        );
-    }
-    if new < old && arguments.preallocation != Preallocation::Off {
-        bail!("--preallocation is for what is added, but nothing is");
-    }
-    let interrupt = Interrupt::install()?;
-    let progress = Progress::new(arguments.progress, new.saturating_sub(old));
+    let new = arguments.new_size(old)?;
     let preallocate = Preallocate {
         range: old..new.max(old),
         how: preallocation(image, arguments.preallocation),
-        progress: &progress,
-        interrupt: &interrupt,
+        progress: &Progress::new(arguments.progress, new.saturating_sub(old)),
+        interrupt: &Interrupt::install()?,
     };
-    if format == Format::Raw {
+    let raw = image.format == Format::Raw;
+    if raw {
         image.storage.set_len(new).await?;
         image.storage.sync().await?;
-        image.storage.close();
-        return preallocate
-            .raw(&arguments.file, options.format(format))
-            .await;
     }
     image.storage.close();
+    if raw {
+        let options = options.format(Format::Raw);
+        return preallocate.raw(&arguments.file, options).await;
+    }
     let image = options.open_qcow2().await?;
     image.resize(new).await?;
     preallocate.qcow2(&image).await?;
     Ok(image.close().await?)
+}
+
+impl Arguments {
+    /// The size of a disk that has `old` bytes, once it is known that this is meant.
+    fn new_size(&self, old: u64) -> Result<u64> {
+        let file = self.file.display();
+        let new = self
+            .size
+            .of(old)
+            .with_context(|| format!("{file}: a disk of {old} bytes cannot be resized so far"))?;
+        if new < old && !self.shrink {
+            bail!(
+                "{file}: from {old} to {new} bytes, what is past the new end would be lost; \
+                 give --shrink if that is meant"
+            );
+        }
+        if new < old && self.preallocation != Preallocation::Off {
+            bail!("--preallocation is for what is added, but nothing is");
+        }
+        Ok(new)
+    }
 }
 
 /// A data file that is to read as the disk does needs the tables at once.

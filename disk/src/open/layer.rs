@@ -1,0 +1,209 @@
+//! One file of a chain.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use super::recognize::{LOOKS_LIKE_QCOW2, looks_like};
+use super::{Format, OpenOptions, name};
+use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
+use crate::qcow2::{Parts, Qcow2, file, snapshot};
+use crate::{Disk, Error, FileStorage, Raw, Storage as _};
+
+/// One file of a chain.
+pub struct Layer {
+    /// The file, as it was named or found.
+    pub path: PathBuf,
+    /// Its format.
+    pub format: Format,
+    /// Its header, if it is a qcow2 image.
+    pub header: Option<Header>,
+    /// Its bytes.
+    pub storage: FileStorage,
+}
+
+impl Layer {
+    /// Opens the file at `path`, below `above`, and reads its header. Also whether its format is
+    /// a guess.
+    pub(super) async fn open(
+        path: PathBuf,
+        format: Option<Format>,
+        above: Option<&Self>,
+        options: &OpenOptions,
+    ) -> Result<(Self, bool), Error> {
+        let mut file = options.file(path.clone(), options.read_only || above.is_some());
+        if let Some(name) = options.name.as_ref().filter(|_| above.is_none()) {
+            file = file.name(name);
+        }
+        let storage = file.open()?;
+        let guessed = match format {
+            Some(_) => Format::Raw,
+            None => guess(&storage, above, options.recognize).await?,
+        };
+        let format = format.unwrap_or(guessed);
+        let header = match format {
+            Format::Raw => None,
+            Format::Qcow2 => Some(file::read_header(&storage).await?),
+        };
+        let layer = Self {
+            path,
+            format,
+            header,
+            storage,
+        };
+        Ok((layer, guessed == Format::Qcow2))
+    }
+
+    /// Where its backing file is.
+    pub fn backing_path(&self) -> Result<Option<PathBuf>, Error> {
+        let name = self.header.as_ref().and_then(|h| h.backing_file.as_deref());
+        name.map(|name| self.resolve("backing file", name))
+            .transpose()
+    }
+
+    /// Where its external data file is.
+    pub fn data_path(&self) -> Result<Option<PathBuf>, Error> {
+        let header = self.header.as_ref().filter(|header| header.has_data_file());
+        let Some(header) = header else {
+            return Ok(None);
+        };
+        match &header.data_file {
+            Some(name) => self.resolve("data file", name).map(Some),
+            None => {
+                Err(self.unsupported("does not name its data file; give data-file=PATH".into()))
+            }
+        }
+    }
+
+    /// The format of its backing file, if that is recorded.
+    pub(super) fn backing_format(&self) -> Result<Option<Format>, Error> {
+        let name = self
+            .header
+            .as_ref()
+            .and_then(|header| header.backing_format.as_deref());
+        name.map(str::parse).transpose().map_err(|_| {
+            let name = name.unwrap_or_default();
+            let known = Format::KNOWN;
+            self.unsupported(format!(
+                "its backing file has the format '{name}'; known: {known}"
+            ))
+        })
+    }
+
+    /// The size of its disk in bytes. That of a raw one may end within a sector.
+    pub fn virtual_size_bytes(&self) -> u64 {
+        match &self.header {
+            Some(header) => header.size_bytes,
+            None => self.storage.size_bytes(),
+        }
+    }
+
+    /// Its internal snapshots.
+    pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
+        match &self.header {
+            Some(header) => snapshot::list(&self.storage, header).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Its persistent bitmaps.
+    pub async fn bitmaps(&self) -> Result<Vec<BitmapEntry>, Error> {
+        let Some(bitmaps) = self.header.as_ref().and_then(|header| header.bitmaps) else {
+            return Ok(Vec::new());
+        };
+        let end = bitmaps
+            .directory_offset
+            .checked_add(bitmaps.directory_bytes);
+        if end.is_none_or(|end| end > self.storage.size_bytes()) {
+            return Err(Error::Damaged {
+                path: self.path.clone(),
+                offset: bitmaps.directory_offset,
+                problem: "the bitmap directory is not within the file".into(),
+            });
+        }
+        let len = file::len(bitmaps.directory_bytes);
+        let directory = file::read(&self.storage, bitmaps.directory_offset, len).await?;
+        bitmaps
+            .parse_directory(&directory)
+            .map_err(FormatError::at(&self.path))
+    }
+
+    /// Refuses to open what it names, if nobody gave its format.
+    pub(super) fn refuse_if(&self, guessed: bool) -> Result<(), Error> {
+        if guessed {
+            return Err(Error::FormatNeeded {
+                path: self.path.clone(),
+                looks_like: "a qcow2 image that names another file",
+            });
+        }
+        Ok(())
+    }
+
+    fn resolve(&self, what: &str, name: &str) -> Result<PathBuf, Error> {
+        name::resolve(&self.path, name)
+            .map_err(|problem| self.unsupported(format!("its {what} '{name}' {problem}")))
+    }
+
+    pub(super) fn unsupported(&self, problem: String) -> Error {
+        Error::Unsupported {
+            path: self.path.clone(),
+            problem,
+        }
+    }
+
+    /// A disk of this layer on top of `backing`.
+    pub(super) async fn into_disk(
+        self,
+        backing: Option<Rc<dyn Disk>>,
+        options: &OpenOptions,
+    ) -> Result<Rc<dyn Disk>, Error> {
+        match self.format {
+            Format::Raw => Ok(Rc::new(Raw::new(self.storage)?)),
+            Format::Qcow2 => {
+                let data_path = self.data_path()?;
+                Ok(self.into_qcow2(backing, data_path, options).await?)
+            }
+        }
+    }
+
+    pub(super) async fn into_qcow2(
+        self,
+        backing: Option<Rc<dyn Disk>>,
+        data_path: Option<PathBuf>,
+        options: &OpenOptions,
+    ) -> Result<Rc<Qcow2<FileStorage>>, Error> {
+        let read_only = self.storage.geometry().read_only;
+        let data_file = data_path.map(|path| options.file(path, read_only).open());
+        let parts = Parts {
+            backing,
+            data_file: data_file.transpose()?,
+            l2_cache_bytes: options.l2_cache_bytes,
+        };
+        Ok(Rc::new(Qcow2::open(self.storage, parts).await?))
+    }
+}
+
+/// The format of a file that nobody told.
+async fn guess(
+    storage: &FileStorage,
+    above: Option<&Layer>,
+    recognize: bool,
+) -> Result<Format, Error> {
+    let Some(looks_like) = looks_like(storage).await? else {
+        return Ok(Format::Raw);
+    };
+    let path = storage.path();
+    Err(match above {
+        None if recognize && looks_like == LOOKS_LIKE_QCOW2 => return Ok(Format::Qcow2),
+        None => Error::FormatNeeded {
+            path: path.to_owned(),
+            looks_like,
+        },
+        Some(above) => {
+            let path = path.display();
+            above.unsupported(format!(
+                "does not record the format of its backing file '{path}', which looks like \
+                 {looks_like}; record it (image rebase -u -b FILE -F FORMAT)"
+            ))
+        }
+    })
+}

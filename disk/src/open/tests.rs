@@ -1,0 +1,180 @@
+//! Chains of files, and what is refused of them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::{CHAIN_MAX, Chain, Format, OpenOptions};
+use crate::qcow2::{CreateOptions, create};
+use crate::{Buffers, Error, Executor, FileOptions, Request, Storage as _};
+
+/// A directory of images.
+struct Images {
+    directory: tempfile::TempDir,
+    executor: Executor,
+}
+
+impl Images {
+    fn new() -> Self {
+        Self {
+            directory: tempfile::tempdir().unwrap(),
+            executor: Executor::new().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn raw(&self, name: &str, content: &[u8]) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    fn qcow2(&self, name: &str, change: impl FnOnce(&mut CreateOptions)) {
+        self.raw(name, &[]);
+        let mut options = CreateOptions::new(65536);
+        change(&mut options);
+        self.executor.run(async {
+            let storage = FileOptions::new(self.path(name)).open().unwrap();
+            create(&storage, &options).await.unwrap();
+            storage.close();
+        });
+    }
+
+    fn overlay(&self, name: &str, backing: &str, format: &str) {
+        let backing = Some((backing.to_owned(), format.to_owned()));
+        self.qcow2(name, |options| options.backing = backing);
+    }
+
+    fn options(&self, name: &str) -> OpenOptions {
+        OpenOptions::new(self.path(name)).format(Format::Qcow2)
+    }
+
+    fn chain(&self, options: OpenOptions) -> Result<Chain, Error> {
+        self.executor.run(options.chain())
+    }
+
+    /// The names of the files of a chain.
+    fn names(&self, options: OpenOptions) -> Vec<String> {
+        let chain = self.chain(options).unwrap();
+        let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+        let layers = chain.layers().iter();
+        layers.map(|layer| name(&layer.path)).collect()
+    }
+
+    #[track_caller]
+    fn refused(&self, options: OpenOptions, parts: &[&str]) {
+        let error = self.executor.run(options.open()).err().unwrap().to_string();
+        for part in parts {
+            assert!(error.contains(part), "no {part:?} in {error}");
+        }
+    }
+
+    /// The first bytes that a disk reads as.
+    fn head(&self, options: OpenOptions) -> Vec<u8> {
+        self.executor.run(async {
+            let disk = options.open().await.unwrap();
+            let buffers = Buffers::zeroed(512);
+            let read = Request::read(0, buffers.clone());
+            disk.submit(read).await.unwrap();
+            disk.close().await.unwrap();
+            buffers.to_vec()
+        })
+    }
+}
+
+#[test]
+fn a_chain_is_read_through_and_only_its_head_is_writable() {
+    let images = Images::new();
+    images.raw("base", &[7; 65536]);
+    images.overlay("middle", "base", "raw");
+    images.overlay("top", "file:middle", "qcow2");
+    let options = || images.options("top");
+    assert_eq!(images.names(options()), ["top", "middle", "base"]);
+    assert_eq!(images.head(options()), [7; 512]);
+    let chain = images.chain(options()).unwrap();
+    let read_only = |layer: &super::Layer| layer.storage.geometry().read_only;
+    let read_only: Vec<_> = chain.layers().iter().map(read_only).collect();
+    assert_eq!(read_only, [false, true, true]);
+    drop(chain);
+    assert_eq!(images.names(options().layers_max(2)), ["top", "middle"]);
+    assert_eq!(images.head(options().layers_max(2)), [0; 512]);
+}
+
+/// What a guest has written into a raw disk is not believed.
+#[test]
+fn formats_are_not_guessed() {
+    let images = Images::new();
+    images.raw("secret", &[7; 65536]);
+    images.overlay("disk", "secret", "raw");
+    let unknown = || OpenOptions::new(images.path("disk"));
+    images.refused(unknown(), &["disk: looks like a qcow2 image"]);
+    images.refused(unknown().recognize(true), &["disk", "names another file"]);
+    assert_eq!(images.head(unknown().format(Format::Raw))[..4], *b"QFI\xfb");
+    // Without the file that it names, it may be taken for what it looks like.
+    let alone = unknown().recognize(true).layers_max(1);
+    assert_eq!(images.head(alone), [0; 512]);
+
+    images.qcow2("split", |options| {
+        options.data_file = Some(("secret".to_owned(), false));
+    });
+    let split = OpenOptions::new(images.path("split")).recognize(true);
+    images.refused(split.clone(), &["split", "names another file"]);
+    assert_eq!(
+        images.head(split.data_file(images.path("secret")))[..],
+        [0; 512]
+    );
+}
+
+#[test]
+fn a_backing_file_of_unrecorded_format_is_raw_or_refused() {
+    let images = Images::new();
+    images.raw("base", &[7; 65536]);
+    images.overlay("top", "base", "raw");
+    // The extension with the format becomes one that nobody knows.
+    let mut bytes = fs::read(images.path("top")).unwrap();
+    let kind = 0xE279_2ACA_u32.to_be_bytes();
+    let at = bytes.windows(4).position(|word| word == kind).unwrap();
+    bytes[at..at + 4].copy_from_slice(b"none");
+    images.raw("top", &bytes);
+    assert_eq!(images.head(images.options("top")), [7; 512]);
+    images.raw("base", b"QFI\xfb and so on");
+    images.refused(
+        images.options("top"),
+        &["top", "base", "a qcow2 image", "rebase"],
+    );
+}
+
+#[test]
+fn what_is_no_file_or_format_of_ours_is_refused_by_name() {
+    let images = Images::new();
+    for (name, format, parts) in [
+        ("nbd://host/x", "raw", ["nbd://host/x", "'nbd'"]),
+        ("json:{}", "raw", ["json:{}", "only files"]),
+        ("base", "vmdk", ["'vmdk'", "raw, qcow2"]),
+        ("missing", "raw", ["missing", "No such file"]),
+        ("..", "raw", ["..", "a directory"]),
+    ] {
+        images.overlay("top", name, format);
+        images.refused(images.options("top"), &parts);
+    }
+    images.qcow2("plain", |_| {});
+    let with_data = images.options("plain").data_file(images.path("x"));
+    images.refused(with_data, &["plain", "no data file"]);
+}
+
+#[test]
+fn loops_and_endless_chains_end() {
+    let images = Images::new();
+    images.overlay("a", "b", "qcow2");
+    images.overlay("b", "./a", "qcow2");
+    images.refused(images.options("a"), &["b", "stands on this image itself"]);
+    images.refused(images.options("a").read_only(true), &["itself"]);
+    images.raw("0", &[0; 512]);
+    for number in 1..=CHAIN_MAX {
+        let format = if number == 1 { "raw" } else { "qcow2" };
+        images.overlay(&number.to_string(), &(number - 1).to_string(), format);
+    }
+    let longest = images.options(&(CHAIN_MAX - 1).to_string());
+    assert_eq!(images.names(longest).len(), CHAIN_MAX);
+    images.refused(images.options(&CHAIN_MAX.to_string()), &["200 files"]);
+}
