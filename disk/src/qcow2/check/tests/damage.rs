@@ -1,7 +1,9 @@
 //! One damage at a time.
 
 use super::*;
+use crate::Recording;
 use crate::qcow2::format::{IncompatibleFeatures, L1Entry};
+use crate::qcow2::samples::content;
 
 const MARKS: u64 = IncompatibleFeatures::CORRUPT | IncompatibleFeatures::DIRTY;
 const COPIED: u64 = 1 << 63;
@@ -205,15 +207,12 @@ fn damaged(sound: &[u8], damage: fn(&mut Anatomy)) -> Vec<u8> {
     anatomy.bytes
 }
 
-/// Images that differ in what can be damaged.
-const DIFFERENT: [&str; 4] = ["compat", "size=512", "refcount_bits=1", "extended_l2"];
-
-/// Calls `test` with each image in each damage.
+/// Calls `test` with images in each damage: those of all kinds that differ in what can be damaged.
 fn for_each_damage(workshop: &Workshop, mut test: impl FnMut(&str, &[u8], &[u8])) {
-    for (options, sound) in sound_images(workshop) {
-        if !DIFFERENT.iter().any(|part| options.contains(part)) {
-            continue;
-        }
+    let different = ["compat", "size=512", "refcount_bits=1", "extended_l2"];
+    let is_different = |options: &&str| different.iter().any(|part| options.contains(part));
+    for options in OPTIONS.into_iter().filter(is_different) {
+        let sound = sound_image(workshop, options);
         for (name, damage) in DAMAGES {
             let name = format!("{options}: {name}");
             test(&name, &sound, &damaged(&sound, *damage));
@@ -253,14 +252,19 @@ fn repairs_everything_so_that_qemu_finds_nothing() {
     });
 }
 
-/// What is wrong with refcounts and flags costs no data.
+/// Whether a damage is one of refcounts and flags alone.
+fn is_harmless(name: &str) -> bool {
+    let (_, kind) = name.rsplit_once(": ").unwrap();
+    ["refcount", "COPIED", "reserved", "marked"]
+        .iter()
+        .any(|part| kind.contains(part))
+}
+
 #[test]
 fn repair_keeps_the_data() {
     let workshop = Workshop::new();
-    let harmless = ["refcount", "COPIED", "reserved", "marked"];
     for_each_damage(&workshop, |name, sound, bytes| {
-        let (_, kind) = name.rsplit_once(": ").unwrap();
-        if !harmless.iter().any(|part| kind.contains(part)) {
+        if !is_harmless(name) {
             return;
         }
         workshop.store("image", sound);
@@ -269,6 +273,29 @@ fn repair_keeps_the_data() {
         workshop.store("image", &after);
         assert!(workshop.content("-f qcow2 image") == expected, "{name}");
     });
+}
+
+/// Whoever cuts a repair short can repair what is left, and has lost nothing.
+#[test]
+fn a_power_cut_in_a_repair_costs_no_data() {
+    let workshop = Workshop::new();
+    let sound = sound_image(&workshop, "cluster_size=65536");
+    let expected = executor().run(content(&SimulatedStorage::from_bytes(&sound, 1)));
+    for (name, damage) in DAMAGES {
+        let storage = SimulatedStorage::from_bytes(&damaged(&sound, *damage), 1);
+        let mut recording = Recording::start(&[&storage]);
+        executor().run(check(&storage, Repair::All)).unwrap();
+        for step in 0..=recording.steps() {
+            let left = recording.power_cut(step, 1).remove(0);
+            executor().run(async {
+                let report = check(&left, Repair::All).await.unwrap();
+                assert_eq!(report.exit_status(), 0, "{name}, step {step}: {report:?}");
+                if is_harmless(&format!(": {name}")) {
+                    assert!(content(&left).await == expected, "{name}, step {step}");
+                }
+            });
+        }
+    }
 }
 
 #[test]

@@ -9,9 +9,11 @@ use crate::{BoxFuture, Storage};
 
 /// Sound images that are not too large.
 fn small_images() -> Vec<(String, Vec<u8>)> {
-    let mut images = sound_images(&Workshop::new());
-    images.retain(|(options, _)| !options.contains("2097152"));
-    images
+    let workshop = Workshop::new();
+    let small = OPTIONS.into_iter().filter(|o| !o.contains("2097152"));
+    small
+        .map(|options| (options.to_owned(), sound_image(&workshop, options)))
+        .collect()
 }
 
 fn damaged(images: &[(String, Vec<u8>)], rng: &mut Rng) -> (String, Vec<u8>) {
