@@ -5,6 +5,7 @@
 //! stays, marked abandoned, and is freed by the completion. So nothing the kernel may still write
 //! to is ever freed, and no descriptor it may still use is ever closed.
 
+mod clock;
 mod extent;
 mod inline;
 mod operation;
@@ -12,16 +13,12 @@ mod pool;
 mod probe;
 mod signals;
 mod socket;
+mod submitted;
 mod uring;
 
 use std::cell::{Cell, RefCell};
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
-use std::future::Future;
 use std::io;
 use std::mem;
-use std::pin::Pin;
-use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
@@ -30,12 +27,15 @@ use slab::Slab;
 pub(crate) use operation::{AllocateMode, Operation};
 pub(crate) use probe::uring_features;
 pub(crate) use socket::{Readiness, send, shutdown};
+pub(crate) use submitted::submit;
 
 use crate::Error;
 use crate::event::Event;
-use crate::executor::{Alarm, Backend, Core};
+use crate::executor::{Alarm, Backend};
+use clock::Clock;
 use inline::{Inline, Verdict};
 use pool::Pool;
+use submitted::Progress;
 use uring::Uring;
 
 /// How many operations are done at once before other tasks get their turn.
@@ -106,14 +106,6 @@ enum Completion {
         result: i32,
         more: bool,
     },
-}
-
-/// Virtual time, in which delays end in their order as soon as nothing else can happen.
-#[derive(Default)]
-struct Clock {
-    now_ns: u64,
-    sequence: u64,
-    timers: BinaryHeap<Reverse<(u64, u64, usize)>>,
 }
 
 impl Reactor {
@@ -383,71 +375,6 @@ impl Drop for Reactor {
     fn drop(&mut self) {
         while self.in_flight.get() > 0 {
             self.turn(|| true);
-        }
-    }
-}
-
-impl Clock {
-    fn start(&mut self, duration_ns: u64, slot: usize) {
-        let end_ns = self.now_ns.saturating_add(duration_ns);
-        self.timers.push(Reverse((end_ns, self.sequence, slot)));
-        self.sequence += 1;
-    }
-
-    fn advance(&mut self) -> Completion {
-        let Reverse((end_ns, _, slot)) = self
-            .timers
-            .pop()
-            .expect("simulation: every task waits, and nothing is due");
-        self.now_ns = end_ns;
-        Completion::Operation { slot, result: 0 }
-    }
-}
-
-/// How far an operation is.
-#[derive(Clone, Copy)]
-enum Progress {
-    /// It has this slot.
-    Slot(usize),
-    /// It is done, with this result.
-    Done(i32),
-    /// The result was taken.
-    Over,
-}
-
-/// An operation that someone waits for.
-pub(crate) struct Submitted {
-    core: Rc<Core>,
-    progress: Progress,
-}
-
-/// Starts an operation on this thread's executor.
-pub(crate) fn submit(operation: Operation) -> Submitted {
-    let core = Core::current();
-    let progress = core.reactor.submit(operation);
-    Submitted { core, progress }
-}
-
-impl Future for Submitted {
-    type Output = io::Result<usize>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = match self.progress {
-            Progress::Slot(slot) => {
-                std::task::ready!(self.core.reactor.poll_slot(slot, context))
-            }
-            Progress::Done(result) => result,
-            Progress::Over => panic!("polled after completion"),
-        };
-        self.progress = Progress::Over;
-        Poll::Ready(operation::outcome(result))
-    }
-}
-
-impl Drop for Submitted {
-    fn drop(&mut self) {
-        if let Progress::Slot(slot) = self.progress {
-            self.core.reactor.abandon(slot);
         }
     }
 }

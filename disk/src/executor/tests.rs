@@ -5,19 +5,18 @@ use std::fs::File;
 use std::future::{pending, poll_fn};
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
 
-use super::uninterrupted;
 use crate::event::eventfd;
 use crate::reactor::{Operation, submit};
 use crate::test_support::{join_all, real_backends};
 use crate::{Backend, Buffers, EventReceiver, Executor, spawn};
 
-async fn yield_now() {
+pub(super) async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {
@@ -380,74 +379,4 @@ fn flood_of_events_reaches_all_again_and_again() {
             }
         }
     });
-}
-
-/// Polls a future once.
-async fn poll_once<T>(future: &mut (impl Future<Output = T> + Unpin)) -> Poll<T> {
-    poll_fn(|context| Poll::Ready(Pin::new(&mut *future).poll(context))).await
-}
-
-/// Work of three steps, which counts those that it has done.
-async fn three_steps(done: Rc<Cell<u32>>) {
-    for step in 1..=3 {
-        done.set(step);
-        yield_now().await;
-    }
-    done.set(10);
-}
-
-#[test]
-fn uninterrupted_work_goes_on_without_its_caller() {
-    let executor = Executor::with_backend(Backend::Threads).unwrap();
-    let done = Rc::new(Cell::new(0));
-    let mut work = Box::pin(uninterrupted(three_steps(Rc::clone(&done))));
-    executor.run(async {
-        assert!(poll_once(&mut work).await.is_pending());
-        assert_eq!(done.get(), 1);
-    });
-    // Even between two runs.
-    drop(work);
-    executor.run(async {
-        for _ in 0..10 {
-            yield_now().await;
-        }
-    });
-    assert_eq!(done.get(), 10);
-}
-
-#[test]
-fn uninterrupted_work_starts_with_the_first_poll_and_ends_with_the_last() {
-    let executor = Executor::with_backend(Backend::Threads).unwrap();
-    let done = Rc::new(Cell::new(0));
-    drop(uninterrupted(three_steps(Rc::clone(&done))));
-    executor.run(async {
-        yield_now().await;
-        assert_eq!(done.get(), 0);
-        uninterrupted(three_steps(Rc::clone(&done))).await;
-        assert_eq!(done.get(), 10);
-        assert_eq!(uninterrupted(async { 7 }).await, 7);
-    });
-}
-
-#[test]
-fn uninterrupted_work_ends_with_its_executor() {
-    let held = Rc::new(Cell::new(0));
-    let executor = Executor::with_backend(Backend::Threads).unwrap();
-    let kept = Rc::clone(&held);
-    executor.run(async {
-        spawn(async move {
-            uninterrupted(async move {
-                // Holds on to the executor, as all that waits does.
-                let receiver = EventReceiver::new(Arc::new(eventfd().unwrap()));
-                kept.set(1);
-                receiver.recv().await.unwrap();
-            })
-            .await;
-        });
-        while held.get() == 0 {
-            yield_now().await;
-        }
-    });
-    drop(executor);
-    assert_eq!(Rc::strong_count(&held), 1);
 }
