@@ -16,11 +16,13 @@ use std::path::PathBuf;
 
 use disk::qcow2::{CreateOptions, Parts, Qcow2, create};
 use disk::{Backend, Buffers, Disk, Executor, Request, SimulatedStorage};
-use exercise::{AIMS, exercise};
+use exercise::{Aim, exercise};
 use mutate::{Numbers, mutate};
 
+/// What is done with each.
+const AIMS: [Aim; 4] = [Aim::Read, Aim::Check, Aim::Write, Aim::Repair];
 /// How many images are tried, unless `MICROVM_SEEDS` says otherwise.
-const IMAGES: u64 = 4000;
+const IMAGES: u64 = 40_000;
 /// What the simulated disk and its executor take, beside the image.
 const MEMORY_BYTES: usize = 8 << 20;
 
