@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 
 use crate::shop::Shop;
 
@@ -166,4 +167,43 @@ fn what_makes_no_sense_is_refused() {
         shop.refused(line, parts);
         assert_eq!(shop.files(), ["source"], "{line}");
     }
+}
+
+/// A block device with a file behind it, until this goes.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn new(file: &std::path::Path) -> Option<Self> {
+        let output = Command::new("losetup")
+            .args(["-f", "--show"])
+            .arg(file)
+            .output();
+        let output = output.ok().filter(|output| output.status.success())?;
+        let name = String::from_utf8(output.stdout).unwrap();
+        Some(Self(name.trim().to_owned()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["-d", &self.0]).status();
+    }
+}
+
+#[test]
+fn a_block_device_is_written_in_its_place() {
+    let shop = Shop::new();
+    source(&shop);
+    fs::write(shop.path("behind"), vec![0xAA; 16 << 20]).unwrap();
+    let Some(LoopDevice(device)) = &LoopDevice::new(&shop.path("behind")) else {
+        let reason = "no loop devices for this user";
+        return tests::report::skip("a_block_device_is_written_in_its_place", reason);
+    };
+    shop.must(&format!("convert -f raw -O raw source {device}"));
+    assert!(shop.bytes("source") == shop.bytes("behind")[..10_486_272]);
+    shop.must(&format!("convert -f raw -O qcow2 source {device}"));
+    shop.qemu_img(&format!("check -f qcow2 {device}"));
+    shop.assert_same(("raw", "source"), ("qcow2", device));
+    shop.refused(&format!("create -f raw {device} 17M"), &[device, "too few"]);
+    assert_eq!(shop.files(), ["behind", "source"]);
 }

@@ -47,11 +47,11 @@ pub(crate) struct Arguments {
     no_create: bool,
 
     /// Zeros in a row that become a hole; 0 for none, and a target with all its space
-    #[arg(short = 'S', long, value_name = "SIZE", default_value = "4K", value_parser = parse_size)]
+    #[arg(short = 'S', long = "sparse-size", value_name = "SIZE", default_value = "4K", value_parser = parse_size)]
     sparse: u64,
 
     /// How many pieces are on their way at a time
-    #[arg(short = 'm', long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..))]
+    #[arg(short = 'm', long = "parallel", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u8).range(1..))]
     in_flight: u8,
 
     #[command(flatten)]
