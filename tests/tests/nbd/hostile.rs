@@ -196,7 +196,7 @@ fn a_client_that_dies_in_the_middle_changes_nothing() {
 
 #[test]
 fn who_takes_no_replies_costs_others_nothing_and_little_memory() {
-    const KIB_MAX: u64 = 200 << 10;
+    const KIB_MAX: u64 = 256 << 10;
     let guarded = Guarded::new();
     let idle = guarded.memory_peak_kib();
     let mut slow: Vec<_> = (0..3).map(|_| guarded.client()).collect();

@@ -109,8 +109,23 @@ impl Connection {
             _ => None,
         };
         let connection = Rc::clone(self);
-        start(async move { connection.answer(request, data, permit).await }).await;
+        let answer = async move { connection.answer(request, data, permit).await };
+        self.start(Box::pin(answer)).await;
         Ok(())
+    }
+
+    /// Runs a request as far as it goes at once, and the rest of it beside the caller.
+    async fn start(self: &Rc<Self>, mut answer: Pin<Box<impl Future<Output = ()> + 'static>>) {
+        let done = poll_fn(|context| Poll::Ready(answer.as_mut().poll(context).is_ready())).await;
+        if done {
+            // The caller sends the reply, with those of the requests that came with it.
+            return;
+        }
+        let connection = Rc::clone(self);
+        disk::spawn(async move {
+            answer.await;
+            connection.outbox.send_soon();
+        });
     }
 
     /// The data of a write. Answers leave before there is anything to wait for.
@@ -130,7 +145,6 @@ impl Connection {
             Err(refusal) => self.replies.refuse(request.cookie, refusal, &self.pool),
         };
         self.outbox.push(reply, permit);
-        self.outbox.send_soon();
     }
 
     async fn refuse(
@@ -170,14 +184,5 @@ impl Connection {
             }
             self.budget.changed().await;
         }
-    }
-}
-
-/// Runs `future` as far as it goes at once, and the rest of it beside the caller.
-async fn start(future: impl Future<Output = ()> + 'static) {
-    let mut future: Pin<Box<dyn Future<Output = ()>>> = Box::pin(future);
-    let done = poll_fn(|context| Poll::Ready(future.as_mut().poll(context).is_ready())).await;
-    if !done {
-        disk::spawn(future);
     }
 }

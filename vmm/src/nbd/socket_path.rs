@@ -1,12 +1,16 @@
 //! A listening socket that has a name in the file system.
 
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read as _};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+
+/// A server greets at once; one that is stuck is given this long.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Removes the name when it is dropped, if it still is that of our socket.
 pub(crate) struct SocketPath {
@@ -55,11 +59,26 @@ fn remove_stale(path: &Path) -> Result<()> {
         bail!("{shown}: exists and is not a socket; choose another path");
     }
     match UnixStream::connect(path) {
-        Ok(_) => bail!("{shown}: another server listens there; stop it or choose another path"),
+        Ok(stream) if is_alive(&stream) => {
+            bail!("{shown}: another server listens there; stop it or choose another path")
+        }
+        Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
         Err(error) => return Err(error).with_context(|| format!("{shown}: cannot be replaced")),
     }
     fs::remove_file(path).with_context(|| format!("{shown}: cannot remove the old socket"))
+}
+
+/// Whether whoever listens is there, whatever it says or does not say. The socket of a server that
+/// was killed takes connections until the host has put away its `io_uring`, and ends them then.
+fn is_alive(mut stream: &UnixStream) -> bool {
+    let greeting = stream
+        .set_read_timeout(Some(PATIENCE))
+        .and_then(|()| stream.read(&mut [0]));
+    match greeting {
+        Ok(count) => count > 0,
+        Err(error) => error.kind() != ErrorKind::ConnectionReset,
+    }
 }
 
 #[cfg(test)]
