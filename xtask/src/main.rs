@@ -1,9 +1,10 @@
-//! The project's own commands: demo, test, lab, bench.
+//! The project's own commands: demo, test, soak, lab, bench.
 
 mod attach;
 mod bench;
 mod demo;
 mod lab;
+mod soak;
 mod test;
 
 use std::path::PathBuf;
@@ -29,6 +30,8 @@ enum Command {
     },
     /// Run every test, from formatting to guests in the lab
     Test,
+    /// Run the disk engine's random tests for long, on seeds that were never tried
+    Soak(soak::Arguments),
     /// Run a command inside the emulated KVM host
     ///
     /// The command finds microvm in its PATH, the stock kernel and an initramfs in /parts (vmlinuz,
@@ -46,16 +49,22 @@ enum Command {
 enum Bench {
     /// From process start to the first line of the guest's init, counted in emulated instructions
     Boot(bench::Arguments),
+    /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
+    Disk(bench::disk::Arguments),
 }
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Demo { shell } => demo::run(shell),
         Command::Test => test::run(),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
         Command::Bench {
             what: Bench::Boot(arguments),
         } => bench::run(&arguments),
+        Command::Bench {
+            what: Bench::Disk(arguments),
+        } => bench::disk::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -5,6 +5,7 @@
 //! tell the rest. All VMMs run in the same emulated host, in turns.
 
 mod contender;
+pub(crate) mod disk;
 mod table;
 
 use std::fs;

@@ -1,0 +1,103 @@
+//! `cargo xtask bench disk`: requests a second on allocated images, over NBD, beside QEMU.
+//!
+//! Everything is in the host's page cache, so that what is measured is the way of a request through
+//! the server and not the disk below. The client is small and does little but wait. All servers run
+//! at the same time and are asked in turns; a ratio is one of neighbours in time.
+
+mod client;
+mod contender;
+mod load;
+mod table;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use tests::lab::scratch;
+
+use client::Client;
+use contender::{Contender, Images};
+use load::{LOADS, Load};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How often each server is asked for each load; the median counts
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// How long each time, in milliseconds
+    #[arg(long, value_name = "MS", default_value_t = 400)]
+    run_ms: u64,
+    /// The size of the images, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 256)]
+    size_mib: u64,
+    /// Where to put the images: the host's file system matters [default: cargo's target directory]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Another qemu-storage-daemon than the installed one
+    #[arg(long, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
+    /// How QEMU does its I/O: threads, native or `io_uring`
+    #[arg(long, value_name = "AIO", default_value = "threads")]
+    qemu_aio: String,
+    /// Only loads whose names hold this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+}
+
+/// Requests a second: for each load, for each contender, those of each run.
+type Results = Vec<(Load, Vec<Vec<f64>>)>;
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let directory = match &arguments.directory {
+        Some(directory) => directory.clone(),
+        None => scratch()?,
+    }
+    .join(format!("bench-disk-{}", std::process::id()));
+    fs::create_dir_all(&directory)
+        .with_context(|| format!("{}: cannot create", directory.display()))?;
+    let results = measure(arguments, &directory);
+    let removed = fs::remove_dir_all(&directory);
+    print!("{}", table::render(&results?));
+    removed.with_context(|| format!("{}: cannot remove", directory.display()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<Results> {
+    let images = Images::make(directory, arguments.size_mib << 20)?;
+    let contenders = Contender::all(arguments.qemu.as_deref(), &arguments.qemu_aio)?;
+    let servers: Vec<_> = contenders
+        .iter()
+        .map(|contender| contender.start(&images))
+        .collect::<Result<_>>()?;
+    let mut clients: Vec<_> = servers
+        .iter()
+        .map(|server| Client::connect(server.socket()))
+        .collect::<Result<_>>()?;
+    let run = Duration::from_millis(arguments.run_ms);
+    let mut results = Results::new();
+    for load in LOADS {
+        if !load.to_string().contains(&arguments.only) {
+            continue;
+        }
+        eprintln!("xtask: {load}");
+        let mut rates = vec![Vec::new(); clients.len()];
+        // The first round warms up and does not count.
+        for round in 0..=arguments.runs.max(1) {
+            for (client, rates) in clients.iter_mut().zip(&mut rates) {
+                let rate = client.run(&load, run)?;
+                if round > 0 {
+                    rates.push(rate);
+                }
+            }
+        }
+        results.push((load, rates));
+    }
+    drop(clients);
+    for server in servers {
+        server.stop()?;
+    }
+    Ok(results)
+}
