@@ -52,23 +52,22 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
+    /// Commits what is pending; but first, as it was then, what could not be written the last time.
     async fn commit_pending(&self) -> Result<(), Error> {
         let committer = &self.committer;
-        let sealed = self.metadata.seal();
-        committer.sealed.set(committer.sealed.get() + 1);
-        let number = committer.sealed.get();
-        match self.write_in_order(&sealed).await {
-            Ok(()) => {
-                committer.durable.set(number);
-                let freed = self.metadata.committed(sealed);
-                committer.freed.borrow_mut().extend(freed);
-                Ok(())
-            }
-            Err(error) => {
-                self.metadata.not_committed(sealed);
-                Err(error)
-            }
+        let failed = committer.failed.take();
+        let sealed = failed.unwrap_or_else(|| {
+            committer.sealed.set(committer.sealed.get() + 1);
+            self.metadata.seal()
+        });
+        if let Err(error) = self.write_in_order(&sealed).await {
+            committer.failed.replace(Some(sealed));
+            return Err(error);
         }
+        committer.durable.set(committer.sealed.get());
+        let freed = self.metadata.committed(sealed);
+        committer.freed.borrow_mut().extend(freed);
+        Ok(())
     }
 
     /// Writes stage after stage, each behind a sync of all before it.

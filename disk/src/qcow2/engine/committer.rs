@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use super::locks::RangeLocks;
-use super::transaction::Freed;
+use super::transaction::{Freed, Sealed};
 use crate::wait_queue::WaitQueue;
 
 /// Who commits, and what has been committed.
@@ -15,6 +15,10 @@ pub(super) struct Committer {
     pub(super) sealed: Cell<u64>,
     /// The last one that became durable.
     pub(super) durable: Cell<u64>,
+    /// The one that could not be written, and how far it came nobody knows. It is not joined with
+    /// the next: some of its tables may be pointed to already, and changes of those have their turn
+    /// only when what they point to is durable.
+    pub(super) failed: RefCell<Option<Sealed>>,
     /// What nothing points to any more, durably.
     pub(super) freed: RefCell<Vec<Freed>>,
     /// One gives it back at a time.

@@ -304,15 +304,6 @@ impl Metadata {
         sealed.into_freed()
     }
 
-    /// The transaction could not be written: it is part of the next.
-    pub(super) fn not_committed(&self, sealed: Sealed) {
-        self.each_page(&sealed, |page| {
-            page.pending.set(true);
-            page.committing.set(false);
-        });
-        sealed.unseal_into(&mut self.pending.borrow_mut());
-    }
-
     fn each_page(&self, sealed: &Sealed, mut act: impl FnMut(&Page)) {
         let slots = self.slots.borrow();
         for offset in sealed.sectors() {

@@ -126,12 +126,4 @@ impl Sealed {
     pub(super) fn into_freed(self) -> Vec<Freed> {
         self.transaction.freed
     }
-
-    /// Takes it back into `pending`, for it could not be written.
-    pub(super) fn unseal_into(self, pending: &mut Transaction) {
-        for ((stage, sector), mask) in self.transaction.sectors {
-            *pending.sectors.entry((stage, sector)).or_default() |= mask;
-        }
-        pending.freed.extend(self.transaction.freed);
-    }
 }
