@@ -78,7 +78,7 @@ fn steps(skips: &PathBuf) -> Vec<Step> {
 }
 
 /// The cargo that runs this program.
-fn cargo() -> std::process::Command {
+pub(crate) fn cargo() -> std::process::Command {
     let mut cargo =
         std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(tests::artifacts::workspace_dir());
@@ -86,7 +86,7 @@ fn cargo() -> std::process::Command {
 }
 
 /// Runs a command to its success.
-fn succeed(command: &mut std::process::Command) -> Result<()> {
+pub(crate) fn succeed(command: &mut std::process::Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let status = command.status().with_context(|| format!("{name}: run"))?;
     anyhow::ensure!(status.success(), "{name}: {status}");

@@ -1,0 +1,87 @@
+//! `cargo xtask soak`: the disk engine's random tests for as long as you like.
+//!
+//! A seed is a program, a power cut or an image. A failure prints the command that runs just that
+//! seed again.
+
+mod fuzz;
+mod seeds;
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use clap::{Args, ValueEnum};
+
+use seeds::Seeds;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// What to try
+    #[arg(value_enum, default_value_t = What::All)]
+    what: What,
+    /// For how long, all together
+    #[arg(long, default_value_t = 10)]
+    minutes: u64,
+    /// The first seed; by default one that was never tried
+    #[arg(long)]
+    seed: Option<u64>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// Random programs on random qcow2 images, against a model
+    Model,
+    /// Power cuts at every step of random programs
+    Crash,
+    /// Disks that fail and fill up
+    Faults,
+    /// Images that were changed at random
+    Images,
+    /// Images that a fuzzer makes, led by what of the engine they reach
+    Fuzz,
+    /// All of these
+    All,
+}
+
+impl What {
+    const EACH: [Self; 5] = [
+        Self::Model,
+        Self::Crash,
+        Self::Faults,
+        Self::Images,
+        Self::Fuzz,
+    ];
+
+    fn run(self, time: Duration, seed: u64) -> Result<bool> {
+        match self {
+            Self::Model => Seeds::lib("qcow2::tests::model", 2000).run(time, seed),
+            Self::Crash => Seeds::lib("qcow2::tests::crash", 300).run(time, seed),
+            Self::Faults => Seeds::lib("qcow2::tests::faults", 1000).run(time, seed),
+            Self::Images => Seeds::images(200_000).run(time, seed),
+            Self::Fuzz => fuzz::run(time),
+            Self::All => unreachable!("it is each of the others"),
+        }
+    }
+}
+
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+    let chosen = match &arguments.what {
+        What::All => &What::EACH[..],
+        one => std::slice::from_ref(one),
+    };
+    let seed = arguments.seed.unwrap_or_else(unused_seed);
+    let parts = u32::try_from(chosen.len())?;
+    let time = Duration::from_secs(arguments.minutes * 60) / parts;
+    for what in chosen {
+        if !what.run(time, seed)? {
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Seeds of an earlier run are far below, and those of the test run too.
+fn unused_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |since| since.as_secs()) * 1_000_000
+}
