@@ -72,16 +72,15 @@ impl Seeds {
     }
 }
 
-/// The sum of the numbers in lines that end in `unit`.
+/// The sum of the numbers before `unit` at the end of a line.
 fn sum_of(printed: &str, unit: &str) -> u64 {
-    let numbers = printed.lines().filter_map(|line| line.strip_suffix(unit));
-    numbers
-        .filter_map(|number| number.trim().parse::<u64>().ok())
-        .sum()
+    let lines = printed.lines().filter_map(|line| line.strip_suffix(unit));
+    let numbers = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+    numbers.sum()
 }
 
 #[test]
 fn counts_are_added_up() {
-    let printed = "running 2 tests\n12 power cuts\n.30 power cuts\n30 power cuts\n";
+    let printed = "running 2 tests\nqcow2: 12 power cuts\n.no power cuts\n30 power cuts\n";
     assert_eq!(sum_of(printed, " power cuts"), 42);
 }

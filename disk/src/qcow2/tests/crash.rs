@@ -1,6 +1,7 @@
 //! The power is cut at every step of random programs, and the image looked at.
 
 use std::cell::Cell;
+use std::io::{self, Write as _};
 use std::thread;
 
 use super::content::{SECTOR_BYTES, bytes_of, stamp_of};
@@ -210,19 +211,45 @@ fn run_and_cut(seed: u64, errors: Option<fn(&Rig, &mut Rng)>) -> u64 {
     try_cuts(&executor, &rig, recording, log, seed)
 }
 
+/// What was tried.
+#[derive(Default)]
+struct Tally {
+    seeds: Cell<Option<(u64, u64)>>,
+    cuts: Cell<u64>,
+}
+
+impl Tally {
+    fn add(&self, seed: u64, cuts: u64) {
+        let first = self.seeds.get().map_or(seed, |(first, _)| first);
+        self.seeds.set(Some((first, seed)));
+        self.cuts.set(self.cuts.get() + cuts);
+    }
+
+    /// Prints it, though the test succeeds.
+    fn print(&self, when: &str) {
+        let (first, last) = self.seeds.get().unwrap_or_default();
+        let cuts = self.cuts.get();
+        writeln!(
+            io::stdout(),
+            "qcow2: {when}seeds {first} to {last}: {cuts} power cuts"
+        )
+        .unwrap();
+    }
+}
+
 #[test]
 fn power_cuts_lose_nothing_that_was_flushed() {
-    let cuts = Cell::new(0);
-    seeded(260, |seed| cuts.set(cuts.get() + run_and_cut(seed, None)));
-    println!("{} power cuts", cuts.get());
+    let tally = Tally::default();
+    seeded(260, |seed| tally.add(seed, run_and_cut(seed, None)));
+    tally.print("");
 }
 
 /// The host has failed before: nothing of that is left that a power cut could bring to light.
 #[test]
 fn power_cuts_after_errors_lose_nothing_that_was_flushed() {
-    let cuts = Cell::new(0);
+    let tally = Tally::default();
     seeded(60, |seed| {
-        cuts.set(cuts.get() + run_and_cut(seed, Some(fail_some_writes)));
+        tally.add(seed, run_and_cut(seed, Some(fail_some_writes)));
     });
-    println!("{} power cuts", cuts.get());
+    tally.print("after errors, ");
 }
