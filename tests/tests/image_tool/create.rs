@@ -49,6 +49,11 @@ fn images_are_what_qemu_would_make() {
         assert_eq!(ours, expected, "{options}");
         shop.qemu_img("check ours");
         shop.assert_same(("qcow2", "ours"), ("qcow2", "theirs"));
+        let has_tables = shop
+            .qemu_img("map --output json -f qcow2 ours")
+            .contains("\"present\": true");
+        let asked = options.contains("preallocation") || options.contains("data_file_raw");
+        assert_eq!(has_tables, asked, "{options}");
     }
 }
 
@@ -123,7 +128,7 @@ fn what_is_no_option_is_refused_by_name() {
 fn what_was_there_is_replaced_whole_or_not_at_all() {
     let shop = Shop::new();
     shop.must("create real 1M");
-    fs::set_permissions(shop.path("real"), fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(shop.path("real"), fs::Permissions::from_mode(0o666)).unwrap();
     symlink("real", shop.path("link")).unwrap();
     shop.refused("create -f qcow2 -o refcount_bits=3 link 1M", &["real"]);
     assert_eq!(shop.bytes("real"), vec![0; 1 << 20]);
@@ -131,7 +136,7 @@ fn what_was_there_is_replaced_whole_or_not_at_all() {
     let link = fs::symlink_metadata(shop.path("link")).unwrap();
     assert!(link.file_type().is_symlink());
     let real = fs::metadata(shop.path("real")).unwrap();
-    assert_eq!(real.permissions().mode() & 0o777, 0o640);
+    assert_eq!(real.permissions().mode() & 0o777, 0o666);
     assert_eq!(info(&shop, "real")["virtual-size"], 2 << 20);
     assert_eq!(shop.files(), ["link", "real"]);
 }
