@@ -199,8 +199,12 @@ impl<S: Storage> Image<S> {
         bytes
     }
 
-    /// Takes back clusters that were allocated and to which nothing points.
+    /// Takes back clusters that were allocated and to which nothing points. Those of a data file
+    /// are nobody else's.
     pub(super) async fn unallocate(&self, allocation: Allocation) -> Result<(), Error> {
+        if self.data_file.is_some() {
+            return Ok(());
+        }
         let len = allocation.clusters << self.layout().cluster_bits;
         self.drop_references(allocation.offset, len).await
     }

@@ -133,8 +133,13 @@ impl<S: Storage> Image<S> {
         }
         let place = self.place_for(start, clusters).await?;
         let bytes = place.clusters << layout.cluster_bits;
-        self.make_zeros(place.offset, bytes, place.is_zero, how)
-            .await?;
+        if let Err(error) = self
+            .make_zeros(place.offset, bytes, place.is_zero, how)
+            .await
+        {
+            self.unallocate(place).await?;
+            return Err(error);
+        }
         for n in 0..place.clusters {
             let cluster = Cluster::Standard {
                 host: Some(place.offset + (n << layout.cluster_bits)),

@@ -1,8 +1,8 @@
 //! What only shows inside the engine; the whole is tested against models in `qcow2::tests`.
 
 use super::*;
-use crate::qcow2::{CreateOptions, create};
-use crate::{Backend, Executor, SimulatedStorage};
+use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create};
+use crate::{Backend, Executor, Fault, FaultyOperation, SimulatedStorage};
 
 const SEED: u64 = 1;
 
@@ -103,4 +103,35 @@ fn freed_clusters_are_reused_after_a_flush_and_not_before() {
         assert_eq!(read(&disk, (2 << 20) + 512, 4096).await, [0; 4096]);
         assert_eq!(read(&disk, 0, 4096).await, [0; 4096]);
     });
+}
+
+/// The part that is mapped when a write fails keeps its clusters.
+#[test]
+fn a_write_that_fails_between_two_tables_leaves_a_whole_image() {
+    let options = CreateOptions {
+        cluster_bits: 9,
+        ..CreateOptions::new(1 << 20)
+    };
+    // A table of 64 clusters ends in the middle of what is written.
+    let (start, len) = ((64 - 2) * 512, 4 * 512);
+    for skip in 0..16 {
+        with_image(&options, |disk, storage| async move {
+            write(&disk, start, 1, len).await;
+            disk.create_snapshot(NewSnapshot::default()).await.unwrap();
+            storage.inject(Fault::new(FaultyOperation::Read, libc::EIO).after(skip));
+            let data = Buffers::from_vec(vec![2; len]);
+            let result = disk.submit(Request::write(start, data)).await;
+            storage.heal();
+            flush(&disk).await;
+            write(&disk, 1 << 19, 3, len).await;
+            let content = read(&disk, start, len).await;
+            match result {
+                Ok(()) => assert_eq!(content, [2].repeat(len), "after {skip} reads"),
+                Err(_) => assert!(content.iter().all(|byte| [1, 2].contains(byte))),
+            }
+            disk.close().await.unwrap();
+            let report = check(&storage, Repair::None).await.unwrap();
+            assert_eq!(report.exit_status(), 0, "after {skip} reads: {report:#?}");
+        });
+    }
 }

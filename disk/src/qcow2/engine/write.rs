@@ -181,19 +181,11 @@ impl<S: Storage> Image<S> {
         let end = start + (new.clusters << layout.cluster_bits);
         let part = slice(buffers, 0, (end - offset).min(buffers.len() as u64));
         let old = &old[..usize::try_from(new.clusters).expect("at most as many")];
-        let written = match self.fill_new(offset, &part, old, new).await {
-            Ok(()) => self.map_new(offset, &part, old, new).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = written {
-            if self.data_file.is_none() {
-                self.unallocate(new).await?;
-            }
+        if let Err(error) = self.fill_new(offset, &part, old, new).await {
+            self.unallocate(new).await?;
             return Err(error);
         }
-        for cluster in old {
-            self.free(*cluster, false);
-        }
+        self.map_new(offset, &part, old, new).await?;
         Ok(part.len() as u64)
     }
 
@@ -255,6 +247,8 @@ impl<S: Storage> Image<S> {
         self.write_pieces(vec![piece]).await
     }
 
+    /// Maps the clusters that a write touches to new ones. Where that fails, those before stay as
+    /// they are then, and the others go back.
     async fn map_new(
         &self,
         offset: u64,
@@ -265,7 +259,7 @@ impl<S: Storage> Image<S> {
         let layout = self.layout();
         let end = offset + buffers.len() as u64;
         let mut start = layout.cluster_start(offset);
-        let mut host = new.offset;
+        let mut left = new;
         for old in old {
             let cluster_end = start + layout.cluster_bytes();
             let unit = unit(*old, layout);
@@ -277,13 +271,18 @@ impl<S: Storage> Image<S> {
                 Cluster::Compressed { .. } => 0,
             };
             let cluster = Cluster::Standard {
-                host: Some(host),
+                host: Some(left.offset),
                 copied: true,
                 subclusters: Subclusters { allocated, zero },
             };
-            self.map(start, cluster).await?;
+            if let Err(error) = self.map(start, cluster).await {
+                self.unallocate(left).await?;
+                return Err(error);
+            }
+            self.free(*old, false);
             start = cluster_end;
-            host += layout.cluster_bytes();
+            left.offset += layout.cluster_bytes();
+            left.clusters -= 1;
         }
         Ok(())
     }
