@@ -85,7 +85,7 @@ impl Images {
 #[test]
 fn a_chain_is_read_through_and_only_its_head_is_writable() {
     let images = Images::new();
-    images.raw("base", &[7; 65536]);
+    images.raw("base", &vec![7; 65536]);
     images.overlay("middle", "base", "raw");
     images.overlay("top", "file:middle", "qcow2");
     let options = || images.options("top");
@@ -104,7 +104,7 @@ fn a_chain_is_read_through_and_only_its_head_is_writable() {
 #[test]
 fn formats_are_not_guessed() {
     let images = Images::new();
-    images.raw("secret", &[7; 65536]);
+    images.raw("secret", &vec![7; 65536]);
     images.overlay("disk", "secret", "raw");
     let unknown = || OpenOptions::new(images.path("disk"));
     images.refused(unknown(), &["disk: looks like a qcow2 image"]);
@@ -128,7 +128,7 @@ fn formats_are_not_guessed() {
 #[test]
 fn a_backing_file_of_unrecorded_format_is_raw_or_refused() {
     let images = Images::new();
-    images.raw("base", &[7; 65536]);
+    images.raw("base", &vec![7; 65536]);
     images.overlay("top", "base", "raw");
     // The extension with the format becomes one that nobody knows.
     let mut bytes = fs::read(images.path("top")).unwrap();

@@ -145,7 +145,7 @@ mod tests {
             ("a,cache=none", "'cache=none'"),
             ("a,", "''"),
             ("a,format=vmdk", "vmdk"),
-            ("a,l2-cache-size=much", "size"),
+            ("a,l2-cache-size=much", "unknown unit"),
             ("a,data-file=", "'data-file='"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
