@@ -22,6 +22,13 @@ const WRITE: u16 = 1;
 /// Of every server's requests, so that they get the same.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// What came of a run.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Done {
+    pub(super) requests: f64,
+    pub(super) seconds: f64,
+}
+
 /// A connection to a server.
 pub(super) struct Client {
     stream: UnixStream,
@@ -58,9 +65,8 @@ impl Client {
         })
     }
 
-    /// Keeps as many requests in flight as `load` says for `duration`, and returns how many were
-    /// done a second.
-    pub(super) fn run(&mut self, load: &Load, duration: Duration) -> Result<f64> {
+    /// Keeps as many requests in flight as `load` says for `duration`.
+    pub(super) fn run(&mut self, load: &Load, duration: Duration) -> Result<Done> {
         let mut run = Run::new(load, self.size_bytes);
         let mut buffer = vec![0; load.depth * run.reply_bytes()];
         for slot in 0..load.depth {
@@ -82,7 +88,10 @@ impl Client {
                 }
             }
         }
-        Ok(f64::from(done) / start.elapsed().as_secs_f64())
+        Ok(Done {
+            requests: f64::from(done),
+            seconds: start.elapsed().as_secs_f64(),
+        })
     }
 }
 

@@ -2,7 +2,8 @@
 //!
 //! Everything is in the host's page cache, so that what is measured is the way of a request through
 //! the server and not the disk below. The client is small and does little but wait. All servers run
-//! at the same time and are asked in turns; a ratio is one of neighbours in time.
+//! at the same time and are asked in turns; a ratio is one of neighbours in time. What a request
+//! costs of a processor is told as well, for it depends less on what else the machine does.
 
 mod client;
 mod contender;
@@ -47,8 +48,17 @@ pub(crate) struct Arguments {
     only: String,
 }
 
-/// Requests a second: for each load, for each contender, those of each run.
-type Results = Vec<(Load, Vec<Vec<f64>>)>;
+/// For each load, for each contender, every run.
+type Results = Vec<(Load, Vec<Vec<Sample>>)>;
+
+/// A run.
+#[derive(Clone, Copy, Debug)]
+struct Sample {
+    /// Requests a second.
+    rate: f64,
+    /// What each took of a processor, in the server.
+    cpu_us: f64,
+}
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let directory = match &arguments.directory {
@@ -83,17 +93,24 @@ fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<Results
             continue;
         }
         eprintln!("xtask: {load}");
-        let mut rates = vec![Vec::new(); clients.len()];
+        let mut samples = vec![Vec::new(); clients.len()];
         // The first round warms up and does not count.
         for round in 0..=arguments.runs.max(1) {
-            for (client, rates) in clients.iter_mut().zip(&mut rates) {
-                let rate = client.run(&load, run)?;
+            for turn in 0..clients.len() {
+                // Each comes first in its turn, should that matter.
+                let n = (round + turn) % clients.len();
+                let before = servers[n].cpu_time()?;
+                let done = clients[n].run(&load, run)?;
+                let cpu = servers[n].cpu_time()?.saturating_sub(before);
                 if round > 0 {
-                    rates.push(rate);
+                    samples[n].push(Sample {
+                        rate: done.requests / done.seconds,
+                        cpu_us: cpu.as_secs_f64() * 1e6 / done.requests,
+                    });
                 }
             }
         }
-        results.push((load, rates));
+        results.push((load, samples));
     }
     drop(clients);
     for server in servers {

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::Results;
+use super::{Results, Sample};
 
 /// Two columns of the measurements by each other: a name, numerator, denominator, and what the
 /// ratio should be at least.
@@ -15,9 +15,25 @@ const RATIOS: [(&str, usize, usize, f64); 4] = [
 const COLUMNS: [&str; 4] = ["raw", "qcow2", "QEMU raw", "QEMU qcow2"];
 
 /// Ratios first, then thousands of requests a second, with half the distance of the best from the
-/// worst run.
+/// worst run; and the same for what a request costs, where less is better.
 pub(super) fn render(results: &Results) -> String {
-    let mut text = format!("{:<30}", "thousands of requests a second");
+    let rates = part(
+        "thousands of requests a second",
+        results,
+        |sample| sample.rate / 1000.0,
+        Some("mark, at least"),
+    );
+    let cpu = part(
+        "server CPU, us a request",
+        results,
+        |sample| sample.cpu_us,
+        None,
+    );
+    format!("{rates}\n{cpu}")
+}
+
+fn part(title: &str, results: &Results, value: fn(&Sample) -> f64, marks: Option<&str>) -> String {
+    let mut text = format!("{title:<30}");
     for (name, ..) in RATIOS {
         let _ = write!(text, " {name:>14}");
     }
@@ -25,23 +41,29 @@ pub(super) fn render(results: &Results) -> String {
         let _ = write!(text, " {name:>13}");
     }
     text.push('\n');
-    for (load, rates) in results {
+    for (load, samples) in results {
+        let values: Vec<Vec<f64>> = samples
+            .iter()
+            .map(|samples| samples.iter().map(value).collect())
+            .collect();
         let _ = write!(text, "{:<30}", load.to_string());
         for (_, numerator, denominator, _) in RATIOS {
-            let ratio = ratio(&rates[numerator], &rates[denominator]);
+            let ratio = ratio(&values[numerator], &values[denominator]);
             let _ = write!(text, " {ratio:>14.2}");
         }
-        for rates in rates {
-            let (rate, spread) = (median(rates.clone()) / 1000.0, spread_percent(rates));
-            let _ = write!(text, " {rate:>8.1} ±{spread:>2.0}%");
+        for values in values {
+            let (middle, spread) = (median(values.clone()), spread_percent(&values));
+            let _ = write!(text, " {middle:>8.1} ±{spread:>2.0}%");
         }
         text.push('\n');
     }
-    let _ = write!(text, "{:<30}", "mark, at least");
-    for (.., mark) in RATIOS {
-        let _ = write!(text, " {mark:>14.2}");
+    if let Some(marks) = marks {
+        let _ = write!(text, "{marks:<30}");
+        for (.., mark) in RATIOS {
+            let _ = write!(text, " {mark:>14.2}");
+        }
+        text.push('\n');
     }
-    text.push('\n');
     text
 }
 
@@ -70,13 +92,17 @@ mod tests {
     #[test]
     fn ratios_are_of_neighbours_in_time() {
         // The machine was twice as fast in the middle.
-        let rates = vec![
+        let rates = [
             vec![10_000.0, 20_000.0, 10_000.0],
             vec![9_000.0, 18_000.0, 9_000.0],
             vec![5_000.0, 10_000.0, 5_000.0],
             vec![4_500.0, 9_000.0, 4_500.0],
         ];
-        let text = render(&vec![(LOADS[0], rates)]);
+        let sample = |&rate: &f64| Sample { rate, cpu_us: 1.0 };
+        let samples = rates
+            .iter()
+            .map(|rates: &Vec<f64>| rates.iter().map(sample).collect());
+        let text = render(&vec![(LOADS[0], samples.collect())]);
         let line = text.lines().nth(1).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[..5], ["random", "read", "4K", "depth", "1"]);
