@@ -105,8 +105,10 @@ impl Outbox {
             match self.stream.try_send(&data) {
                 Ok(count) if count == data.len() => {}
                 Ok(count) => {
+                    // The socket is full.
                     let rest = data.slice(count..data.len());
                     *self.current.borrow_mut() = Some((rest, permits));
+                    return Ok(false);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     *self.current.borrow_mut() = Some((data, permits));
