@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -9,6 +10,7 @@ use ::tests::artifacts;
 use ::tests::nbd::Server;
 use anyhow::{Context as _, Result, ensure};
 use images::packages::{Tool, require};
+use rustix::fs::{Advice, fadvise};
 
 use super::client::block_start;
 
@@ -35,6 +37,10 @@ impl Images {
             convert.args([images.path("ours.raw"), images.path(name)]);
             ensure!(convert.status()?.success(), "qemu-img: cannot make {name}");
         }
+        for name in ["ours.raw", "ours.qcow2", "qemu.raw", "qemu.qcow2"] {
+            let path = images.path(name);
+            warm(&path).with_context(|| format!("{}: cannot read", path.display()))?;
+        }
         Ok(images)
     }
 
@@ -44,12 +50,32 @@ impl Images {
 }
 
 fn fill(path: &Path, size_bytes: u64) -> Result<()> {
+    const PIECE_BYTES: usize = 2 << 20;
     let mut file = File::create(path).with_context(|| format!("{}", path.display()))?;
-    let mut block = [0x5a; STAMP_BYTES];
-    for offset in (0..size_bytes).step_by(STAMP_BYTES) {
-        block[..8].copy_from_slice(&block_start(offset));
-        file.write_all(&block)
+    for start in (0..size_bytes).step_by(PIECE_BYTES) {
+        let len = PIECE_BYTES.min(usize::try_from(size_bytes - start)?);
+        let mut piece = vec![0x5a; len];
+        let stamps = piece.chunks_mut(STAMP_BYTES);
+        for (stamp, offset) in stamps.zip((start..).step_by(STAMP_BYTES)) {
+            stamp[..8].copy_from_slice(&block_start(offset));
+        }
+        file.write_all(&piece)
             .with_context(|| format!("{}: cannot write", path.display()))?;
+    }
+    Ok(())
+}
+
+/// Brings a file into the host's cache page by page. The cache is made of pieces as large as what
+/// was written or read at once, and their size decides what an access costs (on ext4 a small write
+/// to a large piece takes ten times as long): it must be the same for all.
+fn warm(path: &Path) -> std::io::Result<()> {
+    let file = File::open(path)?;
+    file.sync_all()?;
+    fadvise(&file, 0, None, Advice::DontNeed)?;
+    fadvise(&file, 0, None, Advice::Random)?;
+    let size_bytes = file.metadata()?.len();
+    for offset in (0..size_bytes).step_by(STAMP_BYTES) {
+        file.read_at(&mut [0; STAMP_BYTES], offset)?;
     }
     Ok(())
 }
