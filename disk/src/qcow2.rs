@@ -21,7 +21,7 @@ pub(crate) mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use create::{CreateOptions, create};
 pub use check::{CheckReport, Finding, Repair, Severity, check};
+pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
 pub use snapshot::NewSnapshot;
