@@ -41,8 +41,10 @@ impl<S: Storage> Image<S> {
         self.header.borrow().autoclear.0 & AutoclearFeatures::DATA_FILE_RAW != 0
     }
 
-    /// Makes everything durable and lets go of the files.
+    /// Makes everything durable and lets go of the files. Requests whose senders have gone away
+    /// may still be in flight: once the files are another's, nothing may be written.
     pub(super) async fn close(&self) -> Result<(), Error> {
+        let _everything = self.guest.all().await;
         let settled = if self.check_writable("close").is_ok() {
             self.settle().await
         } else {
