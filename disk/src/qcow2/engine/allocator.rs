@@ -205,8 +205,15 @@ impl<S: Storage> Image<S> {
         if self.data_file.is_some() {
             return Ok(());
         }
-        let len = allocation.clusters << self.layout().cluster_bits;
-        self.drop_references(allocation.offset, len).await
+        let (offset, len) = (
+            allocation.offset,
+            allocation.clusters << self.layout().cluster_bits,
+        );
+        // If the host is full, what was written of them takes the space that metadata needs.
+        if self.storage.discard(offset, len).await.is_ok() {
+            self.flusher.changed();
+        }
+        self.drop_references(offset, len).await
     }
 
     /// Drops a reference to each cluster that the bytes are in. Whoever does must know that no
