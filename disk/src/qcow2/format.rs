@@ -17,6 +17,7 @@ pub use header::{
     AutoclearFeatures, CompatibleFeatures, Compression, Header, IncompatibleFeatures, MAGIC,
     UnknownExtension,
 };
+pub(crate) use layout::TABLE_CLUSTERS_MAX;
 pub use layout::{L1_BYTES_MAX, Layout, REFCOUNT_TABLE_BYTES_MAX};
 pub use refcount::RefcountWidth;
 pub use snapshot::{SNAPSHOTS_MAX, SnapshotEntry};

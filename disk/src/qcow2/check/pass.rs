@@ -5,13 +5,9 @@ use super::metadata::{Kind, Metadata};
 use super::refcounts::Recorded;
 use super::report::CheckReport;
 use crate::qcow2::counts::Counts;
-use crate::qcow2::format::{AutoclearFeatures, Header, L1Entry, Layout};
+use crate::qcow2::format::{AutoclearFeatures, Header, L1Entry, Layout, TABLE_CLUSTERS_MAX};
 use crate::qcow2::snapshot;
 use crate::{Error, Storage};
-
-/// Clusters of tables that may be longer than a cluster: far more than an image has in which they
-/// are not made up.
-const TABLE_CLUSTERS_MAX: u64 = 1 << 24;
 
 /// What a pass has found so far.
 pub(super) struct Pass<'a, S> {

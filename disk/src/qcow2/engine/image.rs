@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 use super::committer::Committer;
@@ -11,7 +12,10 @@ use super::locks::RangeLocks;
 use super::metadata::Metadata;
 use crate::flush::Flusher;
 use crate::qcow2::file;
-use crate::qcow2::format::{Header, IncompatibleFeatures, L1Entry, Layout};
+use crate::qcow2::format::{
+    AutoclearFeatures, Header, IncompatibleFeatures, L1_BYTES_MAX, L1Entry, Layout, SnapshotEntry,
+    TABLE_CLUSTERS_MAX,
+};
 use crate::qcow2::snapshot;
 use crate::{Disk, Error, Statistics, Storage};
 
@@ -57,6 +61,7 @@ pub(super) enum Kind {
     RefcountTable,
     RefcountBlock,
     SnapshotTable,
+    BitmapDirectory,
 }
 
 impl Kind {
@@ -68,6 +73,7 @@ impl Kind {
             Self::RefcountTable => "the refcount table",
             Self::RefcountBlock => "a refcount block",
             Self::SnapshotTable => "the snapshot table",
+            Self::BitmapDirectory => "the bitmap directory",
         }
     }
 }
@@ -149,6 +155,12 @@ impl<S: Storage> Image<S> {
         self.add_kind(Kind::RefcountTable, table, header.refcount_table_bytes())
             .await?;
         self.learn_snapshots(&header).await?;
+        if let Some(bitmaps) = header.bitmaps
+            && header.autoclear.0 & AutoclearFeatures::BITMAPS != 0
+        {
+            let (offset, bytes) = (bitmaps.directory_offset, bitmaps.directory_bytes);
+            self.add_kind(Kind::BitmapDirectory, offset, bytes).await?;
+        }
         self.learn_entries(table, header.refcount_table_bytes(), Kind::RefcountBlock)
             .await?;
         self.learn_entries(header.l1_offset, header.l1_bytes(), Kind::L2Table)
@@ -159,10 +171,21 @@ impl<S: Storage> Image<S> {
         let (snapshots, bytes) = snapshot::read_table(&self.storage, header).await?;
         self.add_kind(Kind::SnapshotTable, header.snapshots_offset, bytes)
             .await?;
+        let layout = header.layout;
+        let clusters = |snapshot: &SnapshotEntry| layout.clusters_for(snapshot.l1_bytes());
+        if snapshots.iter().map(clusters).sum::<u64>() > TABLE_CLUSTERS_MAX {
+            let problem = "has more and larger snapshots than can be kept track of".to_owned();
+            let path = self.storage.path().to_owned();
+            return Err(Error::Unsupported { path, problem });
+        }
         for snapshot in snapshots {
-            let bytes = snapshot.l1_bytes();
-            self.add_kind(Kind::L1Table, snapshot.l1_offset, bytes)
-                .await?;
+            let (offset, bytes) = (snapshot.l1_offset, snapshot.l1_bytes());
+            if bytes > L1_BYTES_MAX {
+                let problem = "a snapshot's L1 table is larger than 32 MiB".to_owned();
+                self.refuse_table(offset, problem).await?;
+                continue;
+            }
+            self.add_kind(Kind::L1Table, offset, bytes).await?;
         }
         Ok(())
     }
@@ -202,17 +225,32 @@ impl<S: Storage> Image<S> {
             .next_multiple_of(layout.cluster_bytes());
         if !layout.is_aligned(offset) || end.is_none_or(|end| end > file_end) {
             let problem = format!("{} is not on clusters within the file", kind.name());
-            return Err(self.damaged(offset, problem).await);
+            return self.refuse_table(offset, problem).await;
         }
         for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
-            let other = self.kinds.borrow_mut().insert(cluster, kind);
+            let other = match self.kinds.borrow_mut().entry(cluster) {
+                Entry::Vacant(entry) => {
+                    entry.insert(kind);
+                    continue;
+                }
+                Entry::Occupied(entry) => *entry.get(),
+            };
             // Snapshots share L2 tables with the active L1, not within one.
-            if let Some(other) = other {
-                let problem = format!("{} and {} overlap", kind.name(), other.name());
-                return Err(self.damaged(offset, problem).await);
-            }
+            let problem = format!("{} and {} overlap", kind.name(), other.name());
+            return self.refuse_table(offset, problem).await;
         }
         Ok(())
+    }
+
+    /// A table is not where it can be: an image that is only read does without, so that the rest
+    /// of it can be saved.
+    async fn refuse_table(&self, offset: u64, problem: String) -> Result<(), Error> {
+        let error = self.damaged(offset, problem).await;
+        if self.storage.geometry().read_only {
+            tracing::warn!(%error, "damaged, but only read");
+            return Ok(());
+        }
+        Err(error)
     }
 
     /// Notes that a new table was made.

@@ -1,8 +1,12 @@
 //! What only shows inside the engine; the whole is tested against models in `qcow2::tests`.
 
+use std::future::poll_fn;
+use std::task::Poll;
+
 use super::*;
-use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create};
-use crate::{Backend, Executor, Fault, FaultyOperation, SimulatedStorage};
+use crate::qcow2::format::{AutoclearFeatures, BitmapsExtension, SnapshotEntry};
+use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file};
+use crate::{Backend, Executor, Fault, FaultyOperation, Format, OpenOptions, SimulatedStorage};
 
 const SEED: u64 = 1;
 
@@ -134,4 +138,162 @@ fn a_write_that_fails_between_two_tables_leaves_a_whole_image() {
             assert_eq!(report.exit_status(), 0, "after {skip} reads: {report:#?}");
         });
     }
+}
+
+/// A new image of 512-byte clusters whose header says what `change` makes of it.
+async fn forged(change: impl FnOnce(&mut Header)) -> SimulatedStorage {
+    let storage = SimulatedStorage::new(0, SEED);
+    let options = CreateOptions {
+        cluster_bits: 9,
+        ..CreateOptions::new(1 << 20)
+    };
+    let mut header = create(&storage, &options).await.unwrap();
+    change(&mut header);
+    let bytes = header.encode().unwrap();
+    file::write(&storage, 0, bytes).await.unwrap();
+    storage
+}
+
+async fn refusal(storage: &SimulatedStorage) -> String {
+    let opened = Qcow2::open(storage.clone(), Parts::default()).await;
+    opened.err().expect("refused").to_string()
+}
+
+/// Bitmaps are marked as in use before the first write: not where something else is.
+#[test]
+fn a_bitmap_directory_that_cannot_be_one_is_refused() {
+    let executor = Executor::with_backend(Backend::Simulated { seed: SEED }).unwrap();
+    executor.run(async {
+        for offset in [u64::MAX - 11, 1 << 48, 512, 0] {
+            let storage = forged(|header| {
+                header.autoclear = AutoclearFeatures(AutoclearFeatures::BITMAPS);
+                header.bitmaps = Some(BitmapsExtension {
+                    count: 3,
+                    directory_bytes: 72,
+                    directory_offset: offset,
+                });
+            })
+            .await;
+            let before = storage.to_bytes();
+            let refused = refusal(&storage).await;
+            assert!(refused.contains("the bitmap directory"), "{refused}");
+            // But for the mark that it is corrupt.
+            assert!(storage.to_bytes()[80..] == before[80..], "at {offset:#x}");
+        }
+    });
+}
+
+/// The memory that it takes to open an image is bounded, whatever its snapshots say.
+#[test]
+fn absurd_snapshots_are_refused() {
+    let executor = Executor::with_backend(Backend::Simulated { seed: SEED }).unwrap();
+    executor.run(async {
+        for (count, l1_entries, problem) in [
+            (1, u32::MAX, "than can be kept track of"),
+            (300, 1 << 22, "than can be kept track of"),
+            (1, (1 << 22) + 1, "larger than 32 MiB"),
+        ] {
+            let storage = forged(|header| {
+                header.snapshots = count;
+                header.snapshots_offset = 1 << 20;
+            })
+            .await;
+            let table: Vec<u8> = (0..u64::from(count))
+                .flat_map(|n| {
+                    let entry = SnapshotEntry {
+                        l1_offset: (1 << 30) + (n << 25),
+                        l1_entries,
+                        id: n.to_string(),
+                        name: n.to_string(),
+                        date_seconds: 0,
+                        date_ns: 0,
+                        vm_clock_ns: 0,
+                        vm_state_bytes: 0,
+                        disk_bytes: Some(1 << 20),
+                        unknown_extra: Vec::new(),
+                    };
+                    entry.encode(0)
+                })
+                .collect();
+            file::write(&storage, 1 << 20, table).await.unwrap();
+            storage.set_len(1 << 40).await.unwrap();
+            let refused = refusal(&storage).await;
+            assert!(refused.contains(problem), "{refused}");
+        }
+    });
+}
+
+/// What is sound of a damaged image can be saved.
+#[test]
+fn a_damaged_image_can_be_read_but_not_written() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image");
+    with_image(&CreateOptions::new(2 << 30), |disk, storage| async move {
+        write(&disk, 0, 1, 65536).await;
+        disk.close().await.unwrap();
+        // The second L2 table is said to be in the refcount table.
+        let header = disk.header();
+        let entry = (1 << 63 | header.refcount_table_offset).to_be_bytes();
+        file::write(&storage, header.l1_offset + 8, entry.to_vec())
+            .await
+            .unwrap();
+        std::fs::write(&path, storage.to_bytes()).unwrap();
+    });
+    let path = directory.path().join("image");
+    Executor::new().unwrap().run(async {
+        let options = || OpenOptions::new(&path).format(Format::Qcow2);
+        let refused = options().open().await.err().expect("refused").to_string();
+        assert!(refused.contains("overlap"), "{refused}");
+        let disk = options().read_only(true).open().await.unwrap();
+        assert_eq!(read(&*disk, 0, 65536).await, vec![1; 65536]);
+        let beyond = Request::read(512 << 20, Buffers::zeroed(512));
+        let refused = disk.submit(beyond).await.unwrap_err().to_string();
+        assert!(refused.contains("points to something else"), "{refused}");
+        disk.close().await.unwrap();
+    });
+}
+
+/// Afterwards the file may be another's.
+#[test]
+fn nothing_is_written_after_the_image_is_closed() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        let disk = Rc::new(disk);
+        // In one cluster, where one waits for the other.
+        for n in 0..64 {
+            let data = Buffers::from_vec(vec![2; 512]);
+            let mut request = disk.submit(Request::write(n * 512, data));
+            // Whoever wanted it goes away.
+            let once = poll_fn(|context| Poll::Ready(request.as_mut().poll(context).is_ready()));
+            assert!(!once.await);
+        }
+        disk.close().await.unwrap();
+        let writes = storage.counters().writes;
+        for _ in 0..100 {
+            file::read(&storage, 0, 4096).await.unwrap();
+        }
+        assert_eq!(storage.counters().writes, writes);
+        let report = check(&storage, Repair::None).await.unwrap();
+        assert_eq!(report.exit_status(), 0, "{report:#?}");
+    });
+}
+
+/// Otherwise the tables, which are written later, would find no room for what was written before.
+#[test]
+fn a_write_that_does_not_fit_gives_back_what_it_took() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        write(&disk, 0, 1, 65536).await;
+        flush(&disk).await;
+        let before = storage.allocated_bytes();
+        // A disk may ignore a discard.
+        let mut left = Vec::new();
+        for _ in 0..16 {
+            storage.inject(Fault::new(FaultyOperation::Write, libc::ENOSPC));
+            let data = Buffers::from_vec(vec![2; 1 << 20]);
+            let result = disk.submit(Request::write(1 << 20, data)).await;
+            result.unwrap_err();
+            left.push(storage.allocated_bytes());
+        }
+        assert!(left.iter().any(|left| *left > before), "{left:?}");
+        assert!(left.contains(&before), "{before}: {left:?}");
+    });
 }

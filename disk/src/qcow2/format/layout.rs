@@ -10,6 +10,10 @@ pub const L1_BYTES_MAX: u64 = 32 << 20;
 /// QEMU's limit on a refcount table, and ours.
 pub const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
 
+/// The most clusters of tables that are kept track of: far more than an image has in which they
+/// are not made up.
+pub(crate) const TABLE_CLUSTERS_MAX: u64 = 1 << 24;
+
 /// Subclusters in a cluster of an image with extended L2 entries.
 const SUBCLUSTERS: u32 = 32;
 
