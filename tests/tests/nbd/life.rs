@@ -130,3 +130,20 @@ fn more_clients_than_there_is_room_for_take_turns() {
     drop(idle);
     stop(server);
 }
+
+#[test]
+fn as_many_clients_as_there_is_room_for_are_served_at_once() {
+    let setting = Setting::new();
+    let image = setting.raw_image("image", 1);
+    let server = setting.serve(&image);
+    let mut clients = Vec::new();
+    for _ in 0..64 {
+        let mut client = Client::connect(&server);
+        client.go("vm");
+        clients.push(client);
+    }
+    for client in &mut clients {
+        assert_eq!(client.read(0, 16).len(), 16);
+    }
+    stop(server);
+}

@@ -69,12 +69,14 @@ impl Server {
     /// Never ends.
     async fn accept(self: &Rc<Self>, listener: &Listener) {
         loop {
-            while self.clients.borrow().len() >= CLIENTS_MAX {
-                self.drop_idler();
-                self.left.wait().await;
-            }
             match listener.accept().await {
-                Ok(stream) => self.start(Rc::new(stream)),
+                Ok(stream) => {
+                    while self.clients.borrow().len() >= CLIENTS_MAX {
+                        self.drop_idler();
+                        self.left.wait().await;
+                    }
+                    self.start(Rc::new(stream));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an NBD client");
                     // Most likely there are too many descriptors open; some go with a client.
