@@ -85,6 +85,10 @@ impl Connection {
             } else if !inbox.has(size_of::<RequestHeader>()) {
                 self.outbox.send_now();
             }
+            if self.outbox.has_failed() {
+                // It may have left thousands of requests behind.
+                return Err(End::Closed);
+            }
             let header: RequestHeader = inbox.take().await?;
             if header.magic.get() != REQUEST_MAGIC {
                 return Err(End::Violation("a request without its magic number"));
@@ -184,5 +188,47 @@ impl Connection {
             }
             self.budget.changed().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::os::unix::net::UnixStream;
+
+    use disk::{Executor, OpenOptions};
+    use zerocopy::IntoBytes as _;
+
+    use super::*;
+
+    #[test]
+    fn requests_of_a_client_that_has_gone_are_not_done() {
+        const LEN: u32 = 1 << 20;
+        const REQUESTS: usize = 500;
+        let image = tempfile::NamedTempFile::new().unwrap();
+        File::set_len(image.as_file(), LEN.into()).unwrap();
+        let read = RequestHeader {
+            magic: REQUEST_MAGIC.into(),
+            flags: 0.into(),
+            command: command::READ.into(),
+            cookie: 0.into(),
+            offset: 0.into(),
+            len: LEN.into(),
+        };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(&read.as_bytes().repeat(REQUESTS)).unwrap();
+        drop(theirs);
+        Executor::new().unwrap().run(async {
+            let disk = OpenOptions::new(image.path()).open().await.unwrap();
+            let export = Rc::new(Export::new("", disk.clone()));
+            let (stream, pool) = (Rc::new(Stream::new(ours).unwrap()), Rc::new(Pool::new()));
+            let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
+            let connection = Rc::new(Connection::new(stream, export, pool, Terms::default()));
+            let end = connection.take_requests(&mut inbox).await;
+            assert!(matches!(end, Err(End::Closed)), "{end:?}");
+            let reads = disk.statistics().reads;
+            assert!((1..100).contains(&reads), "{reads} of {REQUESTS}");
+        });
     }
 }

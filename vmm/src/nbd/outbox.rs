@@ -24,7 +24,7 @@ pub(super) struct Outbox {
     /// The batch that is partly sent: what is missing, and what ends with it.
     current: RefCell<Option<(Buffers, Vec<Permit>)>>,
     queued_bytes: Cell<usize>,
-    /// Whether the client takes nothing any more.
+    /// See [`Self::has_failed`].
     failed: Cell<bool>,
     closed: Cell<bool>,
     work: Notify,
@@ -54,6 +54,11 @@ impl Outbox {
     /// Whether so much is queued that it should be sent before there is more.
     pub(super) fn is_full(&self) -> bool {
         self.queued_bytes.get() >= BATCH_MAX_BYTES || self.queue.borrow().len() >= BATCH_MAX_REPLIES
+    }
+
+    /// Whether the client takes nothing any more: what it still asks for is done for nobody.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.get()
     }
 
     /// Lets the sending task send what is queued, after the other tasks that are ready now: they

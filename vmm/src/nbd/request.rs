@@ -113,7 +113,9 @@ impl Request {
                 reason: "past the end of the export",
             }),
             _ if !is_inside => Err(invalid("past the end of the export")),
-            Command::Read if self.len > PAYLOAD_MAX_BYTES => Err(invalid("more than 32 MiB")),
+            Command::Read | Command::Cache if self.len > PAYLOAD_MAX_BYTES => {
+                Err(invalid("more than 32 MiB"))
+            }
             Command::BlockStatus { .. } if self.len == 0 => Err(invalid("no bytes")),
             _ => Ok(()),
         }
@@ -226,8 +228,10 @@ mod tests {
             ..LIMITS
         };
         let len = PAYLOAD_MAX_BYTES + 1;
-        assert_eq!(parse(command::READ, 0, 0, len, &large), Err(Errno::Invalid));
-        assert!(parse(command::READ, 0, 0, PAYLOAD_MAX_BYTES, &large).is_ok());
+        for command in [command::READ, command::CACHE] {
+            assert_eq!(parse(command, 0, 0, len, &large), Err(Errno::Invalid));
+            assert!(parse(command, 0, 0, PAYLOAD_MAX_BYTES, &large).is_ok());
+        }
         assert!(parse(command::TRIM, 0, 0, u32::MAX, &large).is_ok());
     }
 
