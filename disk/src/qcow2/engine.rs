@@ -15,6 +15,7 @@ mod commit;
 mod committer;
 mod compressed;
 mod decompressed;
+mod direct;
 mod extent;
 mod free_space;
 mod image;
@@ -90,6 +91,21 @@ impl<S: Storage> Image<S> {
         }
     }
 
+    async fn serve(self: Rc<Self>, request: Request) -> Result<(), Error> {
+        let (counted, len) = (Counted::of(&request.op), request.len);
+        let result = match (self.direct(&request), request.op) {
+            (Some((_shared, host)), Op::Read(buffers)) => self.read_host(host, buffers).await,
+            (Some((_shared, host)), Op::Write(buffers)) => self.write_host(host, buffers).await,
+            // Most requests do not need all that this can do, nor the room for it.
+            (_, op) => {
+                let request = Request { op, ..request };
+                Box::pin(Rc::clone(&self).perform(request)).await
+            }
+        };
+        self.count(|statistics| statistics.count(counted, len, result.is_ok()));
+        result
+    }
+
     async fn perform(self: Rc<Self>, request: Request) -> Result<(), Error> {
         self.check(&request)?;
         let name = request.op.name();
@@ -159,17 +175,11 @@ impl<S: Storage> Disk for Qcow2<S> {
     }
 
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(async move {
-            let (counted, len) = (Counted::of(&request.op), request.len);
-            let image = Rc::clone(&self.image);
-            let result = match request.op {
-                Op::Read(_) => image.perform(request).await,
-                _ => uninterrupted(image.perform(request)).await,
-            };
-            self.image
-                .count(|statistics| statistics.count(counted, len, result.is_ok()));
-            result
-        })
+        let image = Rc::clone(&self.image);
+        match request.op {
+            Op::Read(_) => Box::pin(image.serve(request)),
+            _ => Box::pin(uninterrupted(image.serve(request))),
+        }
     }
 
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
+
 use super::committer::Committer;
 use super::decompressed::Decompressed;
 use super::free_space::FreeSpace;
@@ -40,7 +42,7 @@ pub(super) struct Image<S> {
     /// Held while an L2 table is made.
     pub(super) tables: RangeLocks,
     /// The clusters that are metadata, and of what kind. Data there means that the image is damaged.
-    pub(super) kinds: RefCell<HashMap<u64, Kind>>,
+    pub(super) kinds: RefCell<HashMap<u64, Kind, RandomState>>,
     pub(super) flusher: Flusher,
     pub(super) data_flusher: Flusher,
     pub(super) committer: Committer,
@@ -50,6 +52,13 @@ pub(super) struct Image<S> {
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,
+}
+
+/// Something in the image that cannot be.
+pub(super) struct Flaw {
+    /// Where in the file.
+    pub(super) offset: u64,
+    pub(super) problem: String,
 }
 
 /// What a cluster of metadata is.
@@ -261,26 +270,28 @@ impl<S: Storage> Image<S> {
 
     /// Refuses a pointer to data that cannot be right.
     pub(super) async fn check_data(&self, offset: u64, len: u64) -> Result<(), Error> {
+        match self.check_place(offset, len) {
+            Ok(()) => Ok(()),
+            Err(flaw) => Err(self.damaged(flaw.offset, flaw.problem).await),
+        }
+    }
+
+    /// What is wrong with a pointer to `len` bytes of data at `offset`.
+    pub(super) fn check_place(&self, offset: u64, len: u64) -> Result<(), Flaw> {
         if self.data_file.is_some() {
             return Ok(());
         }
         let layout = self.layout();
-        let clusters = layout.cluster_index(offset)..layout.clusters_for(offset + len);
-        let kind = {
-            let kinds = self.kinds.borrow();
-            clusters
-                .clone()
-                .find_map(|cluster| kinds.get(&cluster).copied())
+        let mut clusters = layout.cluster_index(offset)..layout.clusters_for(offset + len);
+        let kinds = self.kinds.borrow();
+        let problem = match clusters.find_map(|cluster| kinds.get(&cluster)) {
+            Some(kind) => format!("guest data lies in {}", kind.name()),
+            None if offset >= self.host_end() => {
+                "guest data lies past the end of the file".to_owned()
+            }
+            None => return Ok(()),
         };
-        if let Some(kind) = kind {
-            let problem = format!("guest data lies in {}", kind.name());
-            return Err(self.damaged(offset, problem).await);
-        }
-        if offset >= self.host_end() {
-            let problem = "guest data lies past the end of the file".to_owned();
-            return Err(self.damaged(offset, problem).await);
-        }
-        Ok(())
+        Err(Flaw { offset, problem })
     }
 
     /// The image is damaged: says so, notes it in the image itself, and stops all writes.

@@ -40,6 +40,24 @@ impl RangeLocks {
         self.lock(first, last, false).await
     }
 
+    /// Locks as [`RangeLocks::shared`] does, if that takes no waiting.
+    pub(super) fn try_shared(&self, first: u64, last: u64) -> Option<RangeGuard<'_>> {
+        let own = Ticket {
+            id: self.next_id.get(),
+            first,
+            last,
+            exclusive: false,
+        };
+        let mut tickets = self.tickets.borrow_mut();
+        if tickets.iter().any(|earlier| earlier.excludes(&own)) {
+            return None;
+        }
+        let id = own.id;
+        self.next_id.set(id + 1);
+        tickets.push_back(own);
+        Some(RangeGuard { locks: self, id })
+    }
+
     /// Locks `first` to `last`, both included, against everyone.
     pub(super) async fn exclusive(&self, first: u64, last: u64) -> RangeGuard<'_> {
         self.lock(first, last, true).await

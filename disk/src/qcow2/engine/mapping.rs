@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::image::{Image, Kind};
+use super::image::{Flaw, Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
 use crate::qcow2::file;
@@ -97,18 +97,40 @@ impl<S: Storage> Image<S> {
     /// What is at `offset` of the disk, and how far it goes alike, within `len` and one page of a
     /// table.
     pub(super) async fn next_run(&self, offset: u64, len: u64) -> Result<Run, Error> {
-        let layout = self.layout();
-        let Some((page, mut at)) = self.l2_entry(offset).await? else {
-            let coverage = layout.l2_coverage_bytes();
+        if let Some(run) = self.cached_run(offset, len) {
+            return Ok(run);
+        }
+        let Some((page, at)) = self.l2_entry(offset).await? else {
+            let coverage = self.layout().l2_coverage_bytes();
             return Ok(Run {
                 len: len.min(coverage - offset % coverage),
                 source: Source::Backing,
             });
         };
+        match self.scan(&page, at, offset, len) {
+            Ok(run) => Ok(run),
+            Err(flaw) => Err(self.damaged(flaw.offset, flaw.problem).await),
+        }
+    }
+
+    /// What [`Image::next_run`] says, if the tables are in memory, lead to something, and have no
+    /// flaw.
+    pub(super) fn cached_run(&self, offset: u64, len: u64) -> Option<Run> {
+        let at = self.l1_offset(offset);
+        let entry = L1Entry(self.metadata.cached(at)?.word(at));
+        let table = self.l2_table(entry, at).ok()??;
+        let at = self.l2_offset(table, offset);
+        let page = self.metadata.cached(at)?;
+        self.scan(&page, at, offset, len).ok()
+    }
+
+    /// The run at `offset` of the disk, whose entry is at `at` in `page`.
+    fn scan(&self, page: &Page, mut at: u64, offset: u64, len: u64) -> Result<Run, Flaw> {
+        let layout = self.layout();
         let mut run: Option<Run> = None;
         let mut done = 0;
         while done < len && at < page.end() {
-            let cluster = self.decode(&page, at).await?;
+            let cluster = self.decode(page, at)?;
             let in_cluster = layout.in_cluster(offset + done);
             let mut next = run_in(cluster, layout, in_cluster);
             next.len = next.len.min(len - done);
@@ -118,7 +140,7 @@ impl<S: Storage> Image<S> {
                 Some(run) => return Ok(*run),
             }
             if let Source::Host { offset, .. } = next.source {
-                self.check_data(offset, next.len).await?;
+                self.check_place(offset, next.len)?;
             }
             done += next.len;
             if layout.is_aligned(offset + done) {
@@ -130,55 +152,82 @@ impl<S: Storage> Image<S> {
 
     /// What the cluster at `offset` of the disk is.
     pub(super) async fn cluster_at(&self, offset: u64) -> Result<Cluster, Error> {
-        match self.l2_entry(offset).await? {
-            Some((page, at)) => {
-                let cluster = self.decode(&page, at).await?;
-                if let Some((host, len)) = cluster.host_range(self.layout()) {
-                    self.check_data(host, len).await?;
-                }
-                Ok(cluster)
-            }
-            None => Ok(Cluster::UNALLOCATED),
+        let Some((page, at)) = self.l2_entry(offset).await? else {
+            return Ok(Cluster::UNALLOCATED);
+        };
+        let placed = |cluster: Cluster| match cluster.host_range(self.layout()) {
+            Some((host, len)) => self.check_place(host, len).map(|()| cluster),
+            None => Ok(cluster),
+        };
+        match self.decode(&page, at).and_then(placed) {
+            Ok(cluster) => Ok(cluster),
+            Err(flaw) => Err(self.damaged(flaw.offset, flaw.problem).await),
         }
     }
 
-    async fn decode(&self, page: &Page, at: u64) -> Result<Cluster, Error> {
+    fn decode(&self, page: &Page, at: u64) -> Result<Cluster, Flaw> {
         let layout = self.layout();
         let entry = read_entry(page, at, layout);
         match entry.problem(layout, self.version()) {
             None => Ok(entry.decode(layout, self.data_file.is_some())),
-            Some(problem) => Err(self.damaged(at, problem.to_owned()).await),
+            Some(problem) => Err(Flaw {
+                offset: at,
+                problem: problem.to_owned(),
+            }),
         }
     }
 
     /// The page and the offset in the file of an L2 entry; absent if there is no table.
     async fn l2_entry(&self, offset: u64) -> Result<Option<(Rc<Page>, u64)>, Error> {
-        let (_, _, entry) = self.l1_entry(offset).await?;
-        let Some(table) = entry.table_offset() else {
+        let (_, at, entry) = self.l1_entry(offset).await?;
+        let Ok(Some(table)) = self.l2_table(entry, at) else {
             return Ok(None);
         };
-        let layout = self.layout();
-        let at = table + layout.l2_index(offset) * layout.l2_entry_bytes();
+        let at = self.l2_offset(table, offset);
         Ok(Some((self.metadata.page(&self.storage, at).await?, at)))
     }
 
     /// The L1 entry for `offset` of the disk, with its page and its offset in the file.
     async fn l1_entry(&self, offset: u64) -> Result<(Rc<Page>, u64, L1Entry), Error> {
-        let at = {
-            let header = self.header.borrow();
-            header.l1_offset + header.layout.l1_index(offset) * 8
-        };
+        let at = self.l1_offset(offset);
         let page = self.metadata.page(&self.storage, at).await?;
         let entry = L1Entry(page.word(at));
-        if let Some(table) = entry.table_offset() {
-            let index = self.layout().cluster_index(table);
-            let kind = self.kinds.borrow().get(&index).copied();
-            if kind != Some(Kind::L2Table) || !self.layout().is_aligned(table) {
-                let problem = "the L1 table points to something else".to_owned();
-                return Err(self.damaged(at, problem).await);
-            }
+        match self.l2_table(entry, at) {
+            Ok(_) => Ok((page, at, entry)),
+            Err(flaw) => Err(self.damaged(flaw.offset, flaw.problem).await),
         }
-        Ok((page, at, entry))
+    }
+
+    /// Where in the file the L1 entry for `offset` of the disk is.
+    fn l1_offset(&self, offset: u64) -> u64 {
+        let header = self.header.borrow();
+        header.l1_offset + header.layout.l1_index(offset) * 8
+    }
+
+    /// Where in the file the entry for `offset` of the disk is, which is in this L2 table.
+    fn l2_offset(&self, table: u64, offset: u64) -> u64 {
+        let layout = self.layout();
+        table + layout.l2_index(offset) * layout.l2_entry_bytes()
+    }
+
+    /// The table that the L1 entry at `at` leads to, if it leads to one.
+    fn l2_table(&self, entry: L1Entry, at: u64) -> Result<Option<u64>, Flaw> {
+        let Some(table) = entry.table_offset() else {
+            return Ok(None);
+        };
+        let layout = self.layout();
+        let kind = self
+            .kinds
+            .borrow()
+            .get(&layout.cluster_index(table))
+            .copied();
+        if kind == Some(Kind::L2Table) && layout.is_aligned(table) {
+            return Ok(Some(table));
+        }
+        Err(Flaw {
+            offset: at,
+            problem: "the L1 table points to something else".to_owned(),
+        })
     }
 
     /// Says what the cluster at `offset` of the disk is from now on. The caller holds the cluster

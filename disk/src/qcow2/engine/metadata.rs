@@ -8,6 +8,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use foldhash::fast::RandomState;
+
 use super::transaction::{Freed, SECTOR_BYTES, Sealed, Stage, Transaction};
 use crate::qcow2::file;
 use crate::wait_queue::WaitQueue;
@@ -22,7 +24,7 @@ const PAGES_MIN: usize = 64;
 pub(super) struct Metadata {
     page_bytes: u64,
     pages_max: usize,
-    slots: RefCell<HashMap<u64, Slot>>,
+    slots: RefCell<HashMap<u64, Slot, RandomState>>,
     /// All pages, in the order in which the hand of the clock meets them.
     clock: RefCell<VecDeque<u64>>,
     pending: RefCell<Transaction>,
@@ -143,6 +145,17 @@ impl Metadata {
                 Some(waiting) => waiting.wait().await,
                 None => self.load(storage, number).await?,
             }
+        }
+    }
+
+    /// The page with the byte at `offset`, if it is here.
+    pub(super) fn cached(&self, offset: u64) -> Option<Rc<Page>> {
+        match self.slots.borrow().get(&(offset / self.page_bytes)) {
+            Some(Slot::Ready(page)) => {
+                page.used.set(true);
+                Some(Rc::clone(page))
+            }
+            Some(Slot::Loading(_)) | None => None,
         }
     }
 
