@@ -13,7 +13,7 @@ mod ready;
 mod uninterrupted;
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -206,6 +206,19 @@ impl Drop for Entered {
 /// When no executor runs on this thread.
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
     Core::current().spawn(Box::pin(future));
+}
+
+/// Lets the other tasks that are ready go first.
+pub(crate) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod executor;
 mod flush;
+mod mutant;
 mod open;
 pub mod probe;
 pub mod qcow2;

@@ -178,10 +178,10 @@ mod tests {
             executor.run(async move {
                 stream.send(Buffers::concat(parts)).await.unwrap();
             });
-            let received = receiver.join().unwrap();
-            assert_eq!(received.len(), 3 << 20);
-            let place = |n: usize| usize::from(received[n]) == n >> 20;
-            assert!((0..received.len()).all(place));
+            let bytes = receiver.join().unwrap();
+            assert_eq!(bytes.len(), 3 << 20);
+            let place = |n: usize| usize::from(bytes[n]) == n >> 20;
+            assert!((0..bytes.len()).all(place));
         }
     }
 

@@ -11,22 +11,11 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::thread;
 
+use super::yield_now;
 use crate::event::eventfd;
 use crate::reactor::{Operation, submit};
 use crate::test_support::{join_all, real_backends};
 use crate::{Backend, Buffers, EventReceiver, Executor, spawn};
-
-pub(super) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
-}
 
 /// Three tasks of two steps each, in the order in which the steps ran.
 fn order_of_steps(backend: Backend) -> Vec<u32> {

@@ -61,7 +61,7 @@ mod tests {
 
     use super::*;
     use crate::event::eventfd;
-    use crate::executor::tests::yield_now;
+    use crate::executor::yield_now;
     use crate::{Backend, EventReceiver, Executor, spawn};
 
     /// Polls a future once.

@@ -76,8 +76,8 @@ impl<S: Storage> Qcow2<S> {
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
             image.prepare("write").await?;
-            image.write_compressed(offset, &data).await?;
-            image.relieve().await
+            image.relieve().await?;
+            image.write_compressed(offset, &data).await
         })
         .await
     }
@@ -122,12 +122,13 @@ impl<S: Storage> Image<S> {
             Op::Write(_) | Op::Discard | Op::WriteZeroes { .. } => {}
         }
         self.prepare(name).await?;
+        // Before, not after: while commits fail, nothing more is taken in.
+        self.relieve().await?;
         match op {
-            Op::Write(buffers) => self.write(offset, buffers).await?,
-            Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await?,
-            _ => self.discard(offset, len).await?,
+            Op::Write(buffers) => self.write(offset, buffers).await,
+            Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await,
+            _ => self.discard(offset, len).await,
         }
-        self.relieve().await
     }
 
     async fn read_locked(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {

@@ -59,6 +59,7 @@ pub(crate) async fn create(
         vm_state_bytes: 0,
         disk_bytes: Some(header.size_bytes),
         unknown_extra: Vec::new(),
+        raw_names: None,
     });
     table::replace(&mut rewrite, &snapshots).await?;
     rewrite.commit().await

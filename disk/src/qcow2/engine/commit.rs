@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use super::committer::Running;
 use super::image::Image;
 use super::transaction::{Freed, Sealed, Stage, Transaction};
+use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::{Error, Storage};
 
@@ -61,7 +62,9 @@ impl<S: Storage> Image<S> {
             self.metadata.seal()
         });
         if let Err(error) = self.write_in_order(&sealed).await {
-            committer.failed.replace(Some(sealed));
+            if !mutant("a failed commit is forgotten") {
+                committer.failed.replace(Some(sealed));
+            }
             return Err(error);
         }
         committer.durable.set(committer.sealed.get());
@@ -73,7 +76,7 @@ impl<S: Storage> Image<S> {
     /// Writes stage after stage, each behind a sync of all before it.
     async fn write_in_order(&self, sealed: &Sealed) -> Result<(), Error> {
         for stage in sealed.writes.chunk_by(|a, b| a.0 == b.0) {
-            if stage[0].0 > Stage::Refcounts {
+            if stage[0].0 > Stage::Refcounts && !mutant("no sync before pointers are written") {
                 self.barrier().await?;
             }
             let writes = stage.iter().map(|(_, offset, bytes)| {
@@ -99,13 +102,19 @@ impl<S: Storage> Image<S> {
     pub(super) async fn reclaim(&self) -> Result<(), Error> {
         let _turn = self.committer.reclaiming.all().await;
         let freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
-        for run in joined(freed) {
+        let mut runs = joined(freed).into_iter();
+        while let Some(run) = runs.next() {
             if run.give_back {
                 // Before it is free: afterwards it may be another's.
-                self.storage.discard(run.offset, run.len).await?;
+                if let Err(error) = self.storage.discard(run.offset, run.len).await {
+                    tracing::warn!(%error, "the host keeps what is free");
+                }
                 self.flusher.changed();
             }
-            self.drop_references(run.offset, run.len).await?;
+            if let Err(error) = self.drop_references(run.offset, run.len).await {
+                self.committer.freed.borrow_mut().extend(runs);
+                return Err(error);
+            }
         }
         Ok(())
     }

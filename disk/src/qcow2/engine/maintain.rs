@@ -6,12 +6,15 @@ use super::Qcow2;
 use super::image::Image;
 use super::watched::Watched;
 use crate::executor::uninterrupted;
+use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};
 use crate::{Buffers, Error, Storage};
 
 /// How much of zeros to write at once.
 const ZEROS_BYTES: u64 = 1 << 20;
+/// How much to write at the end of what a file must hold.
+const LAST_BYTES: usize = 512;
 
 /// How much to do so that later writes find their place ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +30,7 @@ pub enum Preallocation {
 impl<S: Storage> Qcow2<S> {
     /// The internal snapshots, oldest first.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
+        let _unchanged = self.image.guest.shared(0, u64::MAX).await;
         let header = self.header();
         snapshot::list(&self.image.storage, &header).await
     }
@@ -165,7 +169,9 @@ impl<S: Storage> Image<S> {
     ) -> Result<(), Error> {
         let storage = self.data_storage();
         if storage.size_bytes() < offset + len {
-            storage.set_len(offset + len).await?;
+            // Setting a length could cut off what another request writes behind this meanwhile.
+            let last = vec![0; LAST_BYTES];
+            file::write(storage, offset + len - LAST_BYTES as u64, last).await?;
         }
         let result = match how {
             Preallocation::Metadata if is_zero => Ok(()),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use super::image::{Flaw, Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
+use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, L1Entry, L2Entry, Layout};
 use crate::{Error, Storage};
@@ -116,7 +117,7 @@ impl<S: Storage> Image<S> {
     /// What [`Image::next_run`] says, if the tables are in memory, lead to something, and have no
     /// flaw.
     pub(super) fn cached_run(&self, offset: u64, len: u64) -> Option<Run> {
-        let at = self.l1_offset(offset);
+        let at = self.l1_offset(offset)?;
         let entry = L1Entry(self.metadata.cached(at)?.word(at));
         let table = self.l2_table(entry, at).ok()??;
         let at = self.l2_offset(table, offset);
@@ -130,7 +131,7 @@ impl<S: Storage> Image<S> {
         let mut run: Option<Run> = None;
         let mut done = 0;
         while done < len && at < page.end() {
-            let cluster = self.decode(page, at)?;
+            let cluster = self.decode(page, at, offset + done)?;
             let in_cluster = layout.in_cluster(offset + done);
             let mut next = run_in(cluster, layout, in_cluster);
             next.len = next.len.min(len - done);
@@ -159,22 +160,30 @@ impl<S: Storage> Image<S> {
             Some((host, len)) => self.check_place(host, len).map(|()| cluster),
             None => Ok(cluster),
         };
-        match self.decode(&page, at).and_then(placed) {
+        match self.decode(&page, at, offset).and_then(placed) {
             Ok(cluster) => Ok(cluster),
             Err(flaw) => Err(self.damaged(flaw.offset, flaw.problem).await),
         }
     }
 
-    fn decode(&self, page: &Page, at: u64) -> Result<Cluster, Flaw> {
+    /// What the entry at `at` in `page` says of the cluster at `offset` of the disk.
+    fn decode(&self, page: &Page, at: u64, offset: u64) -> Result<Cluster, Flaw> {
         let layout = self.layout();
         let entry = read_entry(page, at, layout);
-        match entry.problem(layout, self.version()) {
-            None => Ok(entry.decode(layout, self.data_file.is_some())),
-            Some(problem) => Err(Flaw {
-                offset: at,
-                problem: problem.to_owned(),
-            }),
+        let flaw = |problem: &str| Flaw {
+            offset: at,
+            problem: problem.to_owned(),
+        };
+        if let Some(problem) = entry.problem(layout, self.version()) {
+            return Err(flaw(problem));
         }
+        let cluster = entry.decode(layout, self.data_file.is_some());
+        let host = cluster.host_range(layout).map(|(host, _)| host);
+        let own = layout.cluster_start(offset);
+        if self.data_file.is_some() && host.is_some_and(|host| host != own) {
+            return Err(flaw("a cluster is not at its own place in the data file"));
+        }
+        Ok(cluster)
     }
 
     /// The page and the offset in the file of an L2 entry; absent if there is no table.
@@ -189,7 +198,9 @@ impl<S: Storage> Image<S> {
 
     /// The L1 entry for `offset` of the disk, with its page and its offset in the file.
     async fn l1_entry(&self, offset: u64) -> Result<(Rc<Page>, u64, L1Entry), Error> {
-        let at = self.l1_offset(offset);
+        let Some(at) = self.l1_offset(offset) else {
+            return Err(self.past_the_end(offset));
+        };
         let page = self.metadata.page(&self.storage, at).await?;
         let entry = L1Entry(page.word(at));
         match self.l2_table(entry, at) {
@@ -198,10 +209,22 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// Where in the file the L1 entry for `offset` of the disk is.
-    fn l1_offset(&self, offset: u64) -> u64 {
+    /// Where in the file the L1 entry for `offset` of the disk is; absent past the end of the disk,
+    /// which may have become shorter since the request was checked.
+    fn l1_offset(&self, offset: u64) -> Option<u64> {
         let header = self.header.borrow();
-        header.l1_offset + header.layout.l1_index(offset) * 8
+        let index = header.layout.l1_index(offset);
+        (index < u64::from(header.l1_entries)).then_some(header.l1_offset + index * 8)
+    }
+
+    fn past_the_end(&self, offset: u64) -> Error {
+        Error::Request {
+            path: self.storage.path().to_owned(),
+            operation: "locate",
+            offset,
+            len: 0,
+            reason: "past the end of the disk",
+        }
     }
 
     /// Where in the file the entry for `offset` of the disk is, which is in this L2 table.
@@ -254,11 +277,16 @@ impl<S: Storage> Image<S> {
             return;
         }
         if let Some((offset, len)) = cluster.host_range(self.layout()) {
-            self.metadata.free(Freed {
+            let freed = Freed {
                 offset,
                 len,
                 give_back: give_back && copied,
-            });
+            };
+            if mutant("clusters are free before that is durable") {
+                self.committer.freed.borrow_mut().push(freed);
+                return;
+            }
+            self.metadata.free(freed);
         }
     }
 

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use foldhash::fast::RandomState;
 
 use super::transaction::{Freed, SECTOR_BYTES, Sealed, Stage, Transaction};
+use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::wait_queue::WaitQueue;
 use crate::{Error, Storage};
@@ -210,7 +211,8 @@ impl Metadata {
             match slots.get(&number) {
                 Some(Slot::Ready(page)) => {
                     let in_use = page.used.replace(false) || Rc::strong_count(page) > 1;
-                    if in_use || page.is_dirty() {
+                    let stays = page.is_dirty() && !mutant("a page with changes is evicted");
+                    if in_use || stays {
                         clock.push_back(number);
                     } else {
                         slots.remove(&number);

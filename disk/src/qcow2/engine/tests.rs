@@ -211,6 +211,7 @@ fn absurd_snapshots_are_refused() {
                         vm_state_bytes: 0,
                         disk_bytes: Some(1 << 20),
                         unknown_extra: Vec::new(),
+                        raw_names: None,
                     };
                     entry.encode(0)
                 })
@@ -295,5 +296,44 @@ fn a_write_that_does_not_fit_gives_back_what_it_took() {
         }
         assert!(left.iter().any(|left| *left > before), "{left:?}");
         assert!(left.contains(&before), "{before}: {left:?}");
+    });
+}
+
+/// Otherwise one that shares a table of another part of the file with the guest would be believed.
+#[test]
+fn data_that_is_not_at_its_own_place_in_the_data_file_is_damage() {
+    let executor = Executor::with_backend(Backend::Simulated { seed: SEED }).unwrap();
+    executor.run(async {
+        let storage = SimulatedStorage::new(0, SEED);
+        let options = CreateOptions {
+            data_file: Some(("data".into(), false)),
+            ..CreateOptions::new(1 << 20)
+        };
+        create(&storage, &options).await.unwrap();
+        let parts = || Parts {
+            data_file: Some(SimulatedStorage::new(1 << 20, SEED)),
+            ..Parts::default()
+        };
+        let disk = Qcow2::open(storage.clone(), parts()).await.unwrap();
+        write(&disk, 0, 1, 65536).await;
+        write(&disk, 65536, 2, 65536).await;
+        let table = disk
+            .image
+            .kinds
+            .borrow()
+            .iter()
+            .find_map(|(cluster, kind)| (*kind == image::Kind::L2Table).then_some(cluster << 16));
+        disk.close().await.unwrap();
+        let elsewhere = (1_u64 << 63 | 1 << 16).to_be_bytes().to_vec();
+        let at = table.unwrap();
+        storage
+            .write_at(at, Buffers::from_vec(elsewhere))
+            .await
+            .unwrap();
+        let disk = Qcow2::open(storage, parts()).await.unwrap();
+        let buffers = Buffers::zeroed(512);
+        let error = disk.submit(Request::read(0, buffers)).await.unwrap_err();
+        assert!(error.to_string().contains("own place"), "{error}");
+        assert_eq!(read(&disk, 65536, 512).await.len(), 512);
     });
 }

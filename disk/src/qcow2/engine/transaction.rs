@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::mutant::mutant;
+
 /// What no disk tears.
 pub(super) const SECTOR_BYTES: u64 = 512;
 /// What a transaction counts in. No field of an image is larger but L2 entries with subclusters,
@@ -107,6 +109,9 @@ impl Transaction {
                 }
                 _ => writes.push((*stage, offset, content)),
             }
+        }
+        if mutant("pointers are written before refcounts") {
+            writes.reverse();
         }
         Sealed {
             transaction: self,

@@ -7,6 +7,7 @@ use super::allocator::Allocation;
 use super::image::Image;
 use super::mapping::Source;
 use super::read::slice;
+use crate::mutant::mutant;
 use crate::qcow2::format::{Cluster, Layout, Subclusters};
 use crate::{Buffers, Error, Storage};
 
@@ -40,11 +41,14 @@ impl<S: Storage> Image<S> {
             let run = self.next_run(offset + done, len - done).await?;
             let Source::Host {
                 offset: host,
-                copied: true,
+                copied,
             } = run.source
             else {
                 return Ok(None);
             };
+            if !copied && !mutant("COPIED is ignored by writes") {
+                return Ok(None);
+            }
             let buffers = slice(buffers, done, run.len);
             pieces.push(Piece { host, buffers });
             done += run.len;
@@ -237,8 +241,9 @@ impl<S: Storage> Image<S> {
         let head = (align_down(offset, unit(old[0], layout)), offset);
         let last_unit = unit(old[old.len() - 1], layout);
         let tail = (end, end.next_multiple_of(last_unit));
+        let is_zero = new.is_zero || mutant("a used cluster is taken for zeros");
         let (at, data) = self
-            .surrounded(offset, buffers, Some(head), Some(tail), new.is_zero)
+            .surrounded(offset, buffers, Some(head), Some(tail), is_zero)
             .await?;
         let piece = Piece {
             host: new.offset + (at - layout.cluster_start(offset)),

@@ -57,6 +57,8 @@ pub struct SnapshotEntry {
     pub disk_bytes: Option<u64>,
     /// Extra data that we do not know.
     pub unknown_extra: Vec<u8>,
+    /// ID and name as they are, where they are not UTF-8: then `id` and `name` only resemble them.
+    pub raw_names: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 impl SnapshotEntry {
@@ -91,18 +93,22 @@ impl SnapshotEntry {
                 Err(_) => (fields.vm_state_size.get().into(), None),
             },
         };
+        let id = part(extra_bytes, id_bytes)?;
+        let name = part(extra_bytes + id_bytes, name_bytes)?;
+        let is_text = str::from_utf8(id).is_ok() && str::from_utf8(name).is_ok();
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let entry = Self {
             l1_offset: fields.l1_table_offset.get(),
             l1_entries: fields.l1_size.get(),
-            id: text(part(extra_bytes, id_bytes)?),
-            name: text(part(extra_bytes + id_bytes, name_bytes)?),
+            id: text(id),
+            name: text(name),
             date_seconds: fields.date_sec.get(),
             date_ns: fields.date_nsec.get(),
             vm_clock_ns: fields.vm_clock_nsec.get(),
             vm_state_bytes,
             disk_bytes,
             unknown_extra: extra.get(KNOWN_EXTRA_BYTES..).unwrap_or_default().to_vec(),
+            raw_names: (!is_text).then(|| (id.to_vec(), name.to_vec())),
         };
         let len = size_of::<Fields>() + extra_bytes + id_bytes + name_bytes;
         Ok((entry, len.next_multiple_of(8)))
@@ -111,13 +117,17 @@ impl SnapshotEntry {
     /// Its bytes in the table, with the extra data that version 3 requires. `disk_bytes_now` is
     /// for a snapshot that does not say.
     pub fn encode(&self, disk_bytes_now: u64) -> Vec<u8> {
+        let (id, name) = match &self.raw_names {
+            Some((id, name)) => (&id[..], &name[..]),
+            None => (self.id.as_bytes(), self.name.as_bytes()),
+        };
         let short = |len: usize| U16::from(u16::try_from(len).unwrap_or(u16::MAX));
         let extra_bytes = KNOWN_EXTRA_BYTES + self.unknown_extra.len();
         let fields = Fields {
             l1_table_offset: self.l1_offset.into(),
             l1_size: self.l1_entries.into(),
-            id_str_size: short(self.id.len()),
-            name_size: short(self.name.len()),
+            id_str_size: short(id.len()),
+            name_size: short(name.len()),
             date_sec: self.date_seconds.into(),
             date_nsec: self.date_ns.into(),
             vm_clock_nsec: self.vm_clock_ns.into(),
@@ -131,8 +141,8 @@ impl SnapshotEntry {
             disk_size: self.disk_bytes.unwrap_or(disk_bytes_now).into(),
         };
         let mut bytes = [fields.as_bytes(), known.as_bytes(), &self.unknown_extra].concat();
-        bytes.extend_from_slice(self.id.as_bytes());
-        bytes.extend_from_slice(self.name.as_bytes());
+        bytes.extend_from_slice(id);
+        bytes.extend_from_slice(name);
         bytes.resize(bytes.len().next_multiple_of(8), 0);
         bytes
     }
@@ -140,5 +150,32 @@ impl SnapshotEntry {
     /// Bytes of its L1 table.
     pub fn l1_bytes(&self) -> u64 {
         u64::from(self.l1_entries) * 8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Names are bytes: who rewrites the table must not change those of others.
+    #[test]
+    fn names_that_are_not_text_stay_as_they_are() {
+        let entry = SnapshotEntry {
+            l1_offset: 0x50000,
+            l1_entries: 3,
+            id: "1".into(),
+            name: String::new(),
+            date_seconds: 1,
+            date_ns: 2,
+            vm_clock_ns: 3,
+            vm_state_bytes: 4,
+            disk_bytes: Some(5),
+            unknown_extra: vec![6; 8],
+            raw_names: Some((b"1".to_vec(), b"fr\xfch".to_vec())),
+        };
+        let bytes = entry.encode(0);
+        let (parsed, len) = SnapshotEntry::parse(0, &bytes).unwrap();
+        assert_eq!((parsed.name.as_str(), len), ("fr\u{fffd}h", bytes.len()));
+        assert_eq!(parsed.encode(0), bytes);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Rewrite, switch};
+use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::qcow2::format::{Header, REFCOUNT_TABLE_BYTES_MAX};
 use crate::{Error, Storage};
@@ -15,7 +16,9 @@ impl<S: Storage> Rewrite<'_, S> {
             let moved = self.place_refcounts()?;
             self.write_refcounts(&moved).await?;
         }
-        self.storage.sync().await?;
+        if !mutant("a snapshot is switched to before it is durable") {
+            self.storage.sync().await?;
+        }
         switch(self.storage, &self.header).await?;
         self.give_back().await;
         Ok(self.header)

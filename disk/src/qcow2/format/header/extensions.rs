@@ -5,7 +5,7 @@ use zerocopy::byteorder::big_endian::U32;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::features::feature_names;
-use super::{BitmapsExtension, FormatError, Header};
+use super::{AutoclearFeatures, BitmapsExtension, FormatError, Header};
 
 /// An extension that we keep without knowing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +98,12 @@ impl Header {
         match kind {
             kind::BACKING_FORMAT => self.backing_format = Some(text("the backing file's format")?),
             kind::DATA_FILE => self.data_file = Some(text("the data file's name")?),
-            kind::BITMAPS => self.bitmaps = Some(BitmapsExtension::parse(offset, data)?),
+            kind::BITMAPS => match BitmapsExtension::parse(offset, data) {
+                Ok(bitmaps) => self.bitmaps = Some(bitmaps),
+                // Nobody says that they are consistent.
+                Err(_) if self.autoclear.0 & AutoclearFeatures::BITMAPS == 0 => {}
+                Err(error) => return Err(error),
+            },
             // Without an encryption method it means nothing.
             kind::ENCRYPTION => {
                 return Err(FormatError::damaged(
