@@ -1,6 +1,7 @@
 //! What several tests need.
 
 mod seeded;
+mod skip;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -9,6 +10,7 @@ use std::task::Poll;
 use crate::rng::Rng;
 use crate::{Backend, Buffers, Executor};
 pub(crate) use seeded::{program_steps, seeded};
+pub(crate) use skip::skip;
 
 /// The backends that do real I/O on this host.
 pub(crate) fn real_backends() -> Vec<Backend> {

@@ -10,6 +10,12 @@ pub(crate) struct Workshop {
     directory: TempDir,
 }
 
+/// Whether there is a `qemu-img`.
+pub(crate) fn is_installed() -> bool {
+    let version = Command::new("qemu-img").arg("--version").output();
+    version.is_ok_and(|output| output.status.success())
+}
+
 /// What `qemu-img check` said.
 #[derive(Debug)]
 pub(crate) struct Verdict {

@@ -7,6 +7,7 @@ mod gaps;
 mod geometry;
 mod history;
 mod model;
+mod peer;
 mod program;
 mod rig;
 mod run;

@@ -70,7 +70,8 @@ fn steps(skips: &PathBuf) -> Vec<Step> {
             "dependencies",
             &["deny", "--offline", "check", "licenses", "bans", "sources"],
         ),
-        Step::tests("unit tests", &["test", "--workspace", "--exclude", "tests"]),
+        Step::tests("unit tests", &["test", "--workspace", "--exclude", "tests"])
+            .env(SKIPS_VARIABLE, skips),
         Step::tests("guests", &["test", "--package", "tests"])
             .env("RUST_TEST_THREADS", GUESTS_AT_A_TIME)
             .env(SKIPS_VARIABLE, skips),

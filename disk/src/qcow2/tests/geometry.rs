@@ -1,5 +1,6 @@
 //! Which images programs run on.
 
+use std::collections::BTreeMap;
 use std::iter;
 use std::ops::Range;
 
@@ -136,6 +137,14 @@ impl Geometry {
             }
         };
         self.sectors().map(of).collect()
+    }
+
+    /// What the backing chain has, of which zeros may be left out.
+    pub(super) fn backing_content(&self) -> BTreeMap<u64, Stamp> {
+        let sectors = self.layers.first().map_or(0, |layer| layer.stamps.len());
+        (0..sectors as u64)
+            .map(|sector| (sector, self.backing_stamp(sector)))
+            .collect()
     }
 
     fn backing_stamp(&self, sector: u64) -> Stamp {

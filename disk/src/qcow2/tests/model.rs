@@ -44,19 +44,24 @@ impl Drop for Trace {
     }
 }
 
+/// Runs a program on any image; `look` sees what it left, still open.
+pub(super) fn run_program(seed: u64, look: impl AsyncFnOnce(&Rig, &Run<'_>)) {
+    let geometry = Geometry::any(&mut Rng::new(seed));
+    let trace = Trace::new(&geometry);
+    let mut generator = Generator::new(&geometry, seed).with_commits();
+    let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
+    executor.run(async {
+        let rig = Rig::create(geometry.clone(), seed).await;
+        let run = Run::start(&rig, || 0).await;
+        run.steps(&mut generator, program_steps(30), &trace.steps)
+            .await;
+        look(&rig, &run).await;
+    });
+}
+
 #[test]
 fn programs_read_what_they_wrote() {
     seeded(2000, |seed| {
-        let geometry = Geometry::any(&mut Rng::new(seed));
-        let trace = Trace::new(&geometry);
-        let mut generator = Generator::new(&geometry, seed);
-        let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
-        executor.run(async {
-            let rig = Rig::create(geometry.clone(), seed).await;
-            let run = Run::start(&rig, || 0).await;
-            run.steps(&mut generator, program_steps(30), &trace.steps)
-                .await;
-            run.finish().await;
-        });
+        run_program(seed, async |_, run| run.finish().await);
     });
 }

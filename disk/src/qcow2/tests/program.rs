@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::geometry::{Geometry, pick};
+use crate::qcow2::Preallocation;
 use crate::rng::Rng;
 
 /// What a program does next, after all before it is done.
@@ -18,6 +19,10 @@ pub(super) enum Step {
     Delete(usize),
     /// Changes the size to so many sectors.
     Resize(u64),
+    /// Names the backing file again.
+    SetBacking,
+    /// Moves all that the image holds to its backing file, if it has one and no snapshots.
+    Commit,
     /// Closes the image and opens it again.
     Reopen,
 }
@@ -37,6 +42,7 @@ pub(super) enum Action {
         unmap: bool,
     },
     Discard(Range<usize>),
+    Preallocate(Range<usize>, Preallocation),
     Flush,
 }
 
@@ -45,6 +51,7 @@ pub(super) struct Generator<'a> {
     geometry: &'a Geometry,
     rng: Rng,
     size_sectors: u64,
+    commits: bool,
 }
 
 impl<'a> Generator<'a> {
@@ -53,16 +60,27 @@ impl<'a> Generator<'a> {
             geometry,
             rng: Rng::new(seed ^ 0x51A1),
             size_sectors: geometry.size_sectors(),
+            commits: false,
+        }
+    }
+
+    /// Programs also write to the backing file, which power cuts know nothing of.
+    pub(super) fn with_commits(self) -> Self {
+        Self {
+            commits: true,
+            ..self
         }
     }
 
     pub(super) fn step(&mut self) -> Step {
-        match self.rng.below(24) {
+        match self.rng.below(26) {
             0 => Step::Reopen,
             1 if self.geometry.options.data_file.is_none() => Step::Snapshot,
             2 => Step::Apply(self.rng.index(16)),
             3 => Step::Delete(self.rng.index(16)),
             4 => self.resize(),
+            5 => Step::SetBacking,
+            6 if self.commits => Step::Commit,
             _ => self.batch(),
         }
     }
@@ -112,20 +130,26 @@ impl<'a> Generator<'a> {
     }
 
     fn action(&mut self, sectors: Range<usize>) -> Action {
-        match self.rng.below(16) {
-            0..=6 => Action::Write(sectors),
-            7..=8 => Action::Read(sectors),
-            9..=10 => Action::Zero {
+        match self.rng.below(33) {
+            0 => Action::Preallocate(sectors, self.preallocation()),
+            1..=14 => Action::Write(sectors),
+            15..=18 => Action::Read(sectors),
+            19..=22 => Action::Zero {
                 sectors,
                 unmap: self.rng.coin(),
             },
-            11 => Action::Discard(sectors),
-            12 => Action::Flush,
+            23..=24 => Action::Discard(sectors),
+            25..=26 => Action::Flush,
             _ => match self.whole_cluster(&sectors) {
                 Some(cluster) => Action::Compressed(cluster),
                 None => Action::Write(sectors),
             },
         }
+    }
+
+    fn preallocation(&mut self) -> Preallocation {
+        use Preallocation::{Falloc, Full, Metadata};
+        *pick(&mut self.rng, &[Metadata, Falloc, Full])
     }
 
     /// How long a change is, in sectors.

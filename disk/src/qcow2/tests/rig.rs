@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::content::bytes_of;
 use super::geometry::{Geometry, Layer};
 use crate::qcow2::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create};
-use crate::{Buffers, Disk, Error, Raw, Request, SimulatedStorage};
+use crate::{Buffers, Disk, Error, Raw, Request, SimulatedStorage, Storage as _};
 
 /// The engine under test.
 pub(super) type Image = Qcow2<SimulatedStorage>;
@@ -61,6 +61,45 @@ impl Rig {
             l2_cache_bytes: self.geometry.l2_cache_bytes,
         };
         Qcow2::open(self.image.clone(), parts).await
+    }
+
+    /// All the files, by the names by which the images know each other.
+    pub(super) fn files(&self) -> Vec<(String, SimulatedStorage)> {
+        let mut files = vec![("image".to_owned(), self.image.clone())];
+        files.extend(
+            self.data
+                .iter()
+                .map(|data| ("data".to_owned(), data.clone())),
+        );
+        for (n, layer) in self.layers.iter().enumerate() {
+            files.push((self.geometry.layers[n].reference(n).0, layer.clone()));
+        }
+        files
+    }
+
+    /// Writes to the backing file, made at least `size_bytes` long, which nobody has open.
+    pub(super) async fn write_backing(&self, size_bytes: u64, pieces: Vec<(u64, Buffers)>) {
+        let (layers, storages) = (&self.geometry.layers, &self.layers);
+        if !layers[0].qcow2 && storages[0].size_bytes() < size_bytes {
+            storages[0].set_len(size_bytes).await.unwrap();
+        }
+        let base: Rc<dyn Disk> = if layers[0].qcow2 {
+            let parts = Parts {
+                backing: chain(&layers[1..], &storages[1..]).await.unwrap(),
+                ..Parts::default()
+            };
+            let base = Qcow2::open(storages[0].clone(), parts).await.unwrap();
+            if base.properties().size_bytes < size_bytes {
+                base.resize(size_bytes).await.unwrap();
+            }
+            Rc::new(base)
+        } else {
+            Rc::new(Raw::new(storages[0].clone()).unwrap())
+        };
+        for (offset, buffers) in pieces {
+            base.submit(Request::write(offset, buffers)).await.unwrap();
+        }
+        base.close().await.unwrap();
     }
 
     pub(super) async fn check(&self) -> Result<CheckReport, Error> {

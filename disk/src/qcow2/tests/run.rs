@@ -1,6 +1,7 @@
 //! Runs programs, and looks at all that they read.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -10,7 +11,7 @@ use super::program::{Action, Generator, Step};
 use super::rig::{Image, Rig};
 use crate::qcow2::NewSnapshot;
 use crate::test_support::join_all;
-use crate::{Buffers, Disk, Error, Request};
+use crate::{Buffers, Content, Disk, Error, Request};
 
 /// A run of a program.
 pub(super) struct Run<'a> {
@@ -107,12 +108,14 @@ impl<'a> Run<'a> {
                 }
             }
             Step::Resize(sectors) => self.resize(sectors).await,
+            Step::SetBacking => self.set_backing().await,
+            Step::Commit => self.commit().await,
             Step::Reopen if self.tolerant => {}
             Step::Reopen => self.reopen().await,
         }
     }
 
-    fn size_sectors(&self) -> u64 {
+    pub(super) fn size_sectors(&self) -> u64 {
         self.disk.borrow().properties().size_bytes / 512
     }
 
@@ -165,6 +168,12 @@ impl<'a> Run<'a> {
                     disk.submit(request).await
                 })
                 .await;
+            }
+            Action::Preallocate(range, how) => {
+                let len = (range.len() * SECTOR_BYTES) as u64;
+                let disk = self.disk();
+                let done = disk.preallocate(self.offset(range.start), len, how);
+                self.succeeded(done.await);
             }
             Action::Flush => drop(
                 self.durably(async |disk| disk.submit(Request::flush()).await)
@@ -285,6 +294,14 @@ impl<'a> Run<'a> {
         self.sectors.iter().enumerate().map(stamp).collect()
     }
 
+    /// The sectors of the disk that are not zeros, once that is certain.
+    pub(super) fn content(&self) -> BTreeMap<u64, Stamp> {
+        let mut content = self.rig.geometry.backing_content();
+        content.extend(self.sectors.iter().copied().zip(self.stamps()));
+        content.retain(|sector, stamp| *sector < self.size_sectors() && *stamp != 0);
+        content
+    }
+
     fn choose_snapshot(&self, choice: usize) -> Option<String> {
         let history = self.history.borrow();
         let names: Vec<_> = history.snapshots().keys().collect();
@@ -342,6 +359,26 @@ impl<'a> Run<'a> {
             disk.resize(sectors * 512).await
         })
         .await;
+    }
+
+    async fn set_backing(&self) {
+        let backing = self.rig.geometry.options.backing.clone();
+        self.durably(async |disk| disk.set_backing(backing).await)
+            .await;
+    }
+
+    /// Moves what the image holds to its backing file. Where snapshots stand on that as well, they
+    /// would change.
+    async fn commit(&self) {
+        if self.rig.geometry.layers.is_empty() || !self.history.borrow().snapshots().is_empty() {
+            return;
+        }
+        let size_bytes = self.disk().properties().size_bytes;
+        let pieces = held_by(&self.disk()).await;
+        self.close().await;
+        self.rig.write_backing(size_bytes, pieces).await;
+        self.disk.replace(Rc::new(self.rig.open().await.unwrap()));
+        self.durably(async |disk| disk.empty().await).await;
     }
 
     /// Changes the size and the sectors from `first` on, durably.
@@ -445,4 +482,21 @@ impl<'a> Run<'a> {
         }
         self.close().await;
     }
+}
+
+/// What the image itself holds: offsets and content.
+async fn held_by(disk: &Image) -> Vec<(u64, Buffers)> {
+    let size_bytes = disk.properties().size_bytes;
+    let (mut at, mut pieces) = (0, Vec::new());
+    while at < size_bytes {
+        let extent = disk.extent(at, size_bytes - at).await.unwrap();
+        if extent.depth == 0 && extent.content != Content::Absent {
+            let buffers = Buffers::zeroed(usize::try_from(extent.len).unwrap());
+            let read = Request::read(at, buffers.clone());
+            disk.submit(read).await.unwrap();
+            pieces.push((at, buffers));
+        }
+        at += extent.len;
+    }
+    pieces
 }
