@@ -4,6 +4,7 @@
 //! seed again.
 
 mod fuzz;
+mod mutants;
 mod seeds;
 
 use std::process::ExitCode;
@@ -22,7 +23,7 @@ pub(crate) struct Arguments {
     /// For how long, all together
     #[arg(long, default_value_t = 10)]
     minutes: u64,
-    /// The first seed; by default one that was never tried
+    /// The first seed; by default one that was never tried, or 0 for mutants
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -41,6 +42,8 @@ enum What {
     Fuzz,
     /// All of these
     All,
+    /// Deliberate breakages of the engine, each of which a test must notice
+    Mutants,
 }
 
 impl What {
@@ -52,6 +55,15 @@ impl What {
         Self::Fuzz,
     ];
 
+    /// The same mutants are tried each time, and so are their seeds.
+    fn first_seed(self) -> u64 {
+        if self == Self::Mutants {
+            0
+        } else {
+            unused_seed()
+        }
+    }
+
     fn run(self, time: Duration, seed: u64) -> Result<bool> {
         match self {
             Self::Model => Seeds::lib("qcow2::tests::model", 2000).run(time, seed),
@@ -59,6 +71,7 @@ impl What {
             Self::Faults => Seeds::lib("qcow2::tests::faults", 1000).run(time, seed),
             Self::Images => Seeds::images(200_000).run(time, seed),
             Self::Fuzz => fuzz::run(time),
+            Self::Mutants => mutants::run(seed),
             Self::All => unreachable!("it is each of the others"),
         }
     }
@@ -69,7 +82,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::All => &What::EACH[..],
         one => std::slice::from_ref(one),
     };
-    let seed = arguments.seed.unwrap_or_else(unused_seed);
+    let seed = arguments
+        .seed
+        .unwrap_or_else(|| arguments.what.first_seed());
     let parts = u32::try_from(chosen.len())?;
     let time = Duration::from_secs(arguments.minutes * 60) / parts;
     for what in chosen {

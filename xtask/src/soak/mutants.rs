@@ -1,0 +1,140 @@
+//! Breaks the disk engine on purpose, and sees whether its random tests notice.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, ensure};
+use tests::artifacts::{target_dir, workspace_dir};
+
+use crate::test::cargo;
+
+/// The tests that may notice, and with how many seeds they try: the quick ones first.
+const TRIALS: [(&str, u64); 6] = [
+    ("qcow2::tests::model", 200),
+    ("qcow2::tests::crash", 20),
+    ("qcow2::tests::faults", 100),
+    ("qcow2::tests::model", 2000),
+    ("qcow2::tests::crash", 260),
+    ("qcow2::tests::faults", 1000),
+];
+/// How the code asks whether it is to be broken.
+const HOOK: &str = "mutant(\"";
+
+/// The first test that failed, and its seed.
+struct Catch {
+    test: String,
+    seed: String,
+}
+
+/// Tries each breakage that the engine's code names, with seeds from `first` on; whether all were
+/// noticed.
+pub(super) fn run(first: u64) -> Result<bool> {
+    let mut names = BTreeSet::new();
+    collect(&workspace_dir().join("disk/src"), &mut names)?;
+    ensure!(!names.is_empty(), "the disk engine names no mutants");
+    let whole = TRIALS[..3]
+        .iter()
+        .find_map(|trial| attempt("", *trial, first).transpose());
+    if let Some(catch) = whole.transpose()? {
+        println!("{} fails at seed {} as it is", catch.test, catch.seed);
+        return Ok(false);
+    }
+    println!("{:<52} {:<74} seed", "mutant", "caught by");
+    let mut survivors = 0;
+    for name in &names {
+        let caught = TRIALS
+            .iter()
+            .find_map(|trial| attempt(name, *trial, first).transpose());
+        if let Some(Catch { test, seed }) = caught.transpose()? {
+            println!("{name:<52} {test:<74} {seed}");
+        } else {
+            println!("{name:<52} nothing");
+            survivors += 1;
+        }
+    }
+    println!("{} mutants, {survivors} survived", names.len());
+    Ok(survivors == 0)
+}
+
+/// Finds the names of all breakages in a folder of code.
+fn collect(directory: &Path, names: &mut BTreeSet<String>) -> Result<()> {
+    let read = || format!("{}: read", directory.display());
+    for entry in fs::read_dir(directory).with_context(read)? {
+        let path = entry.with_context(read)?.path();
+        if path.is_dir() {
+            collect(&path, names)?;
+        } else {
+            let code = fs::read_to_string(&path).with_context(read)?;
+            names.extend(names_in(&code).map(str::to_owned));
+        }
+    }
+    Ok(())
+}
+
+fn names_in(code: &str) -> impl Iterator<Item = &str> {
+    code.split(HOOK)
+        .skip(1)
+        .filter_map(|rest| rest.split('"').next())
+}
+
+/// Runs a test on a broken engine; absent if it succeeds all the same.
+fn attempt(mutant: &str, (filter, seeds): (&str, u64), first: u64) -> Result<Option<Catch>> {
+    let mut command: Command = cargo();
+    command
+        .args([
+            "test",
+            "--quiet",
+            "--package",
+            "disk",
+            "--lib",
+            "--target-dir",
+        ])
+        .arg(target_dir().join("mutants"))
+        .args(["--", filter])
+        .env("RUSTFLAGS", "--cfg mutants")
+        .env("RUST_BACKTRACE", "0")
+        .env("MICROVM_MUTANT", mutant)
+        .env("MICROVM_SEED", first.to_string())
+        .env("MICROVM_SEEDS", seeds.to_string());
+    let output = command.output().context("cargo test: run")?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let catch = catch_in(&printed).with_context(|| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        format!("{filter} with '{mutant}': no seed failed\n{printed}{errors}")
+    })?;
+    Ok(Some(catch))
+}
+
+/// What the first command says that replays a failure.
+fn catch_in(printed: &str) -> Option<Catch> {
+    let command = printed.split("to replay: MICROVM_SEED=").nth(1)?;
+    let (seed, rest) = command.split_once(' ')?;
+    let test = rest.split(" -- ").nth(1)?.split(' ').next()?;
+    Some(Catch {
+        test: test.to_owned(),
+        seed: seed.to_owned(),
+    })
+}
+
+#[test]
+fn names_are_found_in_code() {
+    let code = format!("if {HOOK}no sync\") {{}} && !{HOOK}stale page\")");
+    assert_eq!(
+        names_in(&code).collect::<Vec<_>>(),
+        ["no sync", "stale page"]
+    );
+}
+
+#[test]
+fn a_failure_names_its_test_and_seed() {
+    let printed =
+        "x\nto replay: MICROVM_SEED=7 cargo test -p disk --lib -- a::b --exact --nocapture\n";
+    let catch = catch_in(printed).unwrap();
+    assert_eq!((catch.test.as_str(), catch.seed.as_str()), ("a::b", "7"));
+    assert!(catch_in("error: could not compile").is_none());
+}
