@@ -218,6 +218,36 @@ fn who_takes_no_replies_costs_others_nothing_and_little_memory() {
 }
 
 #[test]
+fn memory_is_bounded_for_all_who_take_no_replies_together() {
+    const KIB_MAX: u64 = 256 << 10;
+    let guarded = Guarded::new();
+    let idle = guarded.memory_peak_kib();
+    let mut greedy: Vec<_> = (0..20).map(|_| guarded.client()).collect();
+    for client in &mut greedy {
+        client.send(&request(CMD_READ, 0, 0, 1 << 20).repeat(100));
+    }
+    for client in &mut greedy {
+        assert_eq!(client.simple_reply(), 0);
+    }
+    let mut guarded = guarded;
+    // There is a share for who takes what it asks for.
+    for _ in 0..20 {
+        guarded.witness.read(0, 2 << 20);
+    }
+    let peak = guarded.memory_peak_kib();
+    assert!(peak < idle + KIB_MAX, "{peak} KiB, {idle} at rest");
+    // Whoever takes its replies at last gets all of them.
+    let mut late = greedy.pop().unwrap();
+    late.receive(1 << 20);
+    for _ in 1..100 {
+        assert_eq!(late.simple_reply(), 0);
+        late.receive(1 << 20);
+    }
+    drop(greedy);
+    guarded.finish();
+}
+
+#[test]
 fn noise_harms_nobody() {
     const SEED: u64 = 20_261_121;
     println!("seed {SEED}");

@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use disk::{Buffers, Stream};
 
-use super::budget::{Budget, Permit};
+use super::budget::{Budget, Common, Permit};
 use super::end::End;
 use super::execute::execute;
 use super::export::Export;
@@ -36,6 +36,7 @@ pub(super) async fn serve(
     stream: Rc<Stream>,
     export: Rc<Export>,
     pool: Rc<Pool>,
+    common: Rc<Common>,
     negotiated: impl FnOnce(),
 ) -> Result<(), End> {
     let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
@@ -43,7 +44,7 @@ pub(super) async fn serve(
         return Ok(());
     };
     negotiated();
-    let connection = Rc::new(Connection::new(stream, export, pool, terms));
+    let connection = Rc::new(Connection::new(stream, export, pool, common, terms));
     let sender = Rc::clone(&connection);
     disk::spawn(async move { sender.outbox.run().await });
     let end = connection.take_requests(&mut inbox).await;
@@ -56,7 +57,13 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    fn new(stream: Rc<Stream>, export: Rc<Export>, pool: Rc<Pool>, terms: Terms) -> Self {
+    fn new(
+        stream: Rc<Stream>,
+        export: Rc<Export>,
+        pool: Rc<Pool>,
+        common: Rc<Common>,
+        terms: Terms,
+    ) -> Self {
         let limits = Limits {
             size_bytes: export.properties.size_bytes,
             read_only: export.properties.read_only,
@@ -67,7 +74,7 @@ impl Connection {
             export,
             pool,
             outbox: Outbox::new(stream),
-            budget: Rc::default(),
+            budget: Rc::new(Budget::new(common)),
             limits,
             replies: Replies {
                 structured: terms.structured,
@@ -224,7 +231,13 @@ mod tests {
             let export = Rc::new(Export::new("", disk.clone()));
             let (stream, pool) = (Rc::new(Stream::new(ours).unwrap()), Rc::new(Pool::new()));
             let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
-            let connection = Rc::new(Connection::new(stream, export, pool, Terms::default()));
+            let connection = Rc::new(Connection::new(
+                stream,
+                export,
+                pool,
+                Rc::default(),
+                Terms::default(),
+            ));
             let end = connection.take_requests(&mut inbox).await;
             assert!(matches!(end, Err(End::Closed)), "{end:?}");
             let reads = disk.statistics().reads;

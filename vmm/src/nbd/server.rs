@@ -9,6 +9,7 @@ use std::task::Poll;
 
 use disk::{Listener, Stream};
 
+use super::budget::Common;
 use super::connection;
 use super::export::Export;
 use super::notify::Notify;
@@ -21,6 +22,7 @@ const CLIENTS_MAX: usize = 64;
 pub(crate) struct Server {
     export: Rc<Export>,
     pool: Rc<Pool>,
+    common: Rc<Common>,
     /// By number, in the order they came.
     clients: RefCell<BTreeMap<u64, Client>>,
     next: Cell<u64>,
@@ -39,6 +41,7 @@ impl Server {
         Rc::new(Self {
             export: Rc::new(export),
             pool: Rc::new(Pool::new()),
+            common: Rc::default(),
             clients: RefCell::default(),
             next: Cell::new(0),
             left: Notify::default(),
@@ -109,8 +112,9 @@ impl Server {
         let server = Rc::clone(self);
         disk::spawn(async move {
             let (export, pool) = (Rc::clone(&server.export), Rc::clone(&server.pool));
+            let common = Rc::clone(&server.common);
             let negotiated = || server.negotiated(number);
-            let end = connection::serve(stream, export, pool, negotiated).await;
+            let end = connection::serve(stream, export, pool, common, negotiated).await;
             match end {
                 Ok(()) => tracing::debug!(number, "an NBD client has left"),
                 Err(end) => tracing::debug!(number, %end, "an NBD client is gone"),
