@@ -44,7 +44,10 @@ fn nbdinfo_sees_what_the_server_can_do() {
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list["exports"][0]["export-name"], "vm");
     let (found, text) = try_run(Tool::NbdInfo, &[&server.uri("other")]);
-    assert!(!found && text.contains("server replied with error"), "{text}");
+    assert!(
+        !found && text.contains("server replied with error"),
+        "{text}"
+    );
     stop(server);
 }
 

@@ -145,5 +145,13 @@ fn as_many_clients_as_there_is_room_for_are_served_at_once() {
     for client in &mut clients {
         assert_eq!(client.read(0, 16).len(), 16);
     }
-    stop(server);
+    // One more has to wait, and somebody is told why.
+    let late = UnixStream::connect(server.socket()).unwrap();
+    for client in &mut clients {
+        client.read(0, 16);
+    }
+    let ended = server.stop().unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(ended.stderr.contains("64 NBD clients"), "{ended:?}");
+    drop(late);
 }

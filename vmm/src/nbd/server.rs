@@ -74,10 +74,7 @@ impl Server {
         loop {
             match listener.accept().await {
                 Ok(stream) => {
-                    while self.clients.borrow().len() >= CLIENTS_MAX {
-                        self.drop_idler();
-                        self.left.wait().await;
-                    }
+                    self.room().await;
                     self.start(Rc::new(stream));
                 }
                 Err(error) => {
@@ -91,13 +88,29 @@ impl Server {
         }
     }
 
+    /// Waits until there is room for one more client.
+    async fn room(&self) {
+        let mut warned = false;
+        while self.clients.borrow().len() >= CLIENTS_MAX {
+            if !self.drop_idler() && !std::mem::replace(&mut warned, true) {
+                tracing::warn!(
+                    "{CLIENTS_MAX} NBD clients are connected, the most there can be; \
+                     the next one waits until one of them leaves"
+                );
+            }
+            self.left.wait().await;
+        }
+    }
+
     /// Makes room by sending away who has been longest in a handshake, if anybody is: a client that
-    /// connects and says nothing must not keep others out.
-    fn drop_idler(&self) {
+    /// connects and says nothing must not keep others out. False if nobody is.
+    fn drop_idler(&self) -> bool {
         let clients = self.clients.borrow();
-        if let Some(client) = clients.values().find(|client| !client.negotiated) {
+        let idler = clients.values().find(|client| !client.negotiated);
+        if let Some(client) = idler {
             client.stream.shutdown();
         }
+        idler.is_some()
     }
 
     fn start(self: &Rc<Self>, stream: Rc<Stream>) {
