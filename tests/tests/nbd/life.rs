@@ -1,6 +1,7 @@
 //! A server's start and end, and clients that come and go beside each other.
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::thread;
 
 use images::packages::Tool;
