@@ -162,7 +162,10 @@ fn what_makes_no_sense_is_refused() {
         ("convert -f raw -O qcow2 -m 0 source x", &["0"]),
         ("convert -f raw -O qcow2 nowhere x", &["nowhere"]),
         ("convert -f qcow2 -O raw source x", &["source", "qcow2"]),
-        ("convert -f raw -O raw source source", &["source", "in use"]),
+        (
+            "convert -f raw -O raw source source",
+            &["source", "source: source and target are the same file"],
+        ),
     ] {
         shop.refused(line, parts);
         assert_eq!(shop.files(), ["source"], "{line}");
@@ -206,4 +209,14 @@ fn a_block_device_is_written_in_its_place() {
     shop.assert_same(("raw", "source"), ("qcow2", device));
     shop.refused(&format!("create -f raw {device} 17M"), &[device, "too few"]);
     assert_eq!(shop.files(), ["behind", "source"]);
+}
+
+#[test]
+fn an_image_is_not_copied_onto_itself() {
+    let shop = Shop::new();
+    shop.must("create disk 1M");
+    for line in ["convert disk disk", "convert -n disk ./disk"] {
+        shop.refused(line, &["disk: source and target are the same file"]);
+    }
+    assert_eq!(shop.files(), ["disk"]);
 }

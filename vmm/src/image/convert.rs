@@ -9,6 +9,7 @@ use disk::{Disk, Format, OpenOptions};
 use super::arguments::{ProgressArguments, read_options};
 use super::copy::{Before, Copy, Target};
 use super::create::BackingArguments;
+use super::identity::is_same_file;
 use super::interrupt::Interrupt;
 use super::new_image::NewImage;
 use super::options::ImageOptions;
@@ -68,6 +69,10 @@ pub(crate) struct Arguments {
 
 /// Copies the source.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
+    if is_same_file(&arguments.source, &arguments.target) {
+        let target = arguments.target.display();
+        bail!("{target}: source and target are the same file");
+    }
     let options = read_options(&arguments.source, arguments.source_format);
     let source = options.share_all(arguments.force_share).open().await?;
     if arguments.no_create {
