@@ -117,6 +117,7 @@ fn what_is_no_option_is_refused_by_name() {
         ("create x 0", &["x: 0 bytes"]),
         ("create x lots", &["lots"]),
         ("create nowhere/x 1M", &["nowhere/x"]),
+        ("create /sys/x 1M", &["/sys/x: cannot create it: "]),
         ("create . 1M", &["directory"]),
     ] {
         shop.refused(line, parts);
@@ -139,4 +140,12 @@ fn what_was_there_is_replaced_whole_or_not_at_all() {
     assert_eq!(real.permissions().mode() & 0o777, 0o666);
     assert_eq!(info(&shop, "real")["virtual-size"], 2 << 20);
     assert_eq!(shop.files(), ["link", "real"]);
+    // What a link leads to need not be there.
+    symlink("link-to-new", shop.path("other")).unwrap();
+    symlink(shop.path("new"), shop.path("link-to-new")).unwrap();
+    shop.must("create other 1M");
+    assert_eq!(shop.bytes("new"), vec![0; 1 << 20]);
+    let files = ["link", "link-to-new", "new", "other", "real"];
+    assert_eq!(shop.files(), files);
+    assert!(fs::read_link(shop.path("other")).is_ok());
 }

@@ -2,12 +2,15 @@
 
 use std::fs::{self, File, Permissions};
 use std::io::ErrorKind;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use disk::{FileOptions, FileStorage, Storage as _};
 use tempfile::{Builder, TempPath};
+
+/// Symbolic links that a path may lead through, as many as Linux follows.
+const LINKS_MAX: usize = 40;
 
 /// A file that has no name until it is whole, and goes away if it never is. Until then, what has
 /// the name is left as it was.
@@ -31,7 +34,7 @@ impl NewFile {
             Err(error) => return Err(error).with_context(|| cannot("create", path)),
         };
         let Some(metadata) = metadata else {
-            return Self::beside(path.to_owned(), Permissions::from_mode(0o666), None);
+            return Self::beside(end_of_links(path)?, &Permissions::from_mode(0o666), None);
         };
         if metadata.file_type().is_block_device() {
             return Ok(Self {
@@ -43,7 +46,7 @@ impl NewFile {
         // Not the link that may lead to it.
         let place = fs::canonicalize(path).with_context(|| cannot("replace", path))?;
         let replaced = FileOptions::new(path).open()?;
-        let made = Self::beside(place, metadata.permissions(), Some(replaced))?;
+        let made = Self::beside(place, &metadata.permissions(), Some(replaced))?;
         // The user's mask does not apply to what was there before.
         fs::set_permissions(made.path(), metadata.permissions())
             .with_context(|| cannot("set the permissions of", path))?;
@@ -52,14 +55,18 @@ impl NewFile {
 
     fn beside(
         place: PathBuf,
-        permissions: Permissions,
+        permissions: &Permissions,
         replaced: Option<FileStorage>,
     ) -> Result<Self> {
         let temporary = Builder::new()
             .prefix(".microvm-")
             .suffix(".part")
-            .permissions(permissions)
-            .tempfile_in(directory(&place))
+            // Its own way of opening would have an error name the temporary file.
+            .make_in(directory(&place), |path| {
+                let mut options = File::options();
+                options.write(true).create_new(true);
+                options.mode(permissions.mode()).open(path)
+            })
             .with_context(|| cannot("create", &place))?;
         Ok(Self {
             temporary: Some(temporary.into_temp_path()),
@@ -103,6 +110,19 @@ impl NewFile {
             .and_then(|directory| directory.sync_all())
             .with_context(|| cannot("make durable the name of", &self.place))
     }
+}
+
+/// What a path leads to that leads to nothing yet: the name where its links end.
+fn end_of_links(path: &Path) -> Result<PathBuf> {
+    let mut place = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        match fs::read_link(&place) {
+            Ok(next) => place = directory(&place).join(next),
+            // Nothing, or no link.
+            Err(_) => return Ok(place),
+        }
+    }
+    bail!("{}: leads from link to link", path.display())
 }
 
 /// The directory of a file.
