@@ -33,8 +33,7 @@ impl Preallocate<'_> {
     pub(super) async fn raw(self, path: &Path, options: OpenOptions) -> Result<()> {
         match self.how {
             Preallocation::Off | Preallocation::Metadata => Ok(()),
-            Preallocation::Falloc => reserve(path, &self.range)
-                .with_context(|| format!("{}: cannot reserve its space", path.display())),
+            Preallocation::Falloc => reserve(path, &self.range).context("cannot reserve its space"),
             Preallocation::Full => {
                 let disk = options.open().await?;
                 self.write_zeros(&*disk).await?;

@@ -97,15 +97,26 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     image.storage.close();
     if raw {
         let options = options.format(Format::Raw);
-        return preallocate.raw(&arguments.file, options).await;
+        let done = preallocate.raw(&arguments.file, options).await;
+        return done.with_context(|| arguments.resized(new));
     }
     let image = options.open_qcow2().await?;
     image.resize(new).await?;
-    preallocate.qcow2(&image).await?;
-    Ok(image.close().await?)
+    let done = preallocate.qcow2(&image).await;
+    let closed = image.close().await;
+    done.with_context(|| arguments.resized(new))?;
+    Ok(closed?)
 }
 
 impl Arguments {
+    /// What has been done where the preallocation has not.
+    fn resized(&self, new: u64) -> String {
+        format!(
+            "{}: the disk has {new} bytes now, but what was added lacks a part of its space",
+            self.file.display()
+        )
+    }
+
     /// The size of a disk that has `old` bytes, once it is known that this is meant.
     fn new_size(&self, old: u64) -> Result<u64> {
         let file = self.file.display();
@@ -167,7 +178,7 @@ mod tests {
         assert_eq!(size("1000", 0), Some(1024));
         assert_eq!(size("-1K", 512), None);
         assert_eq!(size("+1", u64::MAX), None);
-        for text in ["", "+", "-", "+-1", "1.5G", "much"] {
+        for text in ["", "+", "-", "+-1", "1.5", "much"] {
             assert!(text.parse::<NewSize>().is_err(), "{text}");
         }
     }
