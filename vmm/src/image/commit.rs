@@ -79,7 +79,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let closed = target.disk.close().await;
     copied.with_context(|| {
         let base = plan.base.display();
-        format!("{base}: holds a part of the changes now; commit again")
+        format!(
+            "{base}: holds a part of the changes now; commit again, or have given back what was \
+             allocated for nothing: microvm image check --repair leaks {base}"
+        )
     })?;
     closed?;
     if empties {
