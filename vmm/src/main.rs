@@ -71,6 +71,10 @@ fn usage(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        notice("microvm: a command is missing; microvm image --help lists the commands\n");
+        return ExitCode::from(FAILURE);
+    }
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.is_empty());
     let reason = lines.map(str::trim).collect::<Vec<_>>().join(" ");
