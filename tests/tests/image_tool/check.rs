@@ -1,5 +1,7 @@
 //! `image check`.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::shop::Shop;
@@ -90,4 +92,18 @@ fn a_check_that_cannot_be_done_is_no_verdict() {
         broken.stderr.contains("broken: damaged at offset 20"),
         "{broken:?}"
     );
+}
+
+#[test]
+fn an_image_that_was_cut_off_is_corrupt() {
+    let shop = Shop::new();
+    image(&shop, "cut");
+    let file = fs::File::options().write(true).open(shop.path("cut"));
+    file.unwrap().set_len(2 * CLUSTER).unwrap();
+    assert_eq!(shop.try_qemu_img("check cut").status, Some(2));
+    for options in ["", "-r all"] {
+        let done = shop.image(&format!("check {options} cut"));
+        assert_eq!(done.status, Some(2), "{done:?}");
+        assert!(done.stderr.contains("L1 table is not within"), "{done:?}");
+    }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use disk::qcow2::{self, CheckReport, Finding, Severity};
-use disk::{Format, Storage as _};
+use disk::{Error, Format, Storage as _};
 use serde::Serialize;
 
 use super::arguments::{Output, write_options};
@@ -14,6 +14,9 @@ use crate::notice::notice;
 
 /// The status that says that the format has nothing to check.
 const NO_CHECK: u8 = 63;
+
+/// Where a qcow2 header has the offsets of the L1, refcount and snapshot tables.
+const TABLE_FIELDS: [u64; 3] = [40, 48, 64];
 
 /// The arguments of `image check`.
 #[derive(Args, Debug)]
@@ -89,7 +92,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
         .read_only(arguments.repair.is_none())
         .share_all(arguments.force_share)
         .layers_max(1);
-    let chain = options.chain().await?;
+    let chain = match options.chain().await {
+        Err(error) => {
+            let report = lost_table(&error).ok_or(error)?;
+            return arguments.conclude(&report);
+        }
+        Ok(chain) => chain,
+    };
     let image = &chain.layers()[0];
     if image.format == Format::Raw {
         let file = arguments.file.display();
@@ -105,13 +114,39 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
     };
     let report = qcow2::check(&image.storage, repair).await?;
     image.storage.close();
-    print_findings(&report);
-    match arguments.output {
-        Output::Json => super::print_json(&Checked::new(arguments, &report))?,
-        Output::Human if arguments.quiet => {}
-        Output::Human => super::print(&text(&report))?,
+    arguments.conclude(&report)
+}
+
+impl Arguments {
+    /// Prints what was found; returns the exit status.
+    fn conclude(&self, report: &CheckReport) -> Result<u8> {
+        print_findings(report);
+        match self.output {
+            Output::Json => super::print_json(&Checked::new(self, report))?,
+            Output::Human if self.quiet => {}
+            Output::Human => super::print(&text(report))?,
+        }
+        Ok(report.exit_status())
     }
-    Ok(report.exit_status())
+}
+
+/// What there is to report where the header is sound, but leads to a table that is not there, as
+/// in an image that was cut off. Nothing else can be checked then, or repaired.
+fn lost_table(error: &Error) -> Option<CheckReport> {
+    match error {
+        Error::Damaged {
+            offset, problem, ..
+        } if TABLE_FIELDS.contains(offset) => Some(CheckReport {
+            corruptions: 1,
+            findings: vec![Finding {
+                severity: Severity::Corruption,
+                offset: *offset,
+                problem: problem.clone(),
+            }],
+            ..CheckReport::default()
+        }),
+        _ => None,
+    }
 }
 
 fn print_findings(report: &CheckReport) {
