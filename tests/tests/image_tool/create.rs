@@ -109,6 +109,7 @@ fn what_is_no_option_is_refused_by_name() {
         ),
         ("create -f qcow2 -o frobnicate=on x 1M", &["frobnicate=on"]),
         ("create -f qcow2 -o lazy_refcounts x 1M", &["NAME=VALUE"]),
+        ("create -f qcow2 -o help x 1M", &["cluster_size, prealloc"]),
         ("create -f qcow2 -o data_file_raw=on x 1M", &["data_file"]),
         ("create -f qcow2 -o cluster_size=512 x 8T", &["cluster"]),
         ("create -f raw -o cluster_size=64k x 1M", &["cluster_size"]),

@@ -65,7 +65,8 @@ impl ImageOptions {
         };
         for field in options.iter().flat_map(|option| split_fields(option)) {
             let Some((key, value)) = field.split_once('=') else {
-                bail!("-o {field}: an option is written NAME=VALUE");
+                let known = known(format);
+                bail!("-o {field}: an option is written NAME=VALUE; {known}");
             };
             let applied = match format {
                 Format::Raw => parsed.apply_to_any(key, value),
@@ -86,14 +87,7 @@ impl ImageOptions {
                     bail!("a raw image has no metadata; there are off, falloc and full");
                 }
             }
-            _ if self.format == Format::Raw => {
-                bail!("raw images have the options size and preallocation");
-            }
-            _ => bail!(
-                "qcow2 images have the options size, compat, backing_file, backing_fmt, \
-                 cluster_size, preallocation, lazy_refcounts, refcount_bits, extended_l2, \
-                 compression_type, data_file and data_file_raw"
-            ),
+            _ => bail!("{}", known(self.format)),
         }
         Ok(())
     }
@@ -167,6 +161,18 @@ impl ImageOptions {
             .clone()
             .zip(self.backing_format.map(|format| format.to_string()));
         Ok(options)
+    }
+}
+
+/// What options there are.
+fn known(format: Format) -> &'static str {
+    match format {
+        Format::Raw => "raw images have the options size and preallocation",
+        Format::Qcow2 => {
+            "qcow2 images have the options size, compat, backing_file, backing_fmt, cluster_size, \
+             preallocation, lazy_refcounts, refcount_bits, extended_l2, compression_type, \
+             data_file and data_file_raw"
+        }
     }
 }
 
