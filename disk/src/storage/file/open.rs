@@ -139,7 +139,7 @@ impl FileOptions {
                     "reading it needs read permission"
                 }
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
-                    "give it write permission, or open the disk read-only"
+                    "give it write permission, or only read it"
                 }
                 _ => {
                     return Error::Io {
