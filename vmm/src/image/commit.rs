@@ -79,10 +79,15 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let closed = target.disk.close().await;
     copied.with_context(|| {
         let base = plan.base.display();
-        format!(
-            "{base}: holds a part of the changes now; commit again, or have given back what was \
-             allocated for nothing: microvm image check --repair leaks {base}"
-        )
+        let remedy = match plan.base_format {
+            Format::Raw => String::new(),
+            // A write that failed may have taken clusters.
+            Format::Qcow2 => format!(
+                ", or have given back what was allocated for nothing: \
+                 microvm image check --repair leaks {base}"
+            ),
+        };
+        format!("{base}: holds a part of the changes now; commit again{remedy}")
     })?;
     closed?;
     if empties {
