@@ -55,7 +55,7 @@ impl Workshop {
             .args(words)
             .current_dir(self.directory.path())
             .output()
-            .unwrap()
+            .expect("QEMU's tools are here: `cargo xtask test` installs them")
     }
 
     /// Runs `qemu-io` on an image, with commands of the form `write -P 1 0 64k`.

@@ -1,9 +1,10 @@
 //! Commands that do not get to their end.
 
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tests::report::skip;
 
 use crate::shop::Shop;
@@ -32,10 +33,8 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-fn signal(child: &Child, signal: &str) {
-    let pid = child.id().to_string();
-    let killed = Command::new("kill").args(["-s", signal, &pid]).status();
-    assert!(killed.unwrap().success());
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
 }
 
 #[test]
@@ -43,7 +42,7 @@ fn a_signal_leaves_what_was_there_and_nothing_else() {
     let shop = Shop::new();
     random_disk(&shop, 512);
     shop.must("create target 1M");
-    for name in ["INT", "TERM"] {
+    for name in [Signal::INT, Signal::TERM] {
         let line = "convert -f raw -O qcow2 -c source target";
         let mut command = shop.image_command(line);
         let child = command.stderr(Stdio::piped()).spawn().unwrap();
@@ -133,7 +132,7 @@ fn an_image_in_use_is_left_alone() {
     shop.must("info -U disk");
     shop.must("map -U disk");
     shop.must("info overlay");
-    signal(&server, "TERM");
+    signal(&server, Signal::TERM);
     assert!(server.wait().unwrap().success());
     shop.must("check disk");
     assert_eq!(shop.files(), ["disk", "other", "overlay"]);

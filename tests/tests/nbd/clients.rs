@@ -18,7 +18,10 @@ fn nbdinfo_sees_what_the_server_can_do() {
     let setting = Setting::new();
     let image = setting.raw_image("image", 8);
     let server = setting.serve(&image);
-    let info = run(Tool::NbdInfo, &["--json", &server.uri("vm")]);
+    let info = run(
+        Tool::NbdInfo,
+        &["--json", "--no-content", &server.uri("vm")],
+    );
     let info: serde_json::Value = serde_json::from_str(&info).unwrap();
     assert_eq!(info["protocol"], "newstyle-fixed");
     assert_eq!(info["structured"], true);
@@ -40,7 +43,10 @@ fn nbdinfo_sees_what_the_server_can_do() {
     }
     assert_eq!(export["block_size_minimum"], 1);
     assert_eq!(export["block_size_maximum"], 32 << 20);
-    let list = run(Tool::NbdInfo, &["--list", "--json", &server.uri("")]);
+    let list = run(
+        Tool::NbdInfo,
+        &["--list", "--json", "--no-content", &server.uri("")],
+    );
     let list: serde_json::Value = serde_json::from_str(&list).unwrap();
     assert_eq!(list["exports"][0]["export-name"], "vm");
     let (found, text) = try_run(Tool::NbdInfo, &[&server.uri("other")]);

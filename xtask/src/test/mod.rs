@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
+use images::packages::{Tool, require};
 use tests::Parts;
 use tests::host::Choice;
 use tests::lab::scratch;
@@ -21,6 +22,8 @@ const GUESTS_AT_A_TIME: &str = "2";
 
 pub(crate) fn run() -> Result<ExitCode> {
     tools::require()?;
+    // The disk engine's own tests ask QEMU.
+    require(&[Tool::QemuImg, Tool::QemuIo])?;
     let parts = Parts::for_tests()?;
     let choice = Choice::make(&parts.microvm)?;
     println!("guests run on: {choice}");

@@ -143,7 +143,7 @@ fn qemu_img(args: &[&str], image: &Path) -> String {
         .args(args)
         .arg(image)
         .output()
-        .unwrap();
+        .expect("QEMU's tools are here: `cargo xtask test` installs them");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{args:?}: {output:?}");
     text
