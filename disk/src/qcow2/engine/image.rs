@@ -25,7 +25,7 @@ use crate::{Disk, Error, Statistics, Storage};
 const L2_CACHE_COVERAGE_BYTES: u64 = 64 << 30;
 /// What the L2 cache takes by default at most: with small clusters the tables are large.
 const L2_CACHE_BYTES_MAX: u64 = 64 << 20;
-/// What the other tables get of the cache.
+/// What the other tables get of the cache: as much as the L2 tables, but not more than this.
 const OTHER_CACHE_BYTES: u64 = 1 << 20;
 
 /// A qcow2 image in use.
@@ -103,7 +103,7 @@ impl<S: Storage> Image<S> {
             free_space: FreeSpace::new(layout.clusters_for(storage.size_bytes())),
             metadata: Metadata::new(
                 layout.cluster_bytes(),
-                cache_bytes.saturating_add(OTHER_CACHE_BYTES),
+                cache_bytes.saturating_add(cache_bytes.min(OTHER_CACHE_BYTES)),
             ),
             storage,
             data_file,

@@ -19,7 +19,9 @@ use crate::{Error, Storage};
 /// Tables are read in pieces of this size, or of a cluster if that is less.
 const PAGE_BYTES_MAX: u64 = 4096;
 /// Fewer pages than this make no sense.
-const PAGES_MIN: usize = 64;
+const PAGES_MIN: usize = 16;
+/// A transaction may have so many sectors and freed ranges, however small the cache is.
+const TRANSACTION_MIN: usize = 1024;
 
 /// The metadata that is in memory.
 pub(super) struct Metadata {
@@ -283,7 +285,7 @@ impl Metadata {
     /// Whether so much waits for a commit that one should come.
     pub(super) fn wants_commit(&self) -> bool {
         self.dirty.get() > self.pages_max / 2
-            || self.pending.borrow().len() > self.pages_max.max(PAGES_MIN * 16)
+            || self.pending.borrow().len() > self.pages_max.max(TRANSACTION_MIN)
     }
 
     /// A sector of a page that waits for a commit.
