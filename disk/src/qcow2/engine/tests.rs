@@ -6,6 +6,7 @@ use std::task::Poll;
 use super::*;
 use crate::qcow2::format::{AutoclearFeatures, BitmapsExtension, SnapshotEntry};
 use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file};
+use crate::test_support::seeded;
 use crate::{
     Backend, Executor, Fault, FaultyOperation, Format, OpenOptions, Recording, SimulatedStorage,
 };
@@ -351,33 +352,35 @@ fn the_refcount_table_grows_and_survives_power_cuts() {
         refcount_bits: 64,
         ..CreateOptions::new(WRITES * LEN as u64)
     };
-    with_image(&options, |disk, storage| async move {
-        let mut recording = Recording::start(&[&storage]);
-        let mut promised = Vec::new();
-        for n in 0..WRITES {
-            write(&disk, n * LEN as u64, 1 + n.to_le_bytes()[0], LEN).await;
-            flush(&disk).await;
-            promised.push(recording.steps());
-        }
-        let clusters = disk.header().refcount_table_clusters;
-        assert!(clusters > 1, "the table has not grown");
-        let last = recording.steps();
-        for (seed, steps) in (0..last).step_by(7).chain([last]).enumerate() {
-            let left = recording.power_cut(steps, seed as u64).remove(0);
-            let report = check(&left, Repair::None).await.unwrap();
-            assert_eq!(report.corruptions, 0, "step {steps}: {:?}", report.findings);
-            let disk = Qcow2::open(left, Parts::default()).await.unwrap();
-            let flushed = promised.iter().filter(|end| **end <= steps).count();
-            for n in 0..flushed as u64 {
-                let content = read(&disk, n * LEN as u64, LEN).await;
-                assert!(
-                    content.iter().all(|byte| *byte == 1 + n.to_le_bytes()[0]),
-                    "step {steps}: {n}"
-                );
+    seeded(1, |first| {
+        with_image(&options, |disk, storage| async move {
+            let mut recording = Recording::start(&[&storage]);
+            let mut promised = Vec::new();
+            for n in 0..WRITES {
+                write(&disk, n * LEN as u64, 1 + n.to_le_bytes()[0], LEN).await;
+                flush(&disk).await;
+                promised.push(recording.steps());
             }
-        }
-        disk.close().await.unwrap();
-        let report = check(&storage, Repair::None).await.unwrap();
-        assert_eq!((report.corruptions, report.leaks), (0, 0));
+            let clusters = disk.header().refcount_table_clusters;
+            assert!(clusters > 1, "the table has not grown");
+            let last = recording.steps();
+            for (seed, steps) in (0..last).step_by(7).chain([last]).enumerate() {
+                let left = recording.power_cut(steps, first + seed as u64).remove(0);
+                let report = check(&left, Repair::None).await.unwrap();
+                assert_eq!(report.corruptions, 0, "step {steps}: {:?}", report.findings);
+                let disk = Qcow2::open(left, Parts::default()).await.unwrap();
+                let flushed = promised.iter().filter(|end| **end <= steps).count();
+                for n in 0..flushed as u64 {
+                    let content = read(&disk, n * LEN as u64, LEN).await;
+                    assert!(
+                        content.iter().all(|byte| *byte == 1 + n.to_le_bytes()[0]),
+                        "step {steps}: {n}"
+                    );
+                }
+            }
+            disk.close().await.unwrap();
+            let report = check(&storage, Repair::None).await.unwrap();
+            assert_eq!((report.corruptions, report.leaks), (0, 0));
+        })
     });
 }
