@@ -381,6 +381,6 @@ fn the_refcount_table_grows_and_survives_power_cuts() {
             disk.close().await.unwrap();
             let report = check(&storage, Repair::None).await.unwrap();
             assert_eq!((report.corruptions, report.leaks), (0, 0));
-        })
+        });
     });
 }
