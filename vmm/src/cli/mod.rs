@@ -1,14 +1,14 @@
 //! The command line.
 
-mod disk;
-mod size;
+pub(crate) mod disk;
+pub(crate) mod size;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-pub(crate) use self::disk::{DiskArgument, split_fields};
-pub(crate) use self::size::parse_size;
+pub(crate) use self::disk::DiskArgument;
+use self::size::parse_size;
 use crate::console::Kind;
 use crate::image::ImageCommand;
 

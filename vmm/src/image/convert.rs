@@ -15,7 +15,7 @@ use super::new_image::NewImage;
 use super::options::ImageOptions;
 use super::progress::Progress;
 use super::walk::{Kind, Piece};
-use crate::cli::parse_size;
+use crate::cli::size::parse_size;
 
 /// The arguments of `image convert`.
 #[derive(Args, Debug)]

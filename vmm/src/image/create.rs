@@ -11,7 +11,7 @@ use super::interrupt::Interrupt;
 use super::new_image::NewImage;
 use super::options::ImageOptions;
 use super::progress::Progress;
-use crate::cli::parse_size;
+use crate::cli::size::parse_size;
 
 /// The unit of a disk's size.
 const SECTOR_BYTES: u64 = 512;

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::arguments::{Output, Source};
 use super::human;
 use super::walk::{Piece, Walk};
-use crate::cli::parse_size;
+use crate::cli::size::parse_size;
 
 /// The arguments of `image map`.
 #[derive(Args, Debug)]

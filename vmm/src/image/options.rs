@@ -11,7 +11,8 @@ use disk::qcow2::CreateOptions;
 use disk::qcow2::format::Compression;
 use disk::{Disk, Format, OpenOptions};
 
-use crate::cli::{parse_size, split_fields};
+use crate::cli::disk::split_fields;
+use crate::cli::size::parse_size;
 
 /// How much of an image gets its space at once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -13,7 +13,7 @@ use super::interrupt::Interrupt;
 use super::options::Preallocation;
 use super::preallocate::Preallocate;
 use super::progress::Progress;
-use crate::cli::parse_size;
+use crate::cli::size::parse_size;
 
 /// The arguments of `image resize`.
 #[derive(Args, Debug)]

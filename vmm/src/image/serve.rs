@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use disk::Listener;
 
-use crate::cli::DiskArgument;
+use crate::cli::disk::DiskArgument;
 use crate::nbd::{Export, Server, SocketPath};
 use crate::signals::Signals;
 
