@@ -8,7 +8,8 @@ use crate::{Error, Request};
 /// A future without a name, for a trait behind `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
-/// What a disk is like; none of it changes while the disk is open.
+/// What a disk is like. None of it changes while the disk is open, unless its owner has the whole
+/// image changed, by [`Qcow2::resize`](crate::qcow2::Qcow2::resize) for example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Properties {
     /// Size in bytes, a multiple of 512.
