@@ -9,10 +9,8 @@ use super::format::{
     AutoclearFeatures, CompatibleFeatures, Compression, Header, IncompatibleFeatures, L1_BYTES_MAX,
     Layout, REFCOUNT_TABLE_BYTES_MAX, RefcountWidth,
 };
+use crate::request::SECTOR_BYTES;
 use crate::{Error, Storage};
-
-/// The unit of a disk's size in bytes.
-const SECTOR_BYTES: u64 = 512;
 
 /// What an image is to be like.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -4,10 +4,8 @@ use super::bitmap::{self, Bitmaps};
 use super::file;
 use super::format::{Cluster, Header, L1Entry, L2Entry, Subclusters};
 use super::rewrite::{Change, Rewrite};
+use crate::request::SECTOR_BYTES;
 use crate::{Error, Storage};
-
-/// The unit of a disk's size in bytes.
-const SECTOR_BYTES: u64 = 512;
 
 /// Makes the disk `size_bytes` long, rounded up to whole sectors. What is added reads as zeros,
 /// given that what is behind the disk's end in its last cluster does; what is cut off is lost.

@@ -9,10 +9,8 @@ use crate::executor::uninterrupted;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};
-use crate::{Buffers, Error, Storage};
+use crate::{Error, Storage};
 
-/// How much of zeros to write at once.
-const ZEROS_BYTES: u64 = 1 << 20;
 /// How much to write at the end of what a file must hold.
 const LAST_BYTES: usize = 512;
 
@@ -178,20 +176,9 @@ impl<S: Storage> Image<S> {
             Preallocation::Metadata | Preallocation::Falloc => {
                 storage.write_zeroes(offset, len, false).await
             }
-            Preallocation::Full => self.write_out_zeros(offset, len).await,
+            Preallocation::Full => file::write_zeros(storage, offset, len).await,
         };
         self.data_changed();
         result
-    }
-
-    async fn write_out_zeros(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let zeros = Buffers::zeroed(usize::try_from(ZEROS_BYTES.min(len)).expect("small"));
-        let mut done = 0;
-        while done < len {
-            let part = super::read::slice(&zeros, 0, ZEROS_BYTES.min(len - done));
-            self.data_storage().write_at(offset + done, part).await?;
-            done += ZEROS_BYTES;
-        }
-        Ok(())
     }
 }

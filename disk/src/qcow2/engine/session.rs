@@ -45,10 +45,10 @@ impl<S: Storage> Image<S> {
     /// may still be in flight: once the files are another's, nothing may be written.
     pub(super) async fn close(&self) -> Result<(), Error> {
         let _everything = self.guest.all().await;
-        let settled = if self.check_writable("close").is_ok() {
-            self.settle().await
-        } else {
-            self.close_unwritable()
+        let settled = match self.check_writable("close") {
+            Ok(()) => self.settle().await,
+            Err(_) if self.storage.geometry().read_only => Ok(()),
+            Err(error) => Err(error),
         };
         self.storage.close();
         if let Some(data_file) = &self.data_file {
@@ -59,13 +59,5 @@ impl<S: Storage> Image<S> {
             None => Ok(()),
         };
         settled.and(closed)
-    }
-
-    /// What closing promises of an image that is not written to any more.
-    fn close_unwritable(&self) -> Result<(), Error> {
-        if self.storage.geometry().read_only {
-            return Ok(());
-        }
-        self.check_writable("close")
     }
 }

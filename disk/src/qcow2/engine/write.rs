@@ -59,20 +59,10 @@ impl<S: Storage> Image<S> {
     /// Writes guest data. Waits for all of it even if some fails, for the clusters may be another's
     /// afterwards.
     async fn write_pieces(&self, pieces: Vec<Piece>) -> Result<(), Error> {
-        let storage = self.data_storage();
-        let mut writes = pieces
+        let writes = pieces
             .into_iter()
-            .map(|piece| storage.write_at(piece.host, piece.buffers));
-        let result = match (writes.next(), writes.len()) {
-            (Some(only), 0) => only.await,
-            (Some(first), _) => {
-                let all = join_all(std::iter::once(first).chain(writes)).await;
-                all.into_iter().collect()
-            }
-            (None, _) => Ok(()),
-        };
-        self.data_changed();
-        result
+            .map(|piece| self.write_host(piece.host, piece.buffers));
+        join_all(writes).await.into_iter().collect()
     }
 
     /// Writes at `offset`, and changes the mapping where it must. The caller holds the clusters
@@ -118,11 +108,7 @@ impl<S: Storage> Image<S> {
         let tail_end = end.next_multiple_of(layout.subcluster_bytes());
         let tail = missing(end - 1).then_some((end, tail_end));
         let (at, data) = self.surrounded(offset, buffers, head, tail, false).await?;
-        let piece = Piece {
-            host: host + layout.in_cluster(at),
-            buffers: data,
-        };
-        self.write_pieces(vec![piece]).await?;
+        self.write_host(host + layout.in_cluster(at), data).await?;
         if before.allocated & touched == touched {
             return Ok(());
         }
@@ -245,11 +231,8 @@ impl<S: Storage> Image<S> {
         let (at, data) = self
             .surrounded(offset, buffers, Some(head), Some(tail), is_zero)
             .await?;
-        let piece = Piece {
-            host: new.offset + (at - layout.cluster_start(offset)),
-            buffers: data,
-        };
-        self.write_pieces(vec![piece]).await
+        let host = new.offset + (at - layout.cluster_start(offset));
+        self.write_host(host, data).await
     }
 
     /// Maps the clusters that a write touches to new ones. Where that fails, those before stay as
