@@ -209,7 +209,7 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
 }
 
 /// Lets the other tasks that are ready go first.
-pub(crate) async fn yield_now() {
+pub async fn yield_now() {
     let mut yielded = false;
     poll_fn(|context| {
         if std::mem::replace(&mut yielded, true) {

@@ -32,7 +32,7 @@ pub use buffers::Buffers;
 pub use disk::{BoxFuture, Content, Disk, Extent, Properties, Statistics};
 pub use error::Error;
 pub use event::EventReceiver;
-pub use executor::{Backend, Executor, spawn};
+pub use executor::{Backend, Executor, spawn, yield_now};
 pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use raw::Raw;
 pub use request::{Op, Request};

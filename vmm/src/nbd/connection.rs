@@ -13,7 +13,6 @@ use super::execute::execute;
 use super::export::Export;
 use super::handshake::{Terms, handshake};
 use super::inbox::Inbox;
-use super::notify::yield_now;
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::reply::Replies;
@@ -88,7 +87,7 @@ impl Connection {
             if self.outbox.is_full() {
                 self.outbox.send_now();
                 // Other clients have requests too.
-                yield_now().await;
+                disk::yield_now().await;
             } else if !inbox.has(size_of::<RequestHeader>()) {
                 self.outbox.send_now();
             }

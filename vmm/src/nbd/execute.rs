@@ -5,7 +5,6 @@ use std::ops::Range;
 use disk::{Buffers, Extent};
 
 use super::export::Export;
-use super::notify::yield_now;
 use super::pool::Pool;
 use super::request::{Command, Refusal, Request};
 use super::wire::{Descriptor, Errno, state};
@@ -169,7 +168,7 @@ impl Export {
             self.submit(disk::Request::read(offset, memory)).await?;
             offset += len;
             // Nobody waits for this; other requests come first.
-            yield_now().await;
+            disk::yield_now().await;
         }
         Ok(())
     }
