@@ -47,10 +47,52 @@ pub struct Statistics {
     /// Times the host was asked to make data durable. Flushes that come together share one, and a
     /// flush with nothing to make durable needs none.
     pub host_syncs: u64,
-    /// Bytes of the format's own tables written.
+    /// Times the host was asked to keep writes in order, without making them durable.
+    pub barriers: u64,
+    /// Bytes of the format's own tables written to their places.
     pub metadata_bytes: u64,
+    /// What the journal did.
+    pub journal: JournalStatistics,
+    /// How the file grew ahead of need.
+    pub growth: GrowthStatistics,
     /// Requests that failed.
     pub errors: u64,
+}
+
+/// What an image's journal has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct JournalStatistics {
+    /// Transactions that were committed.
+    pub transactions: u64,
+    /// Those without a change, which only prove that the one before is durable.
+    pub marks: u64,
+    /// Blocks of 4 KiB of new data, in place, that a transaction vouched for by a checksum.
+    pub checksummed_blocks: u64,
+    /// Blocks of 4 KiB whose data, or a part of it, went into a transaction.
+    pub full_blocks: u64,
+    /// Bytes written to the journal.
+    pub written_bytes: u64,
+    /// Times that what the journal holds was written to its places.
+    pub checkpoints: u64,
+    /// Those for which a commit had to wait, because the journal was full.
+    pub checkpoints_forced: u64,
+    /// Bytes written by checkpoints.
+    pub checkpoint_bytes: u64,
+    /// Syncs before a transaction, for data without a checksum.
+    pub data_syncs: u64,
+    /// Transactions that were found when the image was opened, and written to their places.
+    pub recovered_transactions: u64,
+    /// How long that took, in nanoseconds.
+    pub recovery_ns: u64,
+}
+
+/// How much an image's file has grown ahead of need since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GrowthStatistics {
+    /// Bytes that were set aside, as zeros, behind the data.
+    pub written_ahead_bytes: u64,
+    /// Bytes of those that were given back unused.
+    pub given_back_bytes: u64,
 }
 
 /// What a stretch of a disk is made of.

@@ -79,6 +79,12 @@ pub enum Error {
         /// What was given.
         name: String,
     },
+    /// No such way to keep metadata in order.
+    #[error("unknown order '{name}'; known: {}", crate::Order::KNOWN)]
+    UnknownOrder {
+        /// What was given.
+        name: String,
+    },
     /// The disk is read-only.
     #[error("{}: cannot {operation}: the disk is read-only", path.display())]
     ReadOnly {

@@ -22,6 +22,7 @@ pub(crate) struct Flusher {
     /// is well: from then on nothing can be promised.
     failed: Cell<bool>,
     syncs: Cell<u64>,
+    never_syncs: bool,
     waiting: WaitQueue,
 }
 
@@ -39,9 +40,12 @@ impl Flusher {
     /// For a storage that was just opened. What a writer before us left (a program that was killed,
     /// for example) may still be in the host's cache only. A guest reads it, and a flush promises
     /// that it stays: so unless the storage is read-only, the first flush syncs.
-    pub(crate) fn new(read_only: bool) -> Self {
+    ///
+    /// One that `never_syncs` promises nothing.
+    pub(crate) fn new(read_only: bool, never_syncs: bool) -> Self {
         Self {
             changes: Cell::new(u64::from(!read_only)),
+            never_syncs,
             ..Self::default()
         }
     }
@@ -85,7 +89,7 @@ impl Flusher {
     pub(crate) async fn flush_to(&self, storage: &impl Storage, wanted: u64) -> Result<(), Error> {
         loop {
             self.check(storage)?;
-            if self.durable.get() >= wanted {
+            if self.never_syncs || self.durable.get() >= wanted {
                 return Ok(());
             }
             if !self.syncing.replace(true) {

@@ -18,6 +18,7 @@ mod executor;
 mod flush;
 mod mutant;
 mod open;
+mod order;
 pub mod probe;
 pub mod qcow2;
 mod raw;
@@ -29,11 +30,14 @@ mod storage;
 mod wait_queue;
 
 pub use buffers::Buffers;
-pub use disk::{BoxFuture, Content, Disk, Extent, Properties, Statistics};
+pub use disk::{
+    BoxFuture, Content, Disk, Extent, GrowthStatistics, JournalStatistics, Properties, Statistics,
+};
 pub use error::Error;
 pub use event::EventReceiver;
 pub use executor::{Backend, Executor, spawn, yield_now};
 pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
+pub use order::Order;
 pub use raw::Raw;
 pub use request::{Op, Request};
 pub use socket::{Listener, Stream, readable};

@@ -14,7 +14,7 @@ pub use chain::{CHAIN_MAX, Chain};
 pub use layer::Layer;
 
 use crate::qcow2::Qcow2;
-use crate::{Disk, Error, FileOptions, FileStorage};
+use crate::{Disk, Error, FileOptions, FileStorage, Order};
 
 /// The format of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct OpenOptions {
     share_all: bool,
     data_file: Option<PathBuf>,
     l2_cache_bytes: Option<u64>,
+    order: Option<Order>,
+    barrier_syscall: Option<u32>,
     layers_max: usize,
     recognize: bool,
 }
@@ -89,6 +91,8 @@ impl OpenOptions {
             share_all: false,
             data_file: None,
             l2_cache_bytes: None,
+            order: None,
+            barrier_syscall: None,
             layers_max: usize::MAX,
             recognize: false,
         }
@@ -143,6 +147,21 @@ impl OpenOptions {
         self
     }
 
+    /// How metadata is kept in order with data. Without it, a journal where the format can have
+    /// one. One that the image or the host cannot do is an error.
+    #[must_use]
+    pub fn order(mut self, order: Order) -> Self {
+        self.order = Some(order);
+        self
+    }
+
+    /// The number of the host's system call `fdatabarrier`, as [`FileOptions::barrier_syscall`].
+    #[must_use]
+    pub fn barrier_syscall(mut self, number: u32) -> Self {
+        self.barrier_syscall = Some(number);
+        self
+    }
+
     /// Opens at most so many files of the chain: with 1, the image without its backing file. What
     /// the files left out hold reads as zeros.
     #[must_use]
@@ -177,10 +196,14 @@ impl OpenOptions {
 
     /// How to open one of the files.
     fn file(&self, path: PathBuf, read_only: bool) -> FileOptions {
-        FileOptions::new(path)
+        let options = FileOptions::new(path)
             .read_only(read_only)
             .direct(self.direct)
-            .share_all(self.share_all)
+            .share_all(self.share_all);
+        match self.barrier_syscall {
+            Some(number) => options.barrier_syscall(number),
+            None => options,
+        }
     }
 }
 

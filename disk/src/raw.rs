@@ -5,8 +5,8 @@ use std::cell::Cell;
 use crate::flush::Flusher;
 use crate::request::{Counted, SECTOR_BYTES};
 use crate::{
-    BoxFuture, Buffers, Content, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage,
-    StorageExtent,
+    BoxFuture, Buffers, Content, Disk, Error, Extent, Op, Order, Properties, Request, Statistics,
+    Storage, StorageExtent,
 };
 
 /// A disk that is its storage.
@@ -21,7 +21,22 @@ impl<S: Storage> Raw<S> {
     /// Takes all of `storage` as a disk, whose size must be a multiple of 512. One that is only
     /// read may have any size: zeros fill its last sector, as QEMU has it.
     pub fn new(storage: S) -> Result<Self, Error> {
+        Self::with_order(storage, None)
+    }
+
+    /// As [`Raw::new`]. There is no metadata to keep in order: only [`Order::Unsafe`] means
+    /// something.
+    pub fn with_order(storage: S, order: Option<Order>) -> Result<Self, Error> {
         let read_only = storage.geometry().read_only;
+        if let Some(order) = order.filter(|order| *order != Order::Unsafe && !read_only) {
+            return Err(Error::Unsupported {
+                path: storage.path().to_owned(),
+                problem: format!(
+                    "a raw image has no metadata to keep in order, so order={order} means nothing; \
+                     leave it out, or use order=unsafe"
+                ),
+            });
+        }
         let size_bytes = storage.size_bytes();
         let reason = if !read_only && !size_bytes.is_multiple_of(SECTOR_BYTES) {
             format!("not a multiple of {SECTOR_BYTES}, so it can only be read")
@@ -31,7 +46,7 @@ impl<S: Storage> Raw<S> {
             return Ok(Self {
                 storage,
                 size_bytes: size_bytes.next_multiple_of(SECTOR_BYTES),
-                flusher: Flusher::new(read_only),
+                flusher: Flusher::new(read_only, order == Some(Order::Unsafe)),
                 statistics: Cell::default(),
             });
         };

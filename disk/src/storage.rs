@@ -74,6 +74,13 @@ pub trait Storage: 'static {
     /// what became of it, and a later success says nothing about it.
     fn sync(&self) -> impl Future<Output = Result<(), Error>>;
 
+    /// Whether [`Storage::barrier`] works.
+    fn has_barrier(&self) -> bool;
+
+    /// Makes sure that no power cut leaves anything of a write that begins after this has returned,
+    /// unless everything is left that completed before this call. Makes nothing durable.
+    fn barrier(&self) -> impl Future<Output = Result<(), Error>>;
+
     /// Says that a range is not needed any more, to give back its space where that is possible.
     /// It may read as anything afterwards.
     fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), Error>>;

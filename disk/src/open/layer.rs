@@ -157,7 +157,7 @@ impl Layer {
         options: &OpenOptions,
     ) -> Result<Rc<dyn Disk>, Error> {
         match self.format {
-            Format::Raw => Ok(Rc::new(Raw::new(self.storage)?)),
+            Format::Raw => Ok(Rc::new(Raw::with_order(self.storage, options.order)?)),
             Format::Qcow2 => {
                 let data_path = self.data_path()?;
                 Ok(self.into_qcow2(backing, data_path, options).await?)
@@ -177,6 +177,8 @@ impl Layer {
             backing,
             data_file: data_file.transpose()?,
             l2_cache_bytes: options.l2_cache_bytes,
+            order: options.order,
+            journal_bytes: None,
         };
         Ok(Rc::new(Qcow2::open(self.storage, parts).await?))
     }

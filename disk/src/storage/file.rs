@@ -227,6 +227,18 @@ impl Storage for FileStorage {
         .map_err(Error::io(&self.path, "flush"))
     }
 
+    fn has_barrier(&self) -> bool {
+        false
+    }
+
+    async fn barrier(&self) -> Result<(), Error> {
+        Err(Error::Io {
+            path: self.path.clone(),
+            operation: "order writes of",
+            source: io::ErrorKind::Unsupported.into(),
+        })
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.check_range("discard", offset, len)?;
         let error = self.error("discard", offset, len);

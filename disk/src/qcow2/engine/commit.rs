@@ -12,7 +12,7 @@ use super::image::Image;
 use super::transaction::{Freed, Sealed, Stage, Transaction};
 use crate::mutant::mutant;
 use crate::qcow2::file;
-use crate::{Error, Storage};
+use crate::{Error, Order, Storage};
 
 impl<S: Storage> Image<S> {
     /// Makes everything durable that completed before this call.
@@ -77,7 +77,7 @@ impl<S: Storage> Image<S> {
     async fn write_in_order(&self, sealed: &Sealed) -> Result<(), Error> {
         for stage in sealed.writes.chunk_by(|a, b| a.0 == b.0) {
             if stage[0].0 > Stage::Refcounts && !mutant("no sync before pointers are written") {
-                self.barrier().await?;
+                self.keep_order().await?;
             }
             let writes = stage.iter().map(|(_, offset, bytes)| {
                 self.count(|statistics| statistics.metadata_bytes += bytes.len() as u64);
@@ -87,11 +87,23 @@ impl<S: Storage> Image<S> {
             self.flusher.changed();
             results.into_iter().collect::<Result<(), _>>()?;
         }
-        self.barrier().await
+        self.make_durable().await
+    }
+
+    /// Sees to it that what is written from now on is not there without what has been written.
+    async fn keep_order(&self) -> Result<(), Error> {
+        // Order is kept within a file only.
+        if self.order != Order::Barrier || self.data_file.is_some() {
+            return self.make_durable().await;
+        }
+        self.count(|statistics| statistics.barriers += 1);
+        // What came of writes that were to be ordered, nobody knows.
+        let ordered = self.storage.barrier().await;
+        ordered.inspect_err(|_| self.flusher.fail())
     }
 
     /// Makes durable what has been written.
-    async fn barrier(&self) -> Result<(), Error> {
+    async fn make_durable(&self) -> Result<(), Error> {
         if let Some(data_file) = &self.data_file {
             self.data_flusher.flush(data_file).await?;
         }
@@ -126,7 +138,7 @@ impl<S: Storage> Image<S> {
             self.reclaim().await?;
             if self.metadata.pending(Transaction::is_empty) {
                 // What was written in place changed no metadata.
-                return self.barrier().await;
+                return self.make_durable().await;
             }
         }
     }

@@ -19,7 +19,7 @@ use crate::qcow2::format::{
     TABLE_CLUSTERS_MAX,
 };
 use crate::qcow2::snapshot;
-use crate::{Disk, Error, Statistics, Storage};
+use crate::{Disk, Error, Order, Statistics, Storage};
 
 /// The L2 cache covers this much of a disk, unless that takes more than [`L2_CACHE_BYTES_MAX`].
 const L2_CACHE_COVERAGE_BYTES: u64 = 64 << 30;
@@ -33,6 +33,8 @@ pub(super) struct Image<S> {
     pub(super) storage: S,
     pub(super) data_file: Option<S>,
     pub(super) backing: Option<Rc<dyn Disk>>,
+    /// How metadata is kept in order with data.
+    pub(super) order: Order,
     pub(super) header: RefCell<Header>,
     pub(super) metadata: Metadata,
     pub(super) free_space: FreeSpace,
@@ -95,6 +97,7 @@ impl<S: Storage> Image<S> {
         backing: Option<Rc<dyn Disk>>,
         data_file: Option<S>,
         l2_cache_bytes: Option<u64>,
+        order: Order,
     ) -> Self {
         let layout = header.layout;
         let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
@@ -108,12 +111,13 @@ impl<S: Storage> Image<S> {
             storage,
             data_file,
             backing,
+            order,
             header: RefCell::new(header),
             guest: RangeLocks::default(),
             tables: RangeLocks::default(),
             kinds: RefCell::default(),
-            flusher: Flusher::new(read_only),
-            data_flusher: Flusher::new(read_only),
+            flusher: Flusher::new(read_only, order == Order::Unsafe),
+            data_flusher: Flusher::new(read_only, order == Order::Unsafe),
             committer: Committer::default(),
             decompressed: Decompressed::default(),
             damage: RefCell::default(),

@@ -7,7 +7,7 @@ use super::image::Image;
 use crate::qcow2::check::{Repair, check};
 use crate::qcow2::file;
 use crate::qcow2::format::{Header, IncompatibleFeatures};
-use crate::{Disk, Error, Storage};
+use crate::{Disk, Error, Order, Storage};
 
 /// What an image needs beside its own file.
 pub struct Parts<S> {
@@ -18,6 +18,10 @@ pub struct Parts<S> {
     /// How many bytes of L2 tables to keep in memory; absent: enough for 64 GiB of the disk, but
     /// at most 64 MiB.
     pub l2_cache_bytes: Option<u64>,
+    /// How metadata is kept in order with data; absent: by a journal where the image can have one.
+    pub order: Option<Order>,
+    /// The size of the journal; absent: what suits most.
+    pub journal_bytes: Option<u64>,
 }
 
 impl<S> Default for Parts<S> {
@@ -26,6 +30,8 @@ impl<S> Default for Parts<S> {
             backing: None,
             data_file: None,
             l2_cache_bytes: None,
+            order: None,
+            journal_bytes: None,
         }
     }
 }
@@ -57,12 +63,22 @@ impl<S: Storage> Qcow2<S> {
                 header = file::read_header(&storage).await?;
             }
         }
+        let order = parts.order.unwrap_or(Order::Ordered);
+        if order == Order::Barrier && !storage.has_barrier() {
+            return Err(Error::Unsupported {
+                path: storage.path().to_owned(),
+                problem: "order=barrier needs a host kernel with the system call fdatabarrier \
+                          (BarrierFS), whose number barrier-syscall=N gives"
+                    .to_owned(),
+            });
+        }
         let image = Image::new(
             storage,
             header,
             parts.backing,
             parts.data_file,
             parts.l2_cache_bytes,
+            order,
         );
         image.learn_kinds().await?;
         Ok(Self {

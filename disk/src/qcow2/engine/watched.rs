@@ -42,6 +42,14 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.flusher.flush(&self.0.storage).await
     }
 
+    fn has_barrier(&self) -> bool {
+        self.0.storage.has_barrier()
+    }
+
+    async fn barrier(&self) -> Result<(), Error> {
+        self.0.storage.barrier().await
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.0.flusher.changed();
         self.0.storage.discard(offset, len).await

@@ -23,6 +23,7 @@ pub struct FileOptions {
     read_only: bool,
     direct: bool,
     share_all: bool,
+    barrier_syscall: Option<u32>,
 }
 
 impl FileOptions {
@@ -34,6 +35,7 @@ impl FileOptions {
             read_only: false,
             direct: false,
             share_all: false,
+            barrier_syscall: None,
         }
     }
 
@@ -64,6 +66,13 @@ impl FileOptions {
     #[must_use]
     pub fn share_all(mut self, share_all: bool) -> Self {
         self.share_all = share_all;
+        self
+    }
+
+    /// The number of the host's system call `fdatabarrier`, which only `BarrierFS` kernels have.
+    #[must_use]
+    pub fn barrier_syscall(mut self, number: u32) -> Self {
+        self.barrier_syscall = Some(number);
         self
     }
 

@@ -141,6 +141,18 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
+    fn has_barrier(&self) -> bool {
+        false
+    }
+
+    async fn barrier(&self) -> Result<(), Error> {
+        Err(Error::Io {
+            path: self.path.to_path_buf(),
+            operation: "order writes of",
+            source: io::ErrorKind::Unsupported.into(),
+        })
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.count(|counters| counters.others += 1);
         // A disk may ignore it, and nobody may rely on what is read afterwards.
