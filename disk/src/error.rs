@@ -151,6 +151,17 @@ impl Error {
         }
     }
 
+    /// Whether the host has no room for what was to be written.
+    pub(crate) fn is_no_space(&self) -> bool {
+        let no_space = [libc::ENOSPC, libc::EDQUOT, libc::EFBIG];
+        match self {
+            Self::Io { source, .. } | Self::Range { source, .. } => source
+                .raw_os_error()
+                .is_some_and(|errno| no_space.contains(&errno)),
+            _ => false,
+        }
+    }
+
     /// For `map_err`: setting up `what` failed.
     pub(crate) fn setup(what: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Setup { what, source }

@@ -65,6 +65,11 @@ impl Flusher {
         self.changes.get()
     }
 
+    /// Whether the changes are durable that completed before `mark` was taken.
+    pub(crate) fn is_durable(&self, mark: u64) -> bool {
+        self.durable.get() >= mark
+    }
+
     /// Nothing can be promised any more.
     pub(crate) fn fail(&self) {
         self.failed.set(true);

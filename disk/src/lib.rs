@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod executor;
 mod flush;
+pub mod journal;
 mod mutant;
 mod open;
 mod order;

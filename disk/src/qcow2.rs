@@ -10,6 +10,7 @@ mod empty;
 mod engine;
 pub(crate) mod file;
 pub mod format;
+mod journal;
 #[cfg(test)]
 mod qemu;
 mod rebase;
@@ -24,4 +25,5 @@ mod tests;
 pub use check::{CheckReport, Finding, Repair, Severity, check};
 pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
+pub use journal::{inspect, recover};
 pub use snapshot::NewSnapshot;

@@ -60,6 +60,9 @@ pub trait Storage: 'static {
     /// Its units, which do not change.
     fn geometry(&self) -> Geometry;
 
+    /// Bytes that nobody can have guessed; in a simulation, its seed's.
+    fn nonce(&self) -> [u8; 16];
+
     /// Its size in bytes.
     fn size_bytes(&self) -> u64;
 

@@ -80,6 +80,7 @@ impl CreateOptions {
             backing_format: self.backing.as_ref().map(|(_, format)| format.clone()),
             data_file: self.data_file.as_ref().map(|(name, _)| name.clone()),
             bitmaps: None,
+            journal: None,
             unknown_extensions: Vec::new(),
             unknown_fields: Vec::new(),
         })

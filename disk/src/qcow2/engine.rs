@@ -19,6 +19,8 @@ mod direct;
 mod extent;
 mod free_space;
 mod image;
+mod in_place;
+mod journaled;
 mod locks;
 mod maintain;
 mod mapping;
@@ -27,6 +29,7 @@ mod open;
 mod read;
 mod reshape;
 mod session;
+mod start;
 mod transaction;
 mod watched;
 mod write;
@@ -75,6 +78,7 @@ impl<S: Storage> Qcow2<S> {
         }
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
+            let _change = image.changes.shared(0, 0).await;
             image.prepare("write").await?;
             image.relieve().await?;
             image.write_compressed(offset, &data).await
@@ -95,7 +99,9 @@ impl<S: Storage> Image<S> {
         let (counted, len) = (Counted::of(&request.op), request.len);
         let result = match (self.direct(&request), request.op) {
             (Some((_shared, host)), Op::Read(buffers)) => self.read_host(host, buffers).await,
-            (Some((_shared, host)), Op::Write(buffers)) => self.write_host(host, buffers).await,
+            (Some((_shared, host)), Op::Write(buffers)) => {
+                self.overwrite(host, buffers).await.map(drop)
+            }
             // Most requests do not need all that this can do, nor the room for it.
             (_, op) => {
                 let request = Request { op, ..request };
@@ -114,13 +120,14 @@ impl<S: Storage> Image<S> {
             Op::Flush if self.storage.geometry().read_only => return Ok(()),
             Op::Flush => {
                 self.flush().await?;
-                self.start_reclaiming();
+                self.start_tidying();
                 return Ok(());
             }
             _ if len == 0 => return Ok(()),
             Op::Read(buffers) => return self.read_locked(offset, &buffers).await,
             Op::Write(_) | Op::Discard | Op::WriteZeroes { .. } => {}
         }
+        let _change = self.changes.shared(0, 0).await;
         self.prepare(name).await?;
         // Before, not after: while commits fail, nothing more is taken in.
         self.relieve().await?;
@@ -141,15 +148,40 @@ impl<S: Storage> Image<S> {
 
     /// Commits if too much waits for it.
     async fn relieve(self: &Rc<Self>) -> Result<(), Error> {
-        if self.metadata.wants_commit() {
-            self.commit_all().await?;
-            self.start_reclaiming();
+        if self.wants_relief() {
+            self.relieve_here().await?;
+            self.start_tidying();
         }
         Ok(())
     }
 
-    /// Gives back, beside what comes next, what a commit has made free.
-    fn start_reclaiming(self: &Rc<Self>) {
+    /// Commits if too much waits for it, and leaves it to others to tidy up.
+    async fn relieve_here(&self) -> Result<(), Error> {
+        if self.wants_relief() {
+            self.commit_all().await?;
+        }
+        match self.journal() {
+            Some(journal) if self.metadata.wants_commit() => self.checkpoint(&journal).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether so much waits for a commit that one should come.
+    fn wants_relief(&self) -> bool {
+        self.metadata.wants_commit() || self.fills_a_record()
+    }
+
+    /// Does, beside what comes next, what a commit has left: gives back what is free, and brings home
+    /// what the journal has.
+    fn start_tidying(self: &Rc<Self>) {
+        if let Some(journal) = self.journal().filter(|journal| journal.wants_checkpoint()) {
+            let image = Rc::clone(self);
+            spawn(async move {
+                if let Err(error) = image.checkpoint(&journal).await {
+                    tracing::warn!(%error, "cannot write what the journal holds");
+                }
+            });
+        }
         if self.committer.has_freed() {
             let image = Rc::clone(self);
             spawn(async move {
@@ -208,6 +240,10 @@ impl<S: Storage> Disk for Qcow2<S> {
         let image = &self.image;
         Statistics {
             host_syncs: image.flusher.syncs() + image.data_flusher.syncs(),
+            journal: match image.journal() {
+                Some(journal) => journal.statistics(),
+                None => image.past_journals.get(),
+            },
             ..image.statistics.get()
         }
     }

@@ -14,8 +14,8 @@ mod snapshot;
 pub use bitmap::{BitmapEntry, BitmapFlags, BitmapsExtension};
 pub use entry::{Cluster, L1Entry, L2Entry, Subclusters};
 pub use header::{
-    AutoclearFeatures, CompatibleFeatures, Compression, Header, IncompatibleFeatures, MAGIC,
-    UnknownExtension,
+    AutoclearFeatures, CompatibleFeatures, Compression, Header, IncompatibleFeatures,
+    JournalExtension, MAGIC, UnknownExtension,
 };
 pub(crate) use layout::TABLE_CLUSTERS_MAX;
 pub use layout::{L1_BYTES_MAX, Layout, REFCOUNT_TABLE_BYTES_MAX};

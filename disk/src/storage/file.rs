@@ -196,6 +196,12 @@ impl Storage for FileStorage {
         self.geometry
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).expect("the host has random numbers");
+        bytes
+    }
+
     fn size_bytes(&self) -> u64 {
         self.size_bytes.get()
     }

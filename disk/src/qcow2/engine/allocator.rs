@@ -14,7 +14,8 @@ use crate::{Error, Storage};
 /// Host offsets that a table can point to end here, exclusively.
 const HOST_OFFSET_BITS: u32 = 56;
 
-/// Contiguous host clusters, each with a refcount of 1.
+/// Contiguous host clusters that are kept for whoever asked for them. They are counted when
+/// something points to them, in the same transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Allocation {
     pub(super) offset: u64,
@@ -24,7 +25,7 @@ pub(super) struct Allocation {
 }
 
 /// Some refcounts that are in one page.
-struct Refcounts {
+pub(super) struct Refcounts {
     page: Rc<Page>,
     /// The cluster of the first one.
     first: u64,
@@ -44,12 +45,16 @@ impl<S: Storage> Image<S> {
             if cluster >> (HOST_OFFSET_BITS - self.layout().cluster_bits) != 0 {
                 return Err(self.cannot_grow());
             }
+            if let Some(end) = self.free_space.reserved_end(cluster) {
+                cluster = end;
+                continue;
+            }
             let Some(refcounts) = self.refcounts_of(cluster).await? else {
                 self.add_refcount_block(cluster).await?;
                 continue;
             };
             match self.find_free(&refcounts, cluster, wanted) {
-                Some((start, count)) => return self.take(&refcounts, start, count).await,
+                Some((start, count)) => return self.take(start, count).await,
                 None => cluster = refcounts.first + refcounts.count as u64,
             }
         }
@@ -61,7 +66,9 @@ impl<S: Storage> Image<S> {
         let index = |cluster| usize::try_from(cluster - refcounts.first).unwrap_or(usize::MAX);
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         refcounts.page.with(|bytes| {
-            let is_free = |n: &usize| width.get(bytes, *n) == 0;
+            let number = |n: usize| refcounts.first + n as u64;
+            let is_free =
+                |n: &usize| width.get(bytes, *n) == 0 && self.free_space.is_available(number(*n));
             let start = (index(cluster)..refcounts.count).find(is_free)?;
             let end = start.saturating_add(wanted).min(refcounts.count);
             let count = (start..end).take_while(is_free).count();
@@ -69,22 +76,15 @@ impl<S: Storage> Image<S> {
         })
     }
 
-    /// Marks free clusters as used, after making sure that they are.
-    async fn take(
-        &self,
-        refcounts: &Refcounts,
-        start: u64,
-        count: u64,
-    ) -> Result<Allocation, Error> {
+    /// Keeps free clusters, after making sure that they are free.
+    async fn take(&self, start: u64, count: u64) -> Result<Allocation, Error> {
         let layout = self.layout();
         self.check_free(start, count).await?;
-        for cluster in start..start + count {
-            self.set_refcount_in(refcounts, cluster, 1);
-        }
+        (start..start + count).for_each(|cluster| self.free_space.pin(cluster));
         let space = &self.free_space;
         space.hint.set(start + count);
         let untouched = space.untouched.get();
-        space.untouched.set(untouched.max(start + count));
+        space.hand_out(start + count);
         Ok(Allocation {
             offset: start << layout.cluster_bits,
             clusters: count,
@@ -183,7 +183,7 @@ impl<S: Storage> Image<S> {
         self.metadata
             .set_word(Stage::RefcountTable, &table, entry_offset, offset);
         self.add_table(Kind::RefcountBlock, offset);
-        self.free_space.untouched.set(untouched.max(cluster + 1));
+        self.free_space.hand_out(cluster + 1);
         Ok(())
     }
 
@@ -202,45 +202,100 @@ impl<S: Storage> Image<S> {
 
     /// Takes back clusters that were allocated and to which nothing points. Those of a data file
     /// are nobody else's.
-    pub(super) async fn unallocate(&self, allocation: Allocation) -> Result<(), Error> {
+    pub(super) async fn unallocate(&self, allocation: Allocation) {
         if self.data_file.is_some() {
-            return Ok(());
+            return;
         }
+        let layout = self.layout();
         let (offset, len) = (
             allocation.offset,
-            allocation.clusters << self.layout().cluster_bits,
+            allocation.clusters << layout.cluster_bits,
         );
         // If the host is full, what was written of them takes the space that metadata needs.
         if self.storage.discard(offset, len).await.is_ok() {
             self.flusher.changed();
         }
-        self.drop_references(offset, len).await
+        let first = layout.cluster_index(offset);
+        for cluster in first..first + allocation.clusters {
+            if !self.free_space.unpin(cluster) {
+                self.is_free(cluster);
+            }
+        }
+    }
+
+    /// The refcounts of the clusters that some bytes are in, ready to be changed without a wait.
+    pub(super) async fn counts_of(
+        &self,
+        range: Option<(u64, u64)>,
+    ) -> Result<Vec<(u64, Refcounts)>, Error> {
+        let mut counts = Vec::new();
+        let Some((offset, len)) = range else {
+            return Ok(counts);
+        };
+        let layout = self.layout();
+        for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
+            let Some(refcounts) = self.refcounts_of(cluster).await? else {
+                return Err(self.uncounted(cluster).await);
+            };
+            counts.push((cluster, refcounts));
+        }
+        Ok(counts)
+    }
+
+    /// Counts a reference to each of these clusters, which were kept for it.
+    pub(super) fn add_references(&self, counts: &[(u64, Refcounts)]) {
+        for (cluster, refcounts) in counts {
+            let refcount = self.refcount_in(refcounts, *cluster);
+            let is_new =
+                refcount == 0 || !mutant("compressed data in a shared cluster is not counted");
+            if is_new {
+                self.set_refcount_in(refcounts, *cluster, refcount + 1);
+            }
+            self.free_space.unpin(*cluster);
+            self.free_space.let_go(*cluster);
+        }
+    }
+
+    /// Drops a reference to each of these clusters, in the transaction that drops the pointer. Those
+    /// that have none left are free only once it is durable.
+    pub(super) fn drop_references_later(&self, counts: &[(u64, Refcounts)]) {
+        for (cluster, refcounts) in counts {
+            let refcount = self.refcount_in(refcounts, *cluster).saturating_sub(1);
+            self.set_refcount_in(refcounts, *cluster, refcount);
+            if refcount == 0 {
+                self.free_space.hold(*cluster);
+            }
+        }
+    }
+
+    /// Clusters that were held have become free.
+    pub(super) fn let_go(&self, offset: u64, len: u64) {
+        let layout = self.layout();
+        for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
+            if self.free_space.let_go(cluster) && self.free_space.pins(cluster) == 0 {
+                self.is_free(cluster);
+            }
+        }
+    }
+
+    async fn uncounted(&self, cluster: u64) -> Error {
+        let problem = "the refcount of a cluster that was in use is 0".to_owned();
+        self.damaged(cluster << self.layout().cluster_bits, problem)
+            .await
     }
 
     /// Drops a reference to each cluster that the bytes are in. Whoever does must know that no
     /// pointer to them can come back after a power cut.
     pub(super) async fn drop_references(&self, offset: u64, len: u64) -> Result<(), Error> {
-        let layout = self.layout();
         let _turn = self.free_space.lock.all().await;
-        for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
-            let refcount = match self.refcounts_of(cluster).await? {
-                Some(refcounts) => {
-                    let refcount = self.refcount_in(&refcounts, cluster);
-                    if refcount > 0 {
-                        self.set_refcount_in(&refcounts, cluster, refcount - 1);
-                    }
-                    refcount
-                }
-                None => 0,
-            };
-            match refcount {
-                0 => {
-                    let problem = "the refcount of a cluster that was in use is 0".to_owned();
-                    let offset = cluster << layout.cluster_bits;
-                    return Err(self.damaged(offset, problem).await);
-                }
-                1 => self.is_free(cluster),
-                _ => {}
+        for (cluster, refcounts) in self.counts_of(Some((offset, len))).await? {
+            let refcount = self.refcount_in(&refcounts, cluster);
+            if refcount == 0 {
+                return Err(self.uncounted(cluster).await);
+            }
+            self.set_refcount_in(&refcounts, cluster, refcount - 1);
+            if refcount == 1 && self.free_space.pins(cluster) == 0 {
+                self.is_free(cluster);
             }
         }
         Ok(())
@@ -254,20 +309,17 @@ impl<S: Storage> Image<S> {
             .forget(cluster << layout.cluster_bits, layout.cluster_bytes());
         let space = &self.free_space;
         space.hint.set(space.hint.get().min(cluster));
-        let packed = space.packed.get();
-        if packed.is_some_and(|end| layout.cluster_index(end - 1) == cluster) {
-            space.packed.set(None);
-        }
+        space.stop_packing(cluster, layout);
     }
 
-    /// Takes `len` bytes for compressed data, behind earlier ones if there is room: each use of a
+    /// Keeps `len` bytes for compressed data, behind earlier ones if there is room: each use of a
     /// cluster counts as a reference.
     pub(super) async fn allocate_bytes(&self, len: u64) -> Result<u64, Error> {
         let layout = self.layout();
         let _turn = self.free_space.lock.all().await;
         if let Some(offset) = self.free_space.packed.get() {
             let room = offset.next_multiple_of(layout.cluster_bytes()) - offset;
-            if len <= room && self.add_reference(offset).await? {
+            if len <= room && self.pin_shared(offset).await? {
                 let end = offset + len;
                 self.free_space.packed.set((len < room).then_some(end));
                 return Ok(offset);
@@ -279,21 +331,32 @@ impl<S: Storage> Image<S> {
         Ok(offset)
     }
 
-    /// Adds a reference to a cluster that has some; false if it has as many as it can.
-    async fn add_reference(&self, offset: u64) -> Result<bool, Error> {
+    /// Keeps a cluster once more that others use or keep; false if it has as many users as can be
+    /// counted, or none.
+    async fn pin_shared(&self, offset: u64) -> Result<bool, Error> {
         let layout = self.layout();
         let cluster = layout.cluster_index(offset);
         let Some(refcounts) = self.refcounts_of(cluster).await? else {
             return Ok(false);
         };
-        let refcount = self.refcount_in(&refcounts, cluster);
-        // Free means: its last user is gone, and it may be another's soon.
-        if refcount == 0 || refcount == layout.refcount_width.max() {
+        let users = self.refcount_in(&refcounts, cluster) + self.free_space.pins(cluster);
+        // Without any it is free, and may be another's soon.
+        if users == 0 || users >= layout.refcount_width.max() {
             return Ok(false);
         }
-        if !mutant("compressed data in a shared cluster is not counted") {
-            self.set_refcount_in(&refcounts, cluster, refcount + 1);
-        }
+        self.free_space.pin(cluster);
         Ok(true)
+    }
+
+    /// Gives back bytes that were kept for compressed data.
+    pub(super) fn unpin_bytes(&self, offset: u64) {
+        let layout = self.layout();
+        let cluster = layout.cluster_index(offset);
+        let space = &self.free_space;
+        if !space.unpin(cluster) {
+            // It may hold compressed data of others, or be free, and then another's soon.
+            space.hint.set(space.hint.get().min(cluster));
+            space.stop_packing(cluster, layout);
+        }
     }
 }

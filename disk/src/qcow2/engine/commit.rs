@@ -19,7 +19,7 @@ impl<S: Storage> Image<S> {
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let (mark, data_mark) = (self.flusher.mark(), self.data_flusher.mark());
         let sealed = self.committer.sealed.get();
-        let essential = self.metadata.pending(Transaction::is_essential);
+        let essential = self.has_essential();
         self.commit_to(if essential { sealed + 1 } else { sealed })
             .await?;
         self.flusher.flush_to(&self.storage, mark).await?;
@@ -32,9 +32,18 @@ impl<S: Storage> Image<S> {
     /// Commits all changes so far, refcounts that could wait included.
     pub(super) async fn commit_all(&self) -> Result<(), Error> {
         let sealed = self.committer.sealed.get();
-        let empty = self.metadata.pending(Transaction::is_empty);
-        self.commit_to(if empty { sealed } else { sealed + 1 })
-            .await
+        let wanted = if self.is_clean() { sealed } else { sealed + 1 };
+        self.commit_to(wanted).await
+    }
+
+    /// Commits what is pending, even if that is nothing.
+    pub(super) async fn commit_mark(&self) -> Result<(), Error> {
+        self.commit_to(self.committer.sealed.get() + 1).await
+    }
+
+    /// Whether nothing waits for a commit.
+    fn is_clean(&self) -> bool {
+        self.metadata.pending(Transaction::is_empty) && !self.has_essential()
     }
 
     /// Commits until transaction `wanted` is durable. Whoever comes while a commit is running
@@ -55,21 +64,24 @@ impl<S: Storage> Image<S> {
 
     /// Commits what is pending; but first, as it was then, what could not be written the last time.
     async fn commit_pending(&self) -> Result<(), Error> {
+        if let Some(journal) = self.journal() {
+            return self.commit_journaled(&journal).await;
+        }
         let committer = &self.committer;
         let failed = committer.failed.take();
-        let sealed = failed.unwrap_or_else(|| {
+        let (sealed, pages) = failed.unwrap_or_else(|| {
             committer.sealed.set(committer.sealed.get() + 1);
             self.metadata.seal()
         });
         if let Err(error) = self.write_in_order(&sealed).await {
             if !mutant("a failed commit is forgotten") {
-                committer.failed.replace(Some(sealed));
+                committer.failed.replace(Some((sealed, pages)));
             }
             return Err(error);
         }
         committer.durable.set(committer.sealed.get());
-        let freed = self.metadata.committed(sealed);
-        committer.freed.borrow_mut().extend(freed);
+        self.metadata.written(pages);
+        committer.freed.borrow_mut().extend(sealed.into_freed());
         Ok(())
     }
 
@@ -93,7 +105,7 @@ impl<S: Storage> Image<S> {
     /// Sees to it that what is written from now on is not there without what has been written.
     async fn keep_order(&self) -> Result<(), Error> {
         // Order is kept within a file only.
-        if self.order != Order::Barrier || self.data_file.is_some() {
+        if self.order.get() != Order::Barrier || self.data_file.is_some() {
             return self.make_durable().await;
         }
         self.count(|statistics| statistics.barriers += 1);
@@ -103,7 +115,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Makes durable what has been written.
-    async fn make_durable(&self) -> Result<(), Error> {
+    pub(super) async fn make_durable(&self) -> Result<(), Error> {
         if let Some(data_file) = &self.data_file {
             self.data_flusher.flush(data_file).await?;
         }
@@ -113,9 +125,13 @@ impl<S: Storage> Image<S> {
     /// Makes clusters free that nothing points to any more, and gives their space back.
     pub(super) async fn reclaim(&self) -> Result<(), Error> {
         let _turn = self.committer.reclaiming.all().await;
+        let journal = self.journal();
         let freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
         let mut runs = joined(freed).into_iter();
         while let Some(run) = runs.next() {
+            if let Some(journal) = &journal {
+                journal.let_go(&(run.offset..run.offset + run.len)).await;
+            }
             if run.give_back {
                 // Before it is free: afterwards it may be another's.
                 if let Err(error) = self.storage.discard(run.offset, run.len).await {
@@ -123,7 +139,9 @@ impl<S: Storage> Image<S> {
                 }
                 self.flusher.changed();
             }
-            if let Err(error) = self.drop_references(run.offset, run.len).await {
+            if journal.is_some() {
+                self.let_go(run.offset, run.len);
+            } else if let Err(error) = self.drop_references(run.offset, run.len).await {
                 self.committer.freed.borrow_mut().extend(runs);
                 return Err(error);
             }
@@ -136,11 +154,13 @@ impl<S: Storage> Image<S> {
         loop {
             self.commit_all().await?;
             self.reclaim().await?;
-            if self.metadata.pending(Transaction::is_empty) {
-                // What was written in place changed no metadata.
-                return self.make_durable().await;
+            if self.is_clean() {
+                break;
             }
         }
+        // What was written in place changed no metadata.
+        self.make_durable().await?;
+        self.end_journal().await
     }
 }
 

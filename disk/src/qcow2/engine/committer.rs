@@ -1,8 +1,10 @@
 //! Who commits, one at a time, and how far that has come.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use super::locks::RangeLocks;
+use super::metadata::Page;
 use super::transaction::{Freed, Sealed};
 use crate::wait_queue::WaitQueue;
 
@@ -18,7 +20,7 @@ pub(super) struct Committer {
     /// The one that could not be written, and how far it came nobody knows. It is not joined with
     /// the next: some of its tables may be pointed to already, and changes of those have their turn
     /// only when what they point to is durable.
-    pub(super) failed: RefCell<Option<Sealed>>,
+    pub(super) failed: RefCell<Option<(Sealed, Vec<Rc<Page>>)>>,
     /// What nothing points to any more, durably.
     pub(super) freed: RefCell<Vec<Freed>>,
     /// One gives it back at a time.

@@ -74,14 +74,16 @@ impl<S: Storage> Image<S> {
         };
         self.flusher.changed();
         let mapped = match written {
-            Ok(()) => self.map(offset, new).await,
+            Ok(()) => self.map(offset, old, new, false).await,
             Err(error) => Err(error),
         };
         if let Err(error) = mapped {
-            self.drop_references(at, len).await?;
+            self.unpin_bytes(at);
             return Err(error);
         }
-        self.free(old, false);
+        if let Some(journal) = self.journal() {
+            journal.checks.note_unchecked();
+        }
         Ok(())
     }
 }

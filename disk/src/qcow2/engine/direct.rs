@@ -4,7 +4,7 @@
 use super::image::Image;
 use super::locks::RangeGuard;
 use super::mapping::{Run, Source};
-use crate::{Buffers, Error, Op, Request, Storage};
+use crate::{Op, Request, Storage};
 
 impl<S: Storage> Image<S> {
     /// Where in the file a read or write goes, with its clusters held, if it can go there at once.
@@ -37,15 +37,6 @@ impl<S: Storage> Image<S> {
 
     /// Whether nothing needs to be done before a write.
     fn takes_writes(&self) -> bool {
-        self.is_prepared.get()
-            && !self.metadata.wants_commit()
-            && self.check_writable("write").is_ok()
-    }
-
-    /// Writes guest data to its place.
-    pub(super) async fn write_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
-        let result = self.data_storage().write_at(host, buffers).await;
-        self.data_changed();
-        result
+        self.is_prepared.get() && !self.wants_relief() && self.check_writable("write").is_ok()
     }
 }

@@ -10,8 +10,10 @@ use foldhash::fast::RandomState;
 use super::committer::Committer;
 use super::decompressed::Decompressed;
 use super::free_space::FreeSpace;
+use super::journaled::Journaled;
 use super::locks::RangeLocks;
 use super::metadata::Metadata;
+use super::open::Parts;
 use crate::flush::Flusher;
 use crate::qcow2::file;
 use crate::qcow2::format::{
@@ -19,7 +21,7 @@ use crate::qcow2::format::{
     TABLE_CLUSTERS_MAX,
 };
 use crate::qcow2::snapshot;
-use crate::{Disk, Error, Order, Statistics, Storage};
+use crate::{Disk, Error, JournalStatistics, Order, Statistics, Storage};
 
 /// The L2 cache covers this much of a disk, unless that takes more than [`L2_CACHE_BYTES_MAX`].
 const L2_CACHE_COVERAGE_BYTES: u64 = 64 << 30;
@@ -34,13 +36,22 @@ pub(super) struct Image<S> {
     pub(super) data_file: Option<S>,
     pub(super) backing: Option<Rc<dyn Disk>>,
     /// How metadata is kept in order with data.
-    pub(super) order: Order,
+    pub(super) order: Cell<Order>,
+    /// Whether an image that cannot have a journal is refused.
+    pub(super) needs_journal: bool,
+    /// The size of the journal, if not the usual one.
+    pub(super) journal_bytes: Option<u64>,
+    pub(super) journaled: Journaled,
+    /// What journals have done that are over.
+    pub(super) past_journals: Cell<JournalStatistics>,
     pub(super) header: RefCell<Header>,
     pub(super) metadata: Metadata,
     pub(super) free_space: FreeSpace,
     /// Requests hold the guest clusters that they touch: exclusively while they change how those
     /// are mapped.
     pub(super) guest: RangeLocks,
+    /// Whoever changes anything shares it, until that is over, whether or not its sender waits.
+    pub(super) changes: RangeLocks,
     /// Held while an L2 table is made.
     pub(super) tables: RangeLocks,
     /// The clusters that are metadata, and of what kind. Data there means that the image is damaged.
@@ -91,14 +102,16 @@ impl Kind {
 
 impl<S: Storage> Image<S> {
     /// An image whose header was read, and nothing else yet.
-    pub(super) fn new(
-        storage: S,
-        header: Header,
-        backing: Option<Rc<dyn Disk>>,
-        data_file: Option<S>,
-        l2_cache_bytes: Option<u64>,
-        order: Order,
-    ) -> Self {
+    pub(super) fn new(storage: S, header: Header, parts: Parts<S>) -> Self {
+        let Parts {
+            backing,
+            data_file,
+            l2_cache_bytes,
+            order,
+            journal_bytes,
+        } = parts;
+        let needs_journal = order == Some(Order::Journal);
+        let order = order.unwrap_or_default();
         let layout = header.layout;
         let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
         let read_only = storage.geometry().read_only;
@@ -111,9 +124,14 @@ impl<S: Storage> Image<S> {
             storage,
             data_file,
             backing,
-            order,
+            order: Cell::new(order),
+            needs_journal,
+            journal_bytes,
+            journaled: Journaled::default(),
+            past_journals: Cell::default(),
             header: RefCell::new(header),
             guest: RangeLocks::default(),
+            changes: RangeLocks::default(),
             tables: RangeLocks::default(),
             kinds: RefCell::default(),
             flusher: Flusher::new(read_only, order == Order::Unsafe),

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Qcow2;
+use super::allocator::Allocation;
 use super::image::Image;
 use super::watched::Watched;
 use crate::executor::uninterrupted;
@@ -62,6 +63,7 @@ impl<S: Storage> Qcow2<S> {
     ) -> Result<(), Error> {
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
+            let _change = image.changes.shared(0, 0).await;
             image.prepare("preallocate").await?;
             let end = offset.saturating_add(len).min(image.size_bytes());
             let mut at = image.layout().cluster_start(offset);
@@ -82,8 +84,10 @@ impl<S: Storage> Qcow2<S> {
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
             let _everything = image.guest.all().await;
-            image.prepare("change the image").await?;
+            image.check_writable("change the image")?;
+            // Whoever changes it finds an ordinary image, all of it in its place.
             image.settle().await?;
+            image.give_up_claims().await?;
             let header = image.header.borrow().clone();
             let changed = change(&Watched(Rc::clone(&image)), &header).await;
             image.reload(changed.as_ref().unwrap_or(&header)).await?;
@@ -139,7 +143,7 @@ impl<S: Storage> Image<S> {
             .make_zeros(place.offset, bytes, place.is_zero, how)
             .await
         {
-            self.unallocate(place).await?;
+            self.unallocate(place).await;
             return Err(error);
         }
         for n in 0..place.clusters {
@@ -151,8 +155,23 @@ impl<S: Storage> Image<S> {
                     zero: 0,
                 },
             };
-            self.map(start + (n << layout.cluster_bits), cluster)
-                .await?;
+            let at = start + (n << layout.cluster_bits);
+            let mapped = match self.cluster_at(at).await {
+                Ok(old) => self.map(at, old, cluster, false).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = mapped {
+                let left = Allocation {
+                    offset: place.offset + (n << layout.cluster_bits),
+                    clusters: place.clusters - n,
+                    ..place
+                };
+                self.unallocate(left).await;
+                return Err(error);
+            }
+            if let Some(journal) = self.journal() {
+                journal.checks.note_unchecked();
+            }
         }
         Ok(bytes)
     }

@@ -3,6 +3,7 @@
 
 use std::rc::Rc;
 
+use super::allocator::{Allocation, Refcounts};
 use super::image::{Flaw, Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
@@ -16,6 +17,13 @@ use crate::{Error, Storage};
 pub(super) struct Run {
     pub(super) len: u64,
     pub(super) source: Source,
+}
+
+/// A reference that is about to be dropped.
+pub(super) struct Drop {
+    freed: Freed,
+    /// The refcounts to change, if they are changed at once.
+    counts: Vec<(u64, Refcounts)>,
 }
 
 /// Where data comes from.
@@ -253,41 +261,78 @@ impl<S: Storage> Image<S> {
         })
     }
 
-    /// Says what the cluster at `offset` of the disk is from now on. The caller holds the cluster
-    /// exclusively, and has written the data.
-    pub(super) async fn map(&self, offset: u64, cluster: Cluster) -> Result<(), Error> {
+    /// Says what the cluster at `offset` of the disk is from now on, and counts references to where
+    /// it is and was, in one transaction. The caller holds the cluster exclusively, and has written
+    /// the data. What it loses goes back to the host if `give_back`.
+    pub(super) async fn map(
+        &self,
+        offset: u64,
+        old: Cluster,
+        new: Cluster,
+        give_back: bool,
+    ) -> Result<(), Error> {
         let layout = self.layout();
         let table = self.own_l2_table(offset).await?;
         let at = table + layout.l2_index(offset) * layout.l2_entry_bytes();
         let page = self.metadata.page(&self.storage, at).await?;
-        let entry = L2Entry::encode(cluster, layout);
+        let place = |cluster: Cluster| {
+            let counted = self.data_file.is_none();
+            cluster.host_range(layout).filter(|_| counted)
+        };
+        let moves = place(old) != place(new);
+        let taken = self.counts_of(place(new).filter(|_| moves)).await?;
+        let copied = matches!(old, Cluster::Standard { copied: true, .. });
+        let dropped = place(old).filter(|_| moves).map(|(offset, len)| Freed {
+            offset,
+            len,
+            give_back: give_back && copied,
+        });
+        let dropped = self.prepare_drop(dropped).await?;
+        self.make_room().await?;
+        // From here on nothing waits: it is one transaction.
+        let entry = if give_back && mutant("a discard keeps the pointer") {
+            L2Entry::encode(old, layout)
+        } else {
+            L2Entry::encode(new, layout)
+        };
         self.metadata
             .set_word(Stage::L2, &page, at, entry.descriptor);
         if layout.extended_l2 {
             self.metadata
                 .set_word(Stage::L2, &page, at + 8, entry.bitmap);
         }
+        self.add_references(&taken);
+        self.drop_prepared(dropped);
         Ok(())
     }
 
-    /// Drops the reference of a guest cluster to what it was before, once the change is durable.
-    pub(super) fn free(&self, cluster: Cluster, give_back: bool) {
-        let copied = matches!(cluster, Cluster::Standard { copied: true, .. });
-        if self.data_file.is_some() {
+    /// Makes everything ready to drop a reference to `freed` without a wait.
+    pub(super) async fn prepare_drop(&self, freed: Option<Freed>) -> Result<Option<Drop>, Error> {
+        let Some(freed) = freed else {
+            return Ok(None);
+        };
+        // Without a journal, it is uncounted when that cannot be undone any more.
+        let counts = match self.journal() {
+            Some(_) => self.counts_of(Some((freed.offset, freed.len))).await?,
+            None => Vec::new(),
+        };
+        Ok(Some(Drop { freed, counts }))
+    }
+
+    /// Drops a reference in the pending transaction.
+    pub(super) fn drop_prepared(&self, dropped: Option<Drop>) {
+        let Some(Drop { freed, counts }) = dropped else {
+            return;
+        };
+        if let Some(journal) = self.journal() {
+            journal.forget(&(freed.offset..freed.offset + freed.len));
+            self.drop_references_later(&counts);
+        }
+        if mutant("clusters are free before that is durable") {
+            self.committer.freed.borrow_mut().push(freed);
             return;
         }
-        if let Some((offset, len)) = cluster.host_range(self.layout()) {
-            let freed = Freed {
-                offset,
-                len,
-                give_back: give_back && copied,
-            };
-            if mutant("clusters are free before that is durable") {
-                self.committer.freed.borrow_mut().push(freed);
-                return;
-            }
-            self.metadata.free(freed);
-        }
+        self.metadata.free(freed);
     }
 
     /// The L2 table for `offset` of the disk, made or copied if it is not ours to change.
@@ -301,26 +346,44 @@ impl<S: Storage> Image<S> {
         if let Some(table) = is_own(entry) {
             return Ok(table);
         }
-        let cluster_bytes = self.layout().cluster_bytes();
-        let len = usize::try_from(cluster_bytes).expect("at most 2 MiB");
-        let content = match entry.table_offset() {
-            Some(old) => self.read_table(old, len).await?,
-            None => vec![0; len],
-        };
         let allocation = self.allocate(1).await?;
+        let made = self.make_l2_table(&page, at, entry, allocation).await;
+        if made.is_err() {
+            self.unallocate(allocation).await;
+        }
+        made.map(|()| allocation.offset)
+    }
+
+    /// Makes the L2 table that the L1 entry at `at` leads to from now on.
+    async fn make_l2_table(
+        &self,
+        page: &Page,
+        at: u64,
+        entry: L1Entry,
+        allocation: Allocation,
+    ) -> Result<(), Error> {
+        let cluster_bytes = self.layout().cluster_bytes();
+        let content = match entry.table_offset() {
+            Some(old) => self.read_table(old, file::len(cluster_bytes)).await?,
+            None => vec![0; file::len(cluster_bytes)],
+        };
         let table = allocation.offset;
+        let taken = self.counts_of(Some((table, cluster_bytes))).await?;
+        let old = entry.table_offset().map(|offset| Freed {
+            offset,
+            len: cluster_bytes,
+            give_back: false,
+        });
+        let dropped = self.prepare_drop(old).await?;
+        self.make_room().await?;
+        // From here on nothing waits: it is one transaction.
         self.metadata.fresh(table, &content, allocation.is_zero);
         self.add_table(Kind::L2Table, table);
         let new = L1Entry::new(table, true);
-        self.metadata.set_word(Stage::L1, &page, at, new.0);
-        if let Some(offset) = entry.table_offset() {
-            self.metadata.free(Freed {
-                offset,
-                len: cluster_bytes,
-                give_back: false,
-            });
-        }
-        Ok(table)
+        self.metadata.set_word(Stage::L1, page, at, new.0);
+        self.add_references(&taken);
+        self.drop_prepared(dropped);
+        Ok(())
     }
 
     /// Reads a table that is shared, and so the same in the file as in memory.

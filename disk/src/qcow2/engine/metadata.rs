@@ -5,7 +5,7 @@
 //! too many.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::rc::Rc;
 
 use foldhash::fast::RandomState;
@@ -49,8 +49,8 @@ pub(super) struct Page {
     used: Cell<bool>,
     /// Whether it has changes in the pending transaction.
     pending: Cell<bool>,
-    /// Whether it has changes in the one that is being committed.
-    committing: Cell<bool>,
+    /// How many transactions, which were sealed, have changes of it that are not in the file yet.
+    unwritten: Cell<u32>,
 }
 
 impl Page {
@@ -82,7 +82,7 @@ impl Page {
     }
 
     fn is_dirty(&self) -> bool {
-        self.pending.get() || self.committing.get()
+        self.pending.get() || self.unwritten.get() > 0
     }
 }
 
@@ -186,7 +186,7 @@ impl Metadata {
             bytes: RefCell::new(bytes),
             used: Cell::new(true),
             pending: Cell::default(),
-            committing: Cell::default(),
+            unwritten: Cell::default(),
         });
         let slot = Slot::Ready(Rc::clone(&page));
         if let Some(Slot::Ready(old)) = self.slots.borrow_mut().insert(number, slot) {
@@ -237,7 +237,7 @@ impl Metadata {
             for (n, sector) in content.chunks(sector_bytes).enumerate() {
                 if !host_is_zero || sector.iter().any(|byte| *byte != 0) {
                     let at = page.offset + n as u64 * SECTOR_BYTES;
-                    self.note(Stage::Refcounts, &page, at, SECTOR_BYTES);
+                    self.note(Stage::Fresh, &page, at, SECTOR_BYTES);
                 }
             }
         }
@@ -299,40 +299,53 @@ impl Metadata {
         page.bytes.borrow()[at..at + len].to_vec()
     }
 
-    /// Takes the pending transaction out, to be committed; nobody else commits meanwhile.
-    pub(super) fn seal(&self) -> Sealed {
+    /// Takes the pending transaction out, to be committed, with the pages that it changes; nobody
+    /// else commits meanwhile.
+    pub(super) fn seal(&self) -> (Sealed, Vec<Rc<Page>>) {
         let transaction = std::mem::take(&mut *self.pending.borrow_mut());
         let sealed = transaction.seal(|offset| self.sector(offset));
-        self.each_page(&sealed, |page| {
-            page.pending.set(false);
-            page.committing.set(true);
-        });
-        sealed
-    }
-
-    /// The transaction is durable: its pages need not stay. Returns what it freed.
-    pub(super) fn committed(&self, sealed: Sealed) -> Vec<Freed> {
-        self.each_page(&sealed, |page| {
-            if page.committing.replace(false) && !page.pending.get() {
-                self.dirty.set(self.dirty.get() - 1);
-            }
-        });
-        self.evict();
-        sealed.into_freed()
-    }
-
-    fn each_page(&self, sealed: &Sealed, mut act: impl FnMut(&Page)) {
+        let numbers = sealed.sectors().map(|offset| offset / self.page_bytes);
+        let numbers: BTreeSet<u64> = numbers.collect();
         let slots = self.slots.borrow();
-        for offset in sealed.sectors() {
-            if let Some(Slot::Ready(page)) = slots.get(&(offset / self.page_bytes)) {
-                act(page);
+        let mut pages = Vec::new();
+        for number in numbers {
+            if let Some(Slot::Ready(page)) = slots.get(&number) {
+                page.pending.set(false);
+                page.unwritten.set(page.unwritten.get() + 1);
+                pages.push(Rc::clone(page));
             }
         }
+        (sealed, pages)
+    }
+
+    /// What a transaction has changed of these pages is in the file: they need not stay.
+    pub(super) fn written(&self, pages: Vec<Rc<Page>>) {
+        for page in pages {
+            page.unwritten.set(page.unwritten.get() - 1);
+            // One that was replaced meanwhile does not count any more.
+            if !page.is_dirty() && self.holds(&page) {
+                self.dirty.set(self.dirty.get() - 1);
+            }
+        }
+        self.evict();
+    }
+
+    fn holds(&self, page: &Rc<Page>) -> bool {
+        match self.slots.borrow().get(&(page.offset / self.page_bytes)) {
+            Some(Slot::Ready(held)) => Rc::ptr_eq(held, page),
+            Some(Slot::Loading(_)) | None => false,
+        }
+    }
+
+    /// Changes whole words of the header, which is not in this cache.
+    pub(super) fn set_header(&self, offset: u64, words: Vec<u8>) {
+        self.pending.borrow_mut().set_header(offset, words);
     }
 
     /// Forgets all pages. Nothing waits for a commit.
     pub(super) fn clear(&self) {
         debug_assert!(self.pending.borrow().is_empty());
+        debug_assert_eq!(self.dirty.get(), 0);
         self.slots.borrow_mut().clear();
         self.clock.borrow_mut().clear();
         self.dirty.set(0);

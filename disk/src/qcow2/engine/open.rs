@@ -4,9 +4,10 @@ use std::rc::Rc;
 
 use super::Qcow2;
 use super::image::Image;
+use crate::journal::RecoveryReport;
 use crate::qcow2::check::{Repair, check};
-use crate::qcow2::file;
 use crate::qcow2::format::{Header, IncompatibleFeatures};
+use crate::qcow2::{file, journal};
 use crate::{Disk, Error, Order, Storage};
 
 /// What an image needs beside its own file.
@@ -41,48 +42,85 @@ impl<S: Storage> Qcow2<S> {
     /// properly, and says that its refcounts may be wrong, is repaired first.
     pub async fn open(storage: S, parts: Parts<S>) -> Result<Self, Error> {
         let mut header = file::read_header(&storage).await?;
+        let mut recovered = None;
         if !storage.geometry().read_only {
-            if header.incompatible.has(IncompatibleFeatures::CORRUPT) {
-                return Err(Error::Damaged {
-                    path: storage.path().to_owned(),
-                    offset: Header::INCOMPATIBLE_OFFSET,
-                    problem: "marked as corrupt; repair it, or open it read-only".to_owned(),
-                });
-            }
-            if header.incompatible.has(IncompatibleFeatures::DIRTY) {
-                let report = check(&storage, Repair::All).await?;
-                if report.corruptions > 0 || report.check_errors > 0 {
-                    return Err(Error::Damaged {
-                        path: storage.path().to_owned(),
-                        offset: Header::INCOMPATIBLE_OFFSET,
-                        problem: "not closed properly, and not all of it can be repaired; \
-                                  check it, or open it read-only"
-                            .to_owned(),
-                    });
-                }
+            refuse_corrupt(&storage, &header)?;
+            if header.journal.is_some() {
+                recovered = journal::recover(&storage).await?;
                 header = file::read_header(&storage).await?;
             }
+            if header.incompatible.has(IncompatibleFeatures::DIRTY) {
+                repair(&storage).await?;
+                header = file::read_header(&storage).await?;
+            }
+            check_order(&storage, &header, parts.order)?;
+        } else if header.journal.is_some() {
+            return Err(journal::unclosed(&storage));
         }
-        let order = parts.order.unwrap_or(Order::Ordered);
-        if order == Order::Barrier && !storage.has_barrier() {
-            return Err(Error::Unsupported {
-                path: storage.path().to_owned(),
-                problem: "order=barrier needs a host kernel with the system call fdatabarrier \
-                          (BarrierFS), whose number barrier-syscall=N gives"
-                    .to_owned(),
-            });
+        let image = Image::new(storage, header, parts);
+        if let Some(report) = recovered {
+            image.note_recovery(&report);
         }
-        let image = Image::new(
-            storage,
-            header,
-            parts.backing,
-            parts.data_file,
-            parts.l2_cache_bytes,
-            order,
-        );
         image.learn_kinds().await?;
         Ok(Self {
             image: Rc::new(image),
         })
     }
+}
+
+impl<S: Storage> Image<S> {
+    fn note_recovery(&self, report: &RecoveryReport) {
+        tracing::warn!(
+            path = %self.storage.path().display(),
+            transactions = report.transactions,
+            "was not closed, and was recovered from its journal"
+        );
+        let mut statistics = self.past_journals.get();
+        statistics.recovered_transactions = report.transactions;
+        self.past_journals.set(statistics);
+    }
+}
+
+fn refuse_corrupt(storage: &impl Storage, header: &Header) -> Result<(), Error> {
+    if !header.incompatible.has(IncompatibleFeatures::CORRUPT) {
+        return Ok(());
+    }
+    Err(Error::Damaged {
+        path: storage.path().to_owned(),
+        offset: Header::INCOMPATIBLE_OFFSET,
+        problem: "marked as corrupt; repair it, or open it read-only".to_owned(),
+    })
+}
+
+/// Repairs refcounts that the image says may be wrong.
+async fn repair(storage: &impl Storage) -> Result<(), Error> {
+    let report = check(storage, Repair::All).await?;
+    if report.corruptions == 0 && report.check_errors == 0 {
+        return Ok(());
+    }
+    Err(Error::Damaged {
+        path: storage.path().to_owned(),
+        offset: Header::INCOMPATIBLE_OFFSET,
+        problem: "not closed properly, and not all of it can be repaired; \
+                  check it, or open it read-only"
+            .to_owned(),
+    })
+}
+
+/// Refuses an order that was asked for and cannot be had.
+fn check_order(storage: &impl Storage, header: &Header, order: Option<Order>) -> Result<(), Error> {
+    let problem = match order {
+        Some(Order::Barrier) if !storage.has_barrier() => {
+            "order=barrier needs a host kernel with the system call fdatabarrier (BarrierFS), \
+             whose number barrier-syscall=N gives"
+        }
+        Some(Order::Journal) if header.version < 3 => {
+            "version 2 of the format cannot have a journal; convert the image, or use order=ordered"
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: problem.to_owned(),
+    })
 }

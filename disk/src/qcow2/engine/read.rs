@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 
 use super::image::Image;
 use super::mapping::{Run, Source};
+use crate::journal::lay_over;
 use crate::{Buffers, Error, Request, Storage};
 
 impl<S: Storage> Image<S> {
@@ -45,8 +46,19 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    /// Reads guest data from the file; what is past its end was never written, and is zeros.
+    /// Reads guest data, from the file and from what is not there yet.
     pub(super) async fn read_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
+        let waiting = match self.journal() {
+            Some(journal) => journal.shadows.copy(&(host..host + buffers.len() as u64)),
+            None => Vec::new(),
+        };
+        self.read_file(host, buffers.clone()).await?;
+        lay_over(waiting, host, &buffers);
+        Ok(())
+    }
+
+    /// Reads guest data from the file; what is past its end was never written, and is zeros.
+    async fn read_file(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
         let storage = self.data_storage();
         let len = buffers.len() as u64;
         let within = storage.size_bytes().saturating_sub(host).min(len);

@@ -67,6 +67,7 @@ impl<S: Storage> Image<S> {
     /// Makes zeros of what the last cluster holds behind the end of the disk: of the backing file,
     /// or of the disk when it was longer. Before the disk grows, so that nobody ever sees it.
     async fn zero_behind_end(&self) -> Result<(), Error> {
+        let _change = self.changes.shared(0, 0).await;
         self.prepare("resize").await?;
         let start = self.size_bytes();
         let end = start.next_multiple_of(self.layout().cluster_bytes());

@@ -7,9 +7,8 @@ use crate::qcow2::format::{AutoclearFeatures, Header};
 use crate::{Error, Storage};
 
 impl<S: Storage> Image<S> {
-    /// Refuses a change if there can be none. Before the first, gives up what the image says about
-    /// its content and we do not keep true. Part `autoclear_features` of the
-    /// specification.
+    /// Refuses a change if there can be none. Before the first, gives up what would not stay true,
+    /// and makes the journal.
     pub(super) async fn prepare(&self, operation: &'static str) -> Result<(), Error> {
         self.check_writable(operation)?;
         if self.is_prepared.get() {
@@ -19,6 +18,15 @@ impl<S: Storage> Image<S> {
         if self.is_prepared.get() {
             return Ok(());
         }
+        self.give_up_claims().await?;
+        self.start_journal().await?;
+        self.is_prepared.set(true);
+        Ok(())
+    }
+
+    /// Gives up what the image says about its content and we do not keep true. Part
+    /// `autoclear_features` of the specification.
+    pub(super) async fn give_up_claims(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
         let mut header = bitmap::mark_in_use(&self.storage, &header, Bitmaps::Enabled).await?;
         let known = AutoclearFeatures(header.autoclear.0 & AutoclearFeatures::KNOWN);
@@ -32,7 +40,6 @@ impl<S: Storage> Image<S> {
             self.flusher.flush(&self.storage).await?;
             self.header.replace(header);
         }
-        self.is_prepared.set(true);
         Ok(())
     }
 
@@ -44,6 +51,7 @@ impl<S: Storage> Image<S> {
     /// Makes everything durable and lets go of the files. Requests whose senders have gone away
     /// may still be in flight: once the files are another's, nothing may be written.
     pub(super) async fn close(&self) -> Result<(), Error> {
+        let _changes = self.changes.all().await;
         let _everything = self.guest.all().await;
         let settled = match self.check_writable("close") {
             Ok(()) => self.settle().await,

@@ -14,7 +14,9 @@ const WORD_BYTES: u64 = 8;
 /// them leaves clusters that nobody uses, but never a pointer to something that is not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
-    /// Refcounts, and whole tables that nothing points to yet. Belongs with the guest's data.
+    /// Whole tables that nothing points to yet. Belongs with the guest's data.
+    Fresh,
+    /// Refcounts. They need no order with fresh tables.
     Refcounts,
     /// Pointers to refcount blocks, without which their refcounts do not count.
     RefcountTable,
@@ -30,8 +32,12 @@ pub(super) enum Stage {
 pub(super) struct Transaction {
     /// A mask of the changed words of each changed sector.
     sectors: BTreeMap<(Stage, u64), u64>,
+    /// How many words those are, without fresh tables.
+    words: usize,
     /// What nothing refers to any more once this is durable.
     freed: Vec<Freed>,
+    /// A part of the header, which a journal brings to its place.
+    header: Option<(u64, Vec<u8>)>,
 }
 
 /// Host clusters that lose a reference.
@@ -59,13 +65,15 @@ impl Transaction {
         for word in offset / WORD_BYTES..(offset + len).div_ceil(WORD_BYTES) {
             let sector = word * WORD_BYTES / SECTOR_BYTES;
             // A sector of a table that nothing points to yet is written whole before anything does.
-            let stage = if self.sectors.contains_key(&(Stage::Refcounts, sector)) {
-                Stage::Refcounts
+            let stage = if self.sectors.contains_key(&(Stage::Fresh, sector)) {
+                Stage::Fresh
             } else {
                 stage
             };
             let bit = word % (SECTOR_BYTES / WORD_BYTES);
-            *self.sectors.entry((stage, sector)).or_default() |= 1 << bit;
+            let mask = self.sectors.entry((stage, sector)).or_default();
+            self.words += usize::from(stage != Stage::Fresh && *mask >> bit & 1 == 0);
+            *mask |= 1 << bit;
         }
     }
 
@@ -74,10 +82,16 @@ impl Transaction {
         self.freed.push(freed);
     }
 
+    /// Changes whole words of the header.
+    pub(super) fn set_header(&mut self, offset: u64, words: Vec<u8>) {
+        self.header = Some((offset, words));
+    }
+
     /// Whether anything is lost without a commit: refcounts alone, without what refers to their
     /// clusters, can wait.
     pub(super) fn is_essential(&self) -> bool {
         !self.freed.is_empty()
+            || self.header.is_some()
             || self
                 .sectors
                 .last_key_value()
@@ -92,6 +106,13 @@ impl Transaction {
     /// How much memory and space waits for the commit, in sectors and freed ranges.
     pub(super) fn len(&self) -> usize {
         self.sectors.len() + self.freed.len()
+    }
+
+    /// The most that a record of it takes, in bytes, without fresh tables.
+    pub(super) fn record_bytes(&self) -> usize {
+        const WORD_RECORD_BYTES: usize = 24;
+        const FREED_RECORD_BYTES: usize = 16;
+        self.words * WORD_RECORD_BYTES + self.freed.len() * FREED_RECORD_BYTES
     }
 
     /// Copies the content of the sectors, which `content` gives, so that later changes are another
@@ -127,8 +148,79 @@ impl Sealed {
         sectors.map(|(_, sector)| sector * SECTOR_BYTES)
     }
 
+    /// Runs of words that it changes, with where they are, but for fresh tables.
+    pub(super) fn words(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let old = self
+            .writes
+            .iter()
+            .filter(|(stage, ..)| *stage > Stage::Fresh);
+        old.flat_map(move |(stage, start, bytes)| {
+            let sectors = bytes.chunks(512).zip(start / SECTOR_BYTES..);
+            sectors.flat_map(move |(content, sector)| {
+                let mask = self.transaction.sectors[&(*stage, sector)];
+                runs(mask).map(move |(first, end)| {
+                    let offset = sector * SECTOR_BYTES + first as u64 * WORD_BYTES;
+                    (offset, &content[first * 8..end * 8])
+                })
+            })
+        })
+    }
+
+    /// The content of fresh tables, with where they are.
+    pub(super) fn fresh(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let fresh = self
+            .writes
+            .iter()
+            .filter(|(stage, ..)| *stage == Stage::Fresh);
+        fresh.map(|(_, offset, bytes)| (*offset, bytes.as_slice()))
+    }
+
+    /// What is freed once it is durable.
+    pub(super) fn freed(&self) -> &[Freed] {
+        &self.transaction.freed
+    }
+
+    /// The words of the header that it changes.
+    pub(super) fn header(&self) -> Option<&(u64, Vec<u8>)> {
+        self.transaction.header.as_ref()
+    }
+
+    /// Whole sectors as they are to be, those of fresh tables only if they are wanted.
+    pub(super) fn sectors_to_write(
+        &self,
+        with_fresh: bool,
+    ) -> impl Iterator<Item = (u64, Vec<u8>)> {
+        let wanted = move |stage: Stage| with_fresh || stage > Stage::Fresh;
+        let writes = self.writes.iter().filter(move |(stage, ..)| wanted(*stage));
+        writes.map(|(_, offset, bytes)| (*offset, bytes.clone()))
+    }
+
     /// What may be reused now that it is durable.
     pub(super) fn into_freed(self) -> Vec<Freed> {
         self.transaction.freed
     }
+}
+
+/// The runs of ones in a mask: the first of each, and the one behind its last.
+fn runs(mask: u64) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = mask.checked_shr(at).unwrap_or(0);
+        if rest == 0 {
+            return None;
+        }
+        let first = at + rest.trailing_zeros();
+        let len = (mask >> first).trailing_ones();
+        at = first + len;
+        Some((first as usize, at as usize))
+    })
+}
+
+#[test]
+fn runs_of_ones_are_found() {
+    let found = |mask| runs(mask).collect::<Vec<_>>();
+    assert_eq!(found(0), []);
+    assert_eq!(found(u64::MAX), [(0, 64)]);
+    assert_eq!(found(0b1011_0000), [(4, 6), (7, 8)]);
+    assert_eq!(found(1 << 63 | 1), [(0, 1), (63, 64)]);
 }

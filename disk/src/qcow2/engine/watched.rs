@@ -21,6 +21,10 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.storage.geometry()
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        self.0.storage.nonce()
+    }
+
     fn size_bytes(&self) -> u64 {
         self.0.storage.size_bytes()
     }

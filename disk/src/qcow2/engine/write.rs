@@ -1,6 +1,8 @@
 //! Writing: in place where the guest's data has a cluster of its own, else to a new cluster, with
 //! what the write leaves out copied around it.
 
+use std::ops::Range;
+
 use futures_util::future::join_all;
 
 use super::allocator::Allocation;
@@ -61,8 +63,9 @@ impl<S: Storage> Image<S> {
     async fn write_pieces(&self, pieces: Vec<Piece>) -> Result<(), Error> {
         let writes = pieces
             .into_iter()
-            .map(|piece| self.write_host(piece.host, piece.buffers));
-        join_all(writes).await.into_iter().collect()
+            .map(|piece| self.overwrite(piece.host, piece.buffers));
+        let mut results = join_all(writes).await.into_iter();
+        results.try_for_each(|result| result.map(drop))
     }
 
     /// Writes at `offset`, and changes the mapping where it must. The caller holds the clusters
@@ -72,6 +75,7 @@ impl<S: Storage> Image<S> {
         let len = buffers.len() as u64;
         let mut done = 0;
         while done < len {
+            self.relieve_here().await?;
             let at = offset + done;
             let left = slice(buffers, done, len - done);
             done += match self.cluster_at(at).await? {
@@ -108,10 +112,16 @@ impl<S: Storage> Image<S> {
         let tail_end = end.next_multiple_of(layout.subcluster_bytes());
         let tail = missing(end - 1).then_some((end, tail_end));
         let (at, data) = self.surrounded(offset, buffers, head, tail, false).await?;
-        self.write_host(host + layout.in_cluster(at), data).await?;
+        let place = host + layout.in_cluster(at);
+        let in_place = self.overwrite(place, data).await?;
         if before.allocated & touched == touched {
             return Ok(());
         }
+        let old = Cluster::Standard {
+            host: Some(host),
+            copied: true,
+            subclusters: before,
+        };
         let subclusters = Subclusters {
             allocated: before.allocated | touched,
             zero: before.zero & !touched,
@@ -121,7 +131,13 @@ impl<S: Storage> Image<S> {
             copied: true,
             subclusters,
         };
-        self.map(offset, cluster).await
+        self.map(offset, old, cluster, false).await?;
+        if let Some(journal) = self.guarding_journal() {
+            for range in in_place {
+                journal.checks.note_fresh(range);
+            }
+        }
+        Ok(())
     }
 
     /// The data with what is read around it; and where that starts. What `may_skip` and is zeros
@@ -171,11 +187,13 @@ impl<S: Storage> Image<S> {
         let end = start + (new.clusters << layout.cluster_bits);
         let part = slice(buffers, 0, (end - offset).min(buffers.len() as u64));
         let old = &old[..usize::try_from(new.clusters).expect("at most as many")];
-        if let Err(error) = self.fill_new(offset, &part, old, new).await {
-            self.unallocate(new).await?;
-            return Err(error);
+        match self.fill_new(offset, &part, old, new).await {
+            Ok(filled) => self.map_new(offset, &part, old, new, filled).await?,
+            Err(error) => {
+                self.unallocate(new).await;
+                return Err(error);
+            }
         }
-        self.map_new(offset, &part, old, new).await?;
         Ok(part.len() as u64)
     }
 
@@ -188,7 +206,7 @@ impl<S: Storage> Image<S> {
                 is_zero: false,
             });
         }
-        self.allocate(clusters).await
+        self.allocate(clusters.min(self.clusters_at_once())).await
     }
 
     /// The clusters of a range, up to the first that has a place of its own.
@@ -215,13 +233,15 @@ impl<S: Storage> Image<S> {
         Ok(clusters)
     }
 
+    /// Writes the data to its new place. Returns what of that a journal must vouch for: all of it,
+    /// unless what is there if it gets lost is what the guest had there before.
     async fn fill_new(
         &self,
         offset: u64,
         buffers: &Buffers,
         old: &[Cluster],
         new: Allocation,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Range<u64>>, Error> {
         let layout = self.layout();
         let end = offset + buffers.len() as u64;
         let head = (align_down(offset, unit(old[0], layout)), offset);
@@ -232,7 +252,10 @@ impl<S: Storage> Image<S> {
             .surrounded(offset, buffers, Some(head), Some(tail), is_zero)
             .await?;
         let host = new.offset + (at - layout.cluster_start(offset));
-        self.write_host(host, data).await
+        let (start, len) = (at, data.len() as u64);
+        self.write_host(host, data).await?;
+        let same = is_zero && self.reads_as_zeros(start, len).await?;
+        Ok((!same).then_some(host..host + len))
     }
 
     /// Maps the clusters that a write touches to new ones. Where that fails, those before stay as
@@ -243,6 +266,7 @@ impl<S: Storage> Image<S> {
         buffers: &Buffers,
         old: &[Cluster],
         new: Allocation,
+        filled: Option<Range<u64>>,
     ) -> Result<(), Error> {
         let layout = self.layout();
         let end = offset + buffers.len() as u64;
@@ -263,11 +287,15 @@ impl<S: Storage> Image<S> {
                 copied: true,
                 subclusters: Subclusters { allocated, zero },
             };
-            if let Err(error) = self.map(start, cluster).await {
-                self.unallocate(left).await?;
+            if let Err(error) = self.map(start, *old, cluster, false).await {
+                self.unallocate(left).await;
                 return Err(error);
             }
-            self.free(*old, false);
+            if let (Some(journal), Some(filled)) = (self.guarding_journal(), &filled) {
+                let own = left.offset..left.offset + layout.cluster_bytes();
+                let part = filled.start.max(own.start)..filled.end.min(own.end);
+                journal.checks.note_fresh(part);
+            }
             start = cluster_end;
             left.offset += layout.cluster_bytes();
             left.clusters -= 1;

@@ -3,7 +3,6 @@
 use super::image::Image;
 use super::write::mask;
 use crate::executor::yield_now;
-use crate::mutant::mutant;
 use crate::qcow2::format::{Cluster, Subclusters};
 use crate::{Buffers, Error, Storage};
 
@@ -70,9 +69,7 @@ impl<S: Storage> Image<S> {
             let cluster = layout.cluster_index(at);
             let _exclusive = self.guest.exclusive(cluster, cluster).await;
             self.zero_in_cluster(at, next, how).await?;
-            if self.metadata.wants_commit() {
-                self.commit_all().await?;
-            }
+            self.relieve_here().await?;
             at = next;
         }
         Ok(())
@@ -101,13 +98,7 @@ impl<S: Storage> Image<S> {
             return self.write_zeros(start, end).await;
         };
         if inner.0 < inner.1 && new != cluster {
-            if !mutant("a discard keeps the pointer") {
-                self.map(start, new).await?;
-            }
-            let host = |cluster: &Cluster| cluster.host_range(layout);
-            if host(&new).is_none() && host(&cluster).is_some() {
-                self.free(cluster, how != Zeroing::Keep);
-            }
+            self.map(start, cluster, new, how != Zeroing::Keep).await?;
         }
         if inner.0 >= inner.1 {
             return self.write_zeros(start, end).await;

@@ -15,7 +15,7 @@ use super::{
     BitmapsExtension, FormatError, L1_BYTES_MAX, Layout, REFCOUNT_TABLE_BYTES_MAX, RefcountWidth,
     SNAPSHOTS_MAX,
 };
-pub use extensions::UnknownExtension;
+pub use extensions::{JournalExtension, UnknownExtension};
 use extensions::{kind, push_extension};
 pub use features::{AutoclearFeatures, CompatibleFeatures, IncompatibleFeatures};
 use fields::{FIELDS_BYTES, Fields, V2_BYTES};
@@ -69,6 +69,8 @@ pub struct Header {
     pub data_file: Option<String>,
     /// Where persistent bitmaps are.
     pub bitmaps: Option<BitmapsExtension>,
+    /// Where the journal is, if the image has one.
+    pub journal: Option<JournalExtension>,
     /// Extensions that we do not know.
     pub unknown_extensions: Vec<UnknownExtension>,
     /// Fields after those that we know, which are kept.

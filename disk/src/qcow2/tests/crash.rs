@@ -12,7 +12,7 @@ use super::model::Trace;
 use super::program::Generator;
 use super::rig::{Image, Rig};
 use super::run::Run;
-use crate::qcow2::{Repair, check};
+use crate::qcow2::{Repair, check, recover};
 use crate::rng::Rng;
 use crate::storage::Recording;
 use crate::test_support::{program_steps, seeded};
@@ -24,10 +24,16 @@ const STEPS: u64 = 15;
 
 /// Looks at what a power cut left.
 pub(super) async fn look(rig: &Rig, history: &History, rng: &mut Rng) {
+    recover(&rig.image).await.unwrap();
     let report = rig.check().await.unwrap();
+    let leaks = if rig.geometry.is_journaled() {
+        report.leaks
+    } else {
+        0
+    };
     assert_eq!(
-        (report.corruptions, report.check_errors),
-        (0, 0),
+        (report.corruptions, report.check_errors, leaks),
+        (0, 0, 0),
         "{report:#?}"
     );
     let disk = rig.open().await.unwrap();
@@ -176,7 +182,7 @@ struct Moment<'a> {
 impl Drop for Moment<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let last = self.steps.saturating_sub(10);
+            let last = self.steps.saturating_sub(60);
             for step in last..self.steps {
                 eprintln!("step {step}: {}", self.recording.describe(step));
             }

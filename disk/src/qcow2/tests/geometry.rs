@@ -5,6 +5,7 @@ use std::iter;
 use std::ops::Range;
 
 use super::content::{Stamp, layer_stamp};
+use crate::Order;
 use crate::qcow2::CreateOptions;
 use crate::qcow2::format::Compression;
 use crate::rng::Rng;
@@ -18,6 +19,8 @@ pub(super) struct Geometry {
     /// The parts of the disk that programs use, in sectors.
     pub(super) windows: Vec<Range<u64>>,
     pub(super) l2_cache_bytes: Option<u64>,
+    pub(super) order: Order,
+    pub(super) journal_bytes: Option<u64>,
 }
 
 /// A backing file.
@@ -102,7 +105,15 @@ impl Geometry {
             layers,
             windows: iter::once(0..sectors + sectors / 2).collect(),
             l2_cache_bytes: (rng.coin()).then(|| 4096 << rng.below(3)),
+            order: *pick(rng, &[Order::Journal, Order::Journal, Order::Ordered]),
+            // The least there can be, so that programs fill it.
+            journal_bytes: (rng.below(4) > 0).then_some(1),
         }
+    }
+
+    /// Whether metadata goes through a journal, so that power cuts leave no fault at all.
+    pub(super) fn is_journaled(&self) -> bool {
+        self.order == Order::Journal && self.options.version >= 3
     }
 
     pub(super) fn size_sectors(&self) -> u64 {

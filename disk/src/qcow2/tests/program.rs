@@ -52,6 +52,8 @@ pub(super) struct Generator<'a> {
     rng: Rng,
     size_sectors: u64,
     commits: bool,
+    /// Whether there are many flushes.
+    flushes: bool,
 }
 
 impl<'a> Generator<'a> {
@@ -61,6 +63,7 @@ impl<'a> Generator<'a> {
             rng: Rng::new(seed ^ 0x51A1),
             size_sectors: geometry.size_sectors(),
             commits: false,
+            flushes: seed.is_multiple_of(3),
         }
     }
 
@@ -124,9 +127,14 @@ impl<'a> Generator<'a> {
     }
 
     fn task(&mut self, range: Range<usize>) -> Task {
-        (0..=self.rng.index(3))
-            .map(|_| self.action(range.clone()))
-            .collect()
+        let mut task = Task::new();
+        for _ in 0..=self.rng.index(3) {
+            task.push(self.action(range.clone()));
+            if self.flushes && self.rng.coin() {
+                task.push(Action::Flush);
+            }
+        }
+        task
     }
 
     fn action(&mut self, sectors: Range<usize>) -> Action {

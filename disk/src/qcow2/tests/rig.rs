@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::content::bytes_of;
 use super::geometry::{Geometry, Layer};
 use crate::qcow2::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create};
-use crate::{Buffers, Disk, Error, Raw, Request, SimulatedStorage, Storage as _};
+use crate::{Buffers, Disk, Error, Order, Raw, Request, SimulatedStorage, Storage as _};
 
 /// The engine under test.
 pub(super) type Image = Qcow2<SimulatedStorage>;
@@ -59,7 +59,9 @@ impl Rig {
             backing: chain(&self.geometry.layers, &self.layers).await?,
             data_file: self.data.clone(),
             l2_cache_bytes: self.geometry.l2_cache_bytes,
-            ..Parts::default()
+            // Version 2 cannot have a journal if one is asked for.
+            order: (self.geometry.order != Order::Journal).then_some(self.geometry.order),
+            journal_bytes: self.geometry.journal_bytes,
         };
         Qcow2::open(self.image.clone(), parts).await
     }

@@ -83,6 +83,12 @@ impl Storage for SimulatedStorage {
         }
     }
 
+    fn nonce(&self) -> [u8; 16] {
+        let rng = &mut self.state.borrow_mut().rng;
+        let words = [rng.next().to_le_bytes(), rng.next().to_le_bytes()];
+        words.concat().try_into().expect("two words")
+    }
+
     fn size_bytes(&self) -> u64 {
         self.state.borrow().cache.current().size_bytes()
     }

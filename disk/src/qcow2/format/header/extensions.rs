@@ -1,11 +1,14 @@
 //! Header extensions: between the header and the name of the backing file.
 //! Part "Header extensions" of the specification.
 
-use zerocopy::byteorder::big_endian::U32;
+use std::ops::Range;
+
+use zerocopy::byteorder::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::features::feature_names;
-use super::{AutoclearFeatures, BitmapsExtension, FormatError, Header};
+use super::{AutoclearFeatures, BitmapsExtension, FormatError, Header, IncompatibleFeatures};
+use crate::journal::Identity;
 
 /// An extension that we keep without knowing it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,47 @@ pub(super) mod kind {
     pub(in super::super) const BITMAPS: u32 = 0x2385_2875;
     pub(in super::super) const ENCRYPTION: u32 = 0x0537_BE77;
     pub(in super::super) const DATA_FILE: u32 = 0x4441_5441;
+    /// microvm's own: "mvjl".
+    pub(in super::super) const JOURNAL: u32 = 0x6D76_6A6C;
+}
+
+/// Where the journal is, in an image that has one.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct JournalFields {
+    offset: U64,
+    bytes: U64,
+    identity: Identity,
+}
+const _: () = assert!(size_of::<JournalFields>() == 32);
+
+/// Where the journal of an image is that is open for writing, or was not closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalExtension {
+    /// Its bytes in the file, on whole clusters.
+    pub region: Range<u64>,
+    /// What tells it from journals that were there before.
+    pub identity: Identity,
+}
+
+impl JournalExtension {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let fields = JournalFields {
+            offset: self.region.start.into(),
+            bytes: (self.region.end - self.region.start).into(),
+            identity: self.identity,
+        };
+        fields.as_bytes().to_vec()
+    }
+
+    fn parse(data: &[u8]) -> Option<Self> {
+        let fields = JournalFields::read_from_bytes(data).ok()?;
+        let start = fields.offset.get();
+        Some(Self {
+            region: start..start.checked_add(fields.bytes.get())?,
+            identity: fields.identity,
+        })
+    }
 }
 
 impl Header {
@@ -104,6 +148,12 @@ impl Header {
                 Err(_) if self.autoclear.0 & AutoclearFeatures::BITMAPS == 0 => {}
                 Err(error) => return Err(error),
             },
+            // Without the feature it is what another program has kept of one, and means nothing.
+            kind::JOURNAL if self.incompatible.has(IncompatibleFeatures::JOURNAL) => {
+                let journal = JournalExtension::parse(data);
+                let problem = || FormatError::damaged(offset, "the journal's place makes no sense");
+                self.journal = Some(journal.ok_or_else(problem)?);
+            }
             // Without an encryption method it means nothing.
             kind::ENCRYPTION => {
                 return Err(FormatError::damaged(

@@ -19,6 +19,10 @@ impl IncompatibleFeatures {
     /// L2 entries have subclusters.
     pub const EXTENDED_L2: u64 = 1 << 4;
 
+    /// What is newest is in a journal, which is in the file: microvm's own. No image that was
+    /// closed has it.
+    pub const JOURNAL: u64 = 1 << 60;
+
     const NAMES: [(u64, &'static str); 5] = [
         (Self::DIRTY, "dirty bit"),
         (Self::CORRUPT, "corrupt bit"),
@@ -41,7 +45,7 @@ impl IncompatibleFeatures {
     pub(super) fn unknown(self) -> u64 {
         Self::NAMES
             .iter()
-            .fold(self.0, |left, (bit, _)| left & !bit)
+            .fold(self.0 & !Self::JOURNAL, |left, (bit, _)| left & !bit)
     }
 }
 
@@ -88,17 +92,29 @@ pub(super) fn feature_names() -> Vec<u8> {
     ];
     incompatible
         .chain(others)
-        .flat_map(|(kind, bit, name)| {
-            let mut entry = FeatureName {
-                kind,
-                bit: u8::try_from(bit.trailing_zeros()).unwrap_or(u8::MAX),
-                name: [0; 46],
-            };
-            entry.name[..name.len()].copy_from_slice(name.as_bytes());
-            entry.as_bytes().to_vec()
-        })
+        .flat_map(|(kind, bit, name)| entry(kind, bit, name))
         .collect()
 }
+/// The feature name table of an image with a journal, which says what keeps others out, and what it
+/// takes to let them in.
+pub(super) fn journal_feature_name() -> Vec<u8> {
+    entry(
+        0,
+        IncompatibleFeatures::JOURNAL,
+        "microvm journal (close it with microvm)",
+    )
+}
+
+fn entry(kind: u8, bit: u64, name: &str) -> Vec<u8> {
+    let mut entry = FeatureName {
+        kind,
+        bit: u8::try_from(bit.trailing_zeros()).unwrap_or(u8::MAX),
+        name: [0; 46],
+    };
+    entry.name[..name.len()].copy_from_slice(name.as_bytes());
+    entry.as_bytes().to_vec()
+}
+
 /// What an image's own table calls an incompatible feature.
 pub(super) fn name_of(bit: u8, table: &[u8]) -> String {
     let named = table

@@ -141,6 +141,7 @@ impl Fields {
             backing_format: None,
             data_file: None,
             bitmaps: None,
+            journal: None,
             unknown_extensions: Vec::new(),
             unknown_fields: Vec::new(),
         })

@@ -1,8 +1,8 @@
 //! What a header may not say.
 
 use super::{
-    AutoclearFeatures, FormatError, Header, L1_BYTES_MAX, REFCOUNT_TABLE_BYTES_MAX, SNAPSHOTS_MAX,
-    features,
+    AutoclearFeatures, FormatError, Header, IncompatibleFeatures, L1_BYTES_MAX,
+    REFCOUNT_TABLE_BYTES_MAX, SNAPSHOTS_MAX, features,
 };
 
 impl Header {
@@ -18,6 +18,12 @@ impl Header {
                 listed.join(", ")
             );
             return Err(FormatError::unsupported(72, problem));
+        }
+        if self.incompatible.has(IncompatibleFeatures::JOURNAL) && self.journal.is_none() {
+            return Err(FormatError::damaged(
+                72,
+                "there is said to be a journal, but not where",
+            ));
         }
         let damaged = |offset, problem: &str| Err(FormatError::damaged(offset, problem));
         if self.layout.extended_l2 && self.layout.cluster_bits < 14 {

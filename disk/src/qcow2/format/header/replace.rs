@@ -4,6 +4,7 @@ use std::mem::offset_of;
 use std::ops::Range;
 
 use super::extensions::{ExtensionHead, kind, push_extension};
+use super::features::journal_feature_name;
 use super::{Fields, FormatError, Header, V2_BYTES};
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -31,6 +32,24 @@ impl Header {
             return Err(FormatError::unsupported(0, problem));
         }
         Ok(bytes)
+    }
+
+    /// The first sector of an image with the journal that this header tells of: the extensions that
+    /// matter, the journal's, and the name of its feature. The backing file's name is at
+    /// `name_offset`. Absent if they do not fit.
+    pub(crate) fn encode_journal_sector(&self, name_offset: u64) -> Option<Vec<u8>> {
+        let mut bytes = self.fields().as_bytes().to_vec();
+        bytes.extend_from_slice(&self.unknown_fields);
+        let field = offset_of!(Fields, backing_file_offset);
+        bytes[field..field + 8].copy_from_slice(&name_offset.to_be_bytes());
+        let kept = self.extensions().into_iter();
+        for (kind, data) in kept.filter(|(kind, _)| *kind != kind::FEATURE_NAMES) {
+            push_extension(&mut bytes, kind, &data);
+        }
+        push_extension(&mut bytes, kind::JOURNAL, &self.journal.as_ref()?.encode());
+        push_extension(&mut bytes, kind::FEATURE_NAMES, &journal_feature_name());
+        push_extension(&mut bytes, kind::END, &[]);
+        (bytes.len() <= SECTOR_BYTES).then_some(bytes)
     }
 
     /// Where the backing file's name is, in a first cluster that [`Header::parse`] has taken.

@@ -23,6 +23,7 @@ fn header() -> Header {
         backing_format: Some("raw".into()),
         data_file: None,
         bitmaps: None,
+        journal: None,
         unknown_extensions: vec![UnknownExtension {
             kind: 0x1234_5678,
             data: vec![1, 2, 3],

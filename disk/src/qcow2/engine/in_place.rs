@@ -1,0 +1,78 @@
+//! Writing guest data to a place that is its own already.
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+
+use super::image::Image;
+use super::read::slice;
+use crate::journal::Journal;
+use crate::mutant::mutant;
+use crate::{Buffers, Error, Storage};
+
+impl<S: Storage> Image<S> {
+    /// Writes guest data to its place, whatever a journal says.
+    pub(super) async fn write_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
+        let result = self.data_storage().write_at(host, buffers).await;
+        self.data_changed();
+        result
+    }
+
+    /// Writes guest data to where the guest has data already. Returns which of it is there: what
+    /// the last transaction vouches for must stay as it is, and new data waits for the next one.
+    pub(super) async fn overwrite(
+        &self,
+        host: u64,
+        buffers: Buffers,
+    ) -> Result<Vec<Range<u64>>, Error> {
+        let range = host..host + buffers.len() as u64;
+        match self.guarding_journal() {
+            Some(journal) if !journal.is_free(&range) => {
+                self.overwrite_guarded(&journal, range, &buffers).await
+            }
+            _ => {
+                self.write_host(host, buffers).await?;
+                Ok(vec![range])
+            }
+        }
+    }
+
+    async fn overwrite_guarded(
+        &self,
+        journal: &Rc<Journal>,
+        range: Range<u64>,
+        buffers: &Buffers,
+    ) -> Result<Vec<Range<u64>>, Error> {
+        let mut attempts = 0;
+        let (_writing, kept) = loop {
+            let writing = journal.checks.write(&range).await;
+            let kept = journal.not_in_place(&range);
+            let bytes: u64 = kept.iter().map(|part| part.end - part.start).sum();
+            if journal.has_room_for(bytes) {
+                break (writing, kept);
+            }
+            drop(writing);
+            self.lift_guard(journal, attempts > 0).await?;
+            attempts += 1;
+        };
+        // The guest may change its memory meanwhile, and both copies of it must be one.
+        let bytes = buffers.to_vec();
+        let index = |n: u64| usize::try_from(n - range.start).expect("within the memory");
+        for part in &kept {
+            if !mutant("what waits for a transaction is forgotten") {
+                journal
+                    .shadows
+                    .put(part, &bytes[index(part.start)..index(part.end)]);
+            }
+        }
+        let in_place = Journal::in_place(&range, &kept);
+        let writes = in_place.iter().map(|part| {
+            let data = slice(buffers, part.start - range.start, part.end - part.start);
+            self.write_host(part.start, data)
+        });
+        let results: Vec<_> = join_all(writes).await;
+        results.into_iter().collect::<Result<(), _>>()?;
+        Ok(in_place)
+    }
+}

@@ -1,0 +1,116 @@
+//! The journal of a qcow2 image: how its header tells of one, and bringing the image back from one
+//! that was not closed.
+
+use super::file;
+use super::format::{Header, IncompatibleFeatures, JournalExtension};
+use crate::journal::{RecoveryReport, find};
+use crate::mutant::mutant;
+use crate::{Error, Storage};
+
+const SECTOR_BYTES: u64 = 512;
+
+/// Makes the first sector of an image with a journal. A backing file's name that is in its way is
+/// written elsewhere in the first cluster, where it does not matter if it stays. Absent if there is
+/// no room.
+pub(super) async fn place_name(
+    storage: &impl Storage,
+    header: &Header,
+) -> Result<Option<Vec<u8>>, Error> {
+    let Some(without) = header.encode_journal_sector(0) else {
+        return Ok(None);
+    };
+    let Some(name) = &header.backing_file else {
+        return Ok(Some(without));
+    };
+    let (used, name_bytes) = (without.len() as u64, name.len() as u64);
+    if used + name_bytes <= SECTOR_BYTES {
+        let sector = header.encode_journal_sector(used);
+        return Ok(sector.map(|sector| [&sector, name.as_bytes()].concat()));
+    }
+    let cluster_bytes = header.layout.cluster_bytes();
+    let cluster = file::read(storage, 0, file::len(cluster_bytes)).await?;
+    let old = Header::backing_file_range(&cluster);
+    if old.start >= SECTOR_BYTES {
+        return Ok(header.encode_journal_sector(old.start));
+    }
+    // Beyond all that the ordinary header has.
+    let offset = Header::extensions_end(&cluster)
+        .max(old.end)
+        .max(SECTOR_BYTES);
+    if offset + name_bytes > cluster_bytes {
+        return Ok(None);
+    }
+    file::write(storage, offset, name.clone().into_bytes()).await?;
+    Ok(header.encode_journal_sector(offset))
+}
+
+/// The first sector of the ordinary image that one with a journal becomes: `kept`, which was there
+/// before, with what has changed since.
+pub(super) fn sector_without_journal(kept: &[u8], header: &Header) -> Vec<u8> {
+    let mut sector = kept.to_vec();
+    header.update(&mut sector);
+    sector
+}
+
+/// Where an image's journal is, if it was not closed.
+fn extension(header: &Header) -> Option<&JournalExtension> {
+    header.journal.as_ref()
+}
+
+/// Brings an image back that was not closed: what its journal holds goes to its places, and the
+/// image is an ordinary one afterwards. Interrupted, it is begun again by the next one. An image
+/// without a journal stays as it is, and there is no report.
+pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, Error> {
+    let header = file::read_header(storage).await?;
+    let Some(extension) = extension(&header).cloned() else {
+        return Ok(None);
+    };
+    if storage.geometry().read_only {
+        return Err(unclosed(storage));
+    }
+    let found = find(storage, extension.region.clone(), extension.identity).await?;
+    if !mutant("recovery brings nothing home") {
+        found.bring_home(storage).await?;
+    }
+    // Tables may have moved.
+    let mut header = file::read_header(storage).await?;
+    header.incompatible = header
+        .incompatible
+        .with(IncompatibleFeatures::JOURNAL, false);
+    let sector = sector_without_journal(&found.kept, &header);
+    file::write(storage, 0, sector).await?;
+    storage.sync().await?;
+    let region = extension.region;
+    let given = if storage.size_bytes() <= region.end {
+        storage.set_len(region.start).await
+    } else {
+        let len = region.end - region.start;
+        storage.discard(region.start, len).await
+    };
+    if let Err(error) = given {
+        tracing::debug!(%error, "the journal's space stays with the file");
+    }
+    Ok(Some(found.report))
+}
+
+/// What an image's journal would have recovery do; absent if it was closed.
+pub async fn inspect(
+    storage: &impl Storage,
+    header: &Header,
+) -> Result<Option<RecoveryReport>, Error> {
+    let Some(JournalExtension { region, identity }) = extension(header).cloned() else {
+        return Ok(None);
+    };
+    let found = find(storage, region, identity).await?;
+    Ok(Some(found.report))
+}
+
+/// Says that an image must be recovered before anybody reads it.
+pub(super) fn unclosed(storage: &impl Storage) -> Error {
+    Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: "was not closed, and what was written last is in its journal; \
+                  open it for writing once, or run image check --repair leaks"
+            .to_owned(),
+    }
+}
