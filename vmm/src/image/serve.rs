@@ -37,8 +37,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     readonly: bool,
 
-    /// The image, or a block device
-    #[arg(value_name = "FILE[,readonly][,format=F][,data-file=PATH][,l2-cache-size=N]")]
+    /// The image, or a block device; with the options of --disk but serial=
+    #[arg(value_name = "FILE[,readonly][,format=F][,order=MODE][,OPTION=VALUE]...")]
     image: DiskArgument,
 }
 
