@@ -243,7 +243,9 @@ mod tests {
         // One whose disk was never closed has nothing of the engine.
         let lost = BlockStatistics { disk: None, ..boot };
         let mut counts = GuestDiskCounts::default();
-        [boot, boot, lost].iter().for_each(|boot| counts.add(boot));
+        for boot in [boot, boot, lost] {
+            counts.add(&boot);
+        }
         let requests = json!({
             "reads": 93, "read_bytes": 96, "writes": 99, "written_bytes": 102,
             "flushes": 105, "discards": 108, "write_zeroes": 111, "errors": 114,
