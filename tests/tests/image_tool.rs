@@ -3,6 +3,8 @@
 
 #[path = "image_tool/backing.rs"]
 mod backing;
+#[path = "image_tool/bench.rs"]
+mod bench;
 #[path = "image_tool/check.rs"]
 mod check;
 #[path = "image_tool/compare.rs"]

@@ -11,3 +11,5 @@ mod life;
 mod raw_client;
 #[path = "nbd/setting.rs"]
 mod setting;
+#[path = "nbd/statistics.rs"]
+mod statistics;

@@ -13,7 +13,7 @@ use crate::machine::{Config, Ending, Machine, Session};
 use crate::memory::GuestRam;
 use crate::notice::notice;
 use crate::signals::Signals;
-use crate::statistics::{Statistics, open_file};
+use crate::statistics::{Statistics, StatisticsFile};
 use crate::vcpu;
 
 /// How often the end looks whether the console's reader has taken everything.
@@ -30,10 +30,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     let mut signals = Signals::install()?;
     vcpu::install_handler()?;
 
-    let stats = match &arguments.stats {
-        Some(path) => Some((path, open_file(path)?)),
-        None => None,
-    };
+    let stats = arguments.stats.as_deref().map(StatisticsFile::open);
+    let stats = stats.transpose()?;
     let mut console = Console::open(&arguments.console)?;
     let mut statistics = Statistics::default();
     let ending = loop {
@@ -59,8 +57,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     if let Some(message) = ending.message() {
         notice(&format!("microvm: {message}\n"));
     }
-    if let Some((path, file)) = &stats {
-        statistics.write(path, file)?;
+    if let Some(file) = stats {
+        file.write(&statistics)?;
     }
     Ok(ending.status())
 }

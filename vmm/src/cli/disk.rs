@@ -3,15 +3,18 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use disk::{Format, OpenOptions};
+use disk::{Format, OpenOptions, Order};
 
 use super::parse_size;
 
 /// The most bytes of a serial number that virtio-blk has room for (virtio 1.2 section 5.2.6).
 const SERIAL_MAX_BYTES: usize = 20;
 
-/// `PATH[,readonly][,format=F][,data-file=PATH][,l2-cache-size=N][,serial=S]`, as written; a comma
-/// in a path is written twice.
+/// The options beside the path, for messages.
+const KNOWN: &str = "readonly, format=F, data-file=PATH, l2-cache-size=SIZE, order=MODE, \
+                     barrier-syscall=N and serial=S";
+
+/// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskArgument {
     /// The image file or block device.
@@ -24,6 +27,10 @@ pub(crate) struct DiskArgument {
     pub(crate) data_file: Option<PathBuf>,
     /// The most memory for the metadata of each file of the image.
     pub(crate) l2_cache_bytes: Option<u64>,
+    /// How metadata is kept in order with data; without it, as the engine likes.
+    pub(crate) order: Option<Order>,
+    /// The number of the host's system call `fdatabarrier`.
+    pub(crate) barrier_syscall: Option<u32>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -41,10 +48,15 @@ impl FromStr for DiskArgument {
             format: None,
             data_file: None,
             l2_cache_bytes: None,
+            order: None,
+            barrier_syscall: None,
             serial: None,
         };
         for field in fields {
             argument.apply(&field)?;
+        }
+        if argument.barrier_syscall.is_some() && argument.order != Some(Order::Barrier) {
+            return Err("barrier-syscall=N is for order=barrier only".to_owned());
         }
         Ok(argument)
     }
@@ -63,28 +75,41 @@ impl DiskArgument {
         if let Some(bytes) = self.l2_cache_bytes {
             options = options.l2_cache_bytes(bytes);
         }
+        if let Some(order) = self.order {
+            options = options.order(order);
+        }
+        if let Some(number) = self.barrier_syscall {
+            options = options.barrier_syscall(number);
+        }
         options
     }
 
     fn apply(&mut self, field: &str) -> Result<(), String> {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,
-            Some(("format", name)) => {
-                self.format = Some(
-                    name.parse()
-                        .map_err(|error: disk::Error| error.to_string())?,
-                );
-            }
+            Some(("format", name)) => self.format = Some(parse(name)?),
             Some(("data-file", path)) if !path.is_empty() => self.data_file = Some(path.into()),
             Some(("l2-cache-size", size)) => self.l2_cache_bytes = Some(parse_size(size)?),
-            Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
-            _ => {
-                let known = "readonly, format=F, data-file=PATH, l2-cache-size=SIZE and serial=S";
-                return Err(format!("unknown option '{field}': there are {known}"));
+            Some(("order", name)) => self.order = Some(parse(name)?),
+            Some(("barrier-syscall", number)) => {
+                self.barrier_syscall = Some(parse_syscall(number)?);
             }
+            Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
+            _ => return Err(format!("unknown option '{field}': there are {KNOWN}")),
         }
         Ok(())
     }
+}
+
+/// One of the engine's names.
+fn parse<T: FromStr<Err = disk::Error>>(name: &str) -> Result<T, String> {
+    name.parse().map_err(|error: disk::Error| error.to_string())
+}
+
+fn parse_syscall(number: &str) -> Result<u32, String> {
+    let decimal = number.bytes().all(|byte| byte.is_ascii_digit());
+    let parsed = number.parse().ok().filter(|_| decimal);
+    parsed.ok_or_else(|| format!("barrier-syscall={number}: not the number of a system call"))
 }
 
 fn check_serial(serial: &str) -> Result<String, String> {
@@ -130,6 +155,24 @@ mod tests {
     }
 
     #[test]
+    fn an_order_may_need_the_number_of_a_system_call() {
+        for (order, name) in [
+            (Order::Journal, "journal"),
+            (Order::Ordered, "ordered"),
+            (Order::Barrier, "barrier"),
+            (Order::Unsafe, "unsafe"),
+        ] {
+            let text = format!("a,order={name}");
+            let disk: DiskArgument = text.parse().unwrap();
+            assert_eq!((disk.order, disk.barrier_syscall), (Some(order), None));
+        }
+        let disk: DiskArgument = "a,barrier-syscall=470,order=barrier".parse().unwrap();
+        assert_eq!(disk.order, Some(Order::Barrier));
+        assert_eq!(disk.barrier_syscall, Some(470));
+        assert_eq!("a".parse::<DiskArgument>().unwrap().order, None);
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -147,6 +190,17 @@ mod tests {
             ("a,format=vmdk", "vmdk"),
             ("a,l2-cache-size=much", "unknown unit"),
             ("a,data-file=", "'data-file='"),
+            ("a,order=", "unknown order ''"),
+            ("a,order=sync", "journal, ordered, barrier, unsafe"),
+            ("a,order=barrier,barrier-syscall=", "not the number"),
+            ("a,order=barrier,barrier-syscall=+1", "not the number"),
+            ("a,order=barrier,barrier-syscall=0x1d6", "not the number"),
+            (
+                "a,order=barrier,barrier-syscall=4294967296",
+                "not the number",
+            ),
+            ("a,barrier-syscall=470", "order=barrier only"),
+            ("a,barrier-syscall=470,order=ordered", "order=barrier only"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {

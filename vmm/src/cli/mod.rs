@@ -79,6 +79,9 @@ pub(crate) struct RunArguments {
     pub(crate) mem: u64,
 
     /// Disk: an image or a block device; may be given more than once
+    ///
+    /// More options: data-file=PATH, l2-cache-size=SIZE, serial=S,
+    /// order=journal|ordered|barrier|unsafe, barrier-syscall=N
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
 

@@ -42,8 +42,9 @@ fn three_digits(number: f64) -> String {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "three digits of it are printed")]
-fn float(number: u64) -> f64 {
+/// A number of which only the first digits count.
+#[expect(clippy::cast_precision_loss, reason = "few digits of it are printed")]
+pub(super) fn float(number: u64) -> f64 {
     number as f64
 }
 

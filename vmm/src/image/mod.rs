@@ -8,6 +8,7 @@
 //! could have any file of the host read by naming it.
 
 mod arguments;
+mod bench;
 mod check;
 mod commit;
 mod compare;
@@ -70,6 +71,8 @@ pub(crate) enum ImageCommand {
     Compare(compare::Arguments),
     /// Lend an image to NBD clients
     Serve(serve::Arguments),
+    /// Measure reads or writes of an image
+    Bench(bench::Arguments),
 }
 
 impl ImageCommand {
@@ -88,6 +91,7 @@ impl ImageCommand {
             Self::Rebase(arguments) => executor.run(rebase::run(arguments)).map(|()| 0),
             Self::Compare(arguments) => executor.run(compare::run(arguments)),
             Self::Serve(arguments) => executor.run(serve::run(arguments)).map(|()| 0),
+            Self::Bench(arguments) => executor.run(bench::run(arguments)).map(|()| 0),
         }
     }
 

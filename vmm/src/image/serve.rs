@@ -13,9 +13,11 @@ use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use disk::Listener;
 
+use super::identity::is_same_file;
 use crate::cli::disk::DiskArgument;
 use crate::nbd::{Export, Server, SocketPath};
 use crate::signals::Signals;
+use crate::statistics::{DiskCounts, StatisticsFile};
 
 /// The options of `serve`.
 #[derive(Args, Debug)]
@@ -37,8 +39,12 @@ pub(crate) struct Arguments {
     #[arg(long)]
     readonly: bool,
 
-    /// The image, or a block device
-    #[arg(value_name = "FILE[,readonly][,format=F][,data-file=PATH][,l2-cache-size=N]")]
+    /// Write what the disk has done to STATS at the end, as JSON
+    #[arg(long, value_name = "STATS")]
+    stats: Option<PathBuf>,
+
+    /// The image, or a block device; with the options of --disk but serial=
+    #[arg(value_name = "FILE[,readonly][,format=F][,order=MODE][,OPTION=VALUE]...")]
     image: DiskArgument,
 }
 
@@ -68,6 +74,14 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     if !Export::is_name(export) {
         bail!("an export's name has at most 4096 bytes");
     }
+    let stats = arguments.stats.as_deref();
+    if let Some(path) = stats.filter(|path| is_same_file(path, &image.path)) {
+        bail!(
+            "{}: is the image itself, and no place for statistics",
+            path.display()
+        );
+    }
+    let stats = stats.map(StatisticsFile::open).transpose()?;
     let signals = Signals::install()?;
     let end = end(signals.end.as_fd().try_clone_to_owned()?);
     let mut options = image.open_options();
@@ -78,7 +92,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let served = serve(nbd, Export::new(export, disk.clone()), end).await;
     let closed = disk.close().await;
     served?;
-    Ok(closed?)
+    closed?;
+    if let Some(file) = stats {
+        file.write(&DiskCounts::from(&disk.statistics()))?;
+    }
+    Ok(())
 }
 
 async fn serve(address: &Address, export: Export, end: impl Future<Output = ()>) -> Result<()> {
