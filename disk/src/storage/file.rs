@@ -12,9 +12,11 @@ use super::{Geometry, Storage, StorageExtent};
 use crate::reactor::{AllocateMode, Operation, submit};
 use crate::{Buffers, Error};
 
+mod barrier;
 mod direct;
 mod open;
 
+use barrier::Barrier;
 pub(crate) use direct::direct_alignment;
 use direct::{Direct, Exclusive};
 pub use open::FileOptions;
@@ -33,6 +35,7 @@ pub struct FileStorage {
     is_block_device: bool,
     /// Present if the host's page cache is left out.
     direct: Option<Direct>,
+    barrier: Barrier,
     size_bytes: Cell<u64>,
     /// Whether the host has refused to, so that we need not ask again.
     cannot_punch_holes: Cell<bool>,
@@ -228,15 +231,20 @@ impl Storage for FileStorage {
     }
 
     fn has_barrier(&self) -> bool {
-        false
+        self.barrier.number(&self.path).is_ok()
     }
 
     async fn barrier(&self) -> Result<(), Error> {
-        Err(Error::Io {
-            path: self.path.clone(),
-            operation: "order writes of",
-            source: io::ErrorKind::Unsupported.into(),
+        let number = self.barrier.number(&self.path)?;
+        retry(|| {
+            submit(Operation::Barrier {
+                file: Arc::clone(&self.file),
+                number,
+            })
         })
+        .await
+        .map(drop)
+        .map_err(Error::io(&self.path, "keep the order of writes to"))
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {

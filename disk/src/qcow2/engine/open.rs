@@ -65,12 +65,8 @@ impl<S: Storage> Qcow2<S> {
         }
         let order = parts.order.unwrap_or(Order::Ordered);
         if order == Order::Barrier && !storage.has_barrier() {
-            return Err(Error::Unsupported {
-                path: storage.path().to_owned(),
-                problem: "order=barrier needs a host kernel with the system call fdatabarrier \
-                          (BarrierFS), whose number barrier-syscall=N gives"
-                    .to_owned(),
-            });
+            // A storage without one says why.
+            storage.barrier().await?;
         }
         let image = Image::new(
             storage,
