@@ -5,6 +5,7 @@ use std::iter;
 use std::ops::Range;
 
 use super::content::{Stamp, layer_stamp};
+use crate::Order;
 use crate::qcow2::CreateOptions;
 use crate::qcow2::format::Compression;
 use crate::rng::Rng;
@@ -18,6 +19,7 @@ pub(super) struct Geometry {
     /// The parts of the disk that programs use, in sectors.
     pub(super) windows: Vec<Range<u64>>,
     pub(super) l2_cache_bytes: Option<u64>,
+    pub(super) order: Option<Order>,
 }
 
 /// A backing file.
@@ -33,7 +35,9 @@ impl Geometry {
     /// An image whose disk is small enough to be read as a whole, again and again.
     pub(super) fn small(rng: &mut Rng) -> Self {
         let cluster_bits = *pick(rng, &[9, 9, 9, 10, 12]);
-        Self::with_sectors(cluster_bits, false, 32 + rng.below(160), rng)
+        let small = Self::with_sectors(cluster_bits, false, 32 + rng.below(160), rng);
+        let order = Some(*pick(rng, &[Order::Ordered, Order::Barrier]));
+        Self { order, ..small }
     }
 
     /// Any image.
@@ -102,6 +106,7 @@ impl Geometry {
             layers,
             windows: iter::once(0..sectors + sectors / 2).collect(),
             l2_cache_bytes: (rng.coin()).then(|| 4096 << rng.below(3)),
+            order: None,
         }
     }
 

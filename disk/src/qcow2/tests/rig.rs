@@ -59,6 +59,7 @@ impl Rig {
             backing: chain(&self.geometry.layers, &self.layers).await?,
             data_file: self.data.clone(),
             l2_cache_bytes: self.geometry.l2_cache_bytes,
+            order: self.geometry.order,
             ..Parts::default()
         };
         Qcow2::open(self.image.clone(), parts).await
