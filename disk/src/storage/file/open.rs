@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::FileStorage;
+use super::ahead::Ahead;
 use super::barrier::Barrier;
 use super::direct::Direct;
 use crate::Error;
@@ -104,6 +105,7 @@ impl FileOptions {
         let direct = direct.map_err(Error::io(&self.path, "do direct I/O on"))?;
         let storage = FileStorage {
             barrier: Barrier::probe(&file, self.barrier_syscall),
+            ahead: Ahead::new(&file, is_block_device || self.read_only),
             file: Arc::new(file),
             path: self.name.unwrap_or(self.path),
             lock,

@@ -162,6 +162,25 @@ impl Storage for SimulatedStorage {
         Ok(())
     }
 
+    fn has_zero_ahead(&self) -> bool {
+        true
+    }
+
+    async fn zero_ahead(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.count(|counters| counters.others += 1);
+        let zeros = vec![0; usize::try_from(len).expect("zeros for memory")];
+        let bytes = zeros.into();
+        self.change(Change::Write { offset, bytes })
+            .await
+            .map_err(self.error("write zeros to", offset, len))
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        let state = self.state.borrow();
+        let used_bytes = state.cache.current().allocated_bytes();
+        state.capacity_bytes.saturating_sub(used_bytes)
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.count(|counters| counters.others += 1);
         // A disk may ignore it, and nobody may rely on what is read afterwards.
