@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod executor;
 mod flush;
+mod growth;
 mod mutant;
 mod open;
 mod order;
