@@ -16,6 +16,7 @@ mod error;
 mod event;
 mod executor;
 mod flush;
+mod growth;
 pub mod journal;
 mod mutant;
 mod open;

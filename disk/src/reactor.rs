@@ -24,7 +24,7 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-pub(crate) use operation::{AllocateMode, Operation};
+pub(crate) use operation::{AllocateMode, Operation, barrier};
 pub(crate) use probe::uring_features;
 pub(crate) use socket::{Readiness, send, shutdown};
 pub(crate) use submitted::submit;

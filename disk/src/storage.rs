@@ -84,6 +84,17 @@ pub trait Storage: 'static {
     /// unless everything is left that completed before this call. Makes nothing durable.
     fn barrier(&self) -> impl Future<Output = Result<(), Error>>;
 
+    /// Whether [`Storage::zero_ahead`] works, and makes later writes cheaper.
+    fn has_zero_ahead(&self) -> bool;
+
+    /// Writes zeros to a range that nobody uses, in whole blocks of 4096 bytes, so that the sync
+    /// after a later write there has nothing to allocate, nor the zeros to write; past the end, the
+    /// file grows.
+    fn zero_ahead(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), Error>>;
+
+    /// How many bytes the host has to spare, for [`Storage::zero_ahead`]; 0 if it does not say.
+    fn spare_bytes(&self) -> u64;
+
     /// Says that a range is not needed any more, to give back its space where that is possible.
     /// It may read as anything afterwards.
     fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), Error>>;

@@ -118,19 +118,19 @@ mod tests {
     #[test]
     fn records_never_overlap_and_a_block_always_stays() {
         seeded(200, |seed| {
-            let mut rng = Rng::new(seed);
-            let region = (16 + rng.below(40)) * BLOCK_BYTES;
+            let mut random = Rng::new(seed);
+            let region = (16 + random.below(40)) * BLOCK_BYTES;
             let mut ring = Ring::new(region);
             let (mut tail, mut full) = (1, 0);
             for sequence in 1..300 {
-                let len = (1 + rng.below(ring.record_bytes_max() / BLOCK_BYTES)) * BLOCK_BYTES;
+                let len = (1 + random.below(ring.record_bytes_max() / BLOCK_BYTES)) * BLOCK_BYTES;
                 if ring.take(sequence, len).is_none() {
                     full += 1;
                     ring.take_last(sequence);
                     tail = sequence;
                     ring.free_before(tail);
-                } else if rng.below(4) == 0 {
-                    tail += rng.below(sequence - tail + 1);
+                } else if random.below(4) == 0 {
+                    tail += random.below(sequence - tail + 1);
                     ring.free_before(tail);
                 }
                 let slots: Vec<_> = ring.slots.iter().collect();

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{CHAIN_MAX, Chain, Format, OpenOptions};
-use crate::qcow2::{CreateOptions, create};
-use crate::{Buffers, Error, Executor, FileOptions, Request, Storage as _};
+use crate::qcow2::{CreateOptions, Repair, check, create};
+use crate::test_support::real_backends;
+use crate::{Buffers, Error, Executor, FileOptions, Order, Request, Storage as _};
 
 /// A directory of images.
 struct Images {
@@ -177,4 +178,40 @@ fn loops_and_endless_chains_end() {
     let longest = images.options(&(CHAIN_MAX - 1).to_string());
     assert_eq!(images.names(longest).len(), CHAIN_MAX);
     images.refused(images.options(&CHAIN_MAX.to_string()), &["200 files"]);
+}
+
+/// A sync keeps an order as a barrier does, and every host has the system call.
+#[test]
+fn barriers_take_the_place_of_syncs_but_the_last() {
+    for backend in real_backends() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        Executor::with_backend(backend).unwrap().run(async {
+            let storage = FileOptions::new(file.path()).open().unwrap();
+            let new = CreateOptions::new(1 << 30);
+            create(&storage, &new).await.unwrap();
+            drop(storage);
+            let options = OpenOptions::new(file.path())
+                .format(Format::Qcow2)
+                .order(Order::Barrier);
+            let refused = options.clone().open().await.err().unwrap().to_string();
+            assert!(refused.contains("fdatabarrier"), "{refused}");
+            let number = libc::SYS_fdatasync.try_into().unwrap();
+            let disk = options.barrier_syscall(number).open().await.unwrap();
+            let write_and_flush = async |offset| {
+                let data = Buffers::from_vec([1; 4096]);
+                disk.submit(Request::write(offset, data)).await.unwrap();
+                disk.submit(Request::flush()).await.unwrap();
+            };
+            write_and_flush(0).await;
+            let before = disk.statistics();
+            write_and_flush(1 << 20).await;
+            let after = disk.statistics();
+            assert_eq!(after.barriers - before.barriers, 1);
+            assert_eq!(after.host_syncs - before.host_syncs, 1);
+            disk.close().await.unwrap();
+            let storage = FileOptions::new(file.path()).open().unwrap();
+            let report = check(&storage, Repair::None).await.unwrap();
+            assert_eq!(report.exit_status(), 0, "{report:?}");
+        });
+    }
 }

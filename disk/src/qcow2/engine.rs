@@ -131,10 +131,33 @@ impl<S: Storage> Image<S> {
         self.prepare(name).await?;
         // Before, not after: while commits fail, nothing more is taken in.
         self.relieve().await?;
+        let mut result = self.change_content(op.clone(), offset, len).await;
+        if matches!(&result, Err(error) if error.is_no_space()) && self.growth.has_ahead() {
+            // What was set aside is for this.
+            self.shrink().await;
+            result = self.change_content(op, offset, len).await;
+        }
+        self.start_growing();
+        result
+    }
+
+    async fn change_content(&self, op: Op, offset: u64, len: u64) -> Result<(), Error> {
         match op {
             Op::Write(buffers) => self.write(offset, buffers).await,
             Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await,
-            _ => self.discard(offset, len).await,
+            Op::Discard => self.discard(offset, len).await,
+            Op::Read(_) | Op::Flush => Ok(()),
+        }
+    }
+
+    /// Grows the file, beside what comes next, so that new data finds its place ready.
+    fn start_growing(self: &Rc<Self>) {
+        if self.growth.wants_more() {
+            let image = Rc::clone(self);
+            spawn(async move {
+                image.growth.grow(&image.storage).await;
+                image.flusher.changed();
+            });
         }
     }
 
@@ -244,6 +267,7 @@ impl<S: Storage> Disk for Qcow2<S> {
                 Some(journal) => journal.statistics(),
                 None => image.past_journals.get(),
             },
+            growth: image.growth.statistics(),
             ..image.statistics.get()
         }
     }

@@ -33,6 +33,9 @@ pub(crate) enum Operation {
     },
     /// Makes data durable, and of the metadata what it takes to read it back (`fdatasync`).
     Sync { file: Arc<File> },
+    /// Keeps data written before from being durable after data written later, by the system call
+    /// with this number.
+    Barrier { file: Arc<File>, number: u32 },
     /// Changes how a range is allocated, never the file's size.
     Allocate {
         file: Arc<File>,
@@ -112,6 +115,7 @@ impl Operation {
                 ..
             } => write(file, *offset, buffers),
             Self::Sync { file } => file.sync_data().map(|()| 0),
+            Self::Barrier { file, number } => barrier(file, *number),
             Self::Allocate {
                 file,
                 offset,
@@ -191,6 +195,19 @@ fn write(file: &File, offset: u64, buffers: &Buffers) -> io::Result<i32> {
     // SAFETY: the segments are valid while `buffers` lives.
     let done = unsafe { libc::pwritev(file.as_raw_fd(), segments, count.cast_signed(), offset) };
     transferred(done)
+}
+
+/// Does the system call with this number as `fdatabarrier(fd)`: one that says anything but 0 is
+/// another.
+pub(crate) fn barrier(file: &File, number: u32) -> io::Result<i32> {
+    // SAFETY: the caller says that the number is that of a system call which takes a descriptor
+    // and no pointer; the unused arguments are null for any that would take more.
+    let done = unsafe { libc::syscall(number.into(), file.as_raw_fd(), 0_usize, 0_usize, 0_usize) };
+    match done {
+        0 => Ok(0),
+        -1 => Err(io::Error::last_os_error()),
+        _ => Err(io::Error::from_raw_os_error(libc::ENOSYS)),
+    }
 }
 
 /// The kernel transfers at most 2 GiB less a page at once, so that the count fits.

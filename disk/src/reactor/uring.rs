@@ -235,9 +235,10 @@ fn entry(operation: &Operation) -> Option<Entry> {
             opcode::PollAdd::new(types::Fd(descriptor.as_raw_fd()), events.into()).build()
         }
         Operation::Delay { .. } => opcode::Nop::new().build(),
-        Operation::Discard { .. } | Operation::FindExtent { .. } | Operation::SetLen { .. } => {
-            return None;
-        }
+        Operation::Barrier { .. }
+        | Operation::Discard { .. }
+        | Operation::FindExtent { .. }
+        | Operation::SetLen { .. } => return None,
     };
     Some(entry)
 }

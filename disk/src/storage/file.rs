@@ -12,9 +12,13 @@ use super::{Geometry, Storage, StorageExtent};
 use crate::reactor::{AllocateMode, Operation, submit};
 use crate::{Buffers, Error};
 
+mod ahead;
+mod barrier;
 mod direct;
 mod open;
 
+use ahead::Ahead;
+use barrier::Barrier;
 pub(crate) use direct::direct_alignment;
 use direct::{Direct, Exclusive};
 pub use open::FileOptions;
@@ -33,6 +37,8 @@ pub struct FileStorage {
     is_block_device: bool,
     /// Present if the host's page cache is left out.
     direct: Option<Direct>,
+    barrier: Barrier,
+    ahead: Ahead,
     size_bytes: Cell<u64>,
     /// Whether the host has refused to, so that we need not ask again.
     cannot_punch_holes: Cell<bool>,
@@ -100,12 +106,23 @@ impl FileStorage {
 
     /// Writes with memory and offset as they are.
     async fn write_plain(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
+        let cached = self.direct.is_none() && !self.is_block_device;
+        self.write_to(&self.file, cached, offset, buffers).await
+    }
+
+    /// Writes by one of our descriptors of the file.
+    async fn write_to(
+        &self,
+        file: &Arc<File>,
+        cached: bool,
+        offset: u64,
+        buffers: &Buffers,
+    ) -> Result<(), Error> {
         let error = self.error("write", offset, buffers.len() as u64);
         let nothing_written = io::ErrorKind::WriteZero;
-        let cached = self.direct.is_none() && !self.is_block_device;
         let start = |offset, buffers| {
             submit(Operation::Write {
-                file: Arc::clone(&self.file),
+                file: Arc::clone(file),
                 offset,
                 buffers,
                 cached,
@@ -234,15 +251,44 @@ impl Storage for FileStorage {
     }
 
     fn has_barrier(&self) -> bool {
-        false
+        self.barrier.number(&self.path).is_ok()
     }
 
     async fn barrier(&self) -> Result<(), Error> {
-        Err(Error::Io {
-            path: self.path.clone(),
-            operation: "order writes of",
-            source: io::ErrorKind::Unsupported.into(),
+        let number = self.barrier.number(&self.path)?;
+        retry(|| {
+            submit(Operation::Barrier {
+                file: Arc::clone(&self.file),
+                number,
+            })
         })
+        .await
+        .map(drop)
+        .map_err(Error::io(&self.path, "keep the order of writes to"))
+    }
+
+    fn has_zero_ahead(&self) -> bool {
+        self.ahead.helps()
+    }
+
+    async fn zero_ahead(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.check_range("write zeros to", offset, len)?;
+        let file = self.ahead.file(&self.file);
+        let file = file.map_err(Error::io(&self.path, "do direct I/O on"))?;
+        let _exclusive = self.exclusive(offset, len).await;
+        let zeros = self.zeros.get_or_init(|| Buffers::zeroed(ZEROS_MAX));
+        let mut done = 0;
+        while done < len {
+            let left = usize::try_from(len - done).unwrap_or(usize::MAX);
+            let piece = zeros.slice(0..left.min(zeros.len()));
+            self.write_to(&file, false, offset + done, &piece).await?;
+            done += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        ahead::spare_bytes(&self.file)
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {

@@ -3,13 +3,15 @@
 //! Changes go to a volatile cache first. A sync makes those durable that had completed before it
 //! began. A power cut keeps of the rest what the seed says: each change wholly, not at all, or
 //! torn between its 512-byte sectors, independently of the others. That is all that a real disk
-//! promises, and more malice than most have.
+//! promises, and more malice than most have. Only a barrier ties changes together: what began after
+//! it is not left unless all is left, whole, that had completed before it began.
 
 mod cache;
 mod change;
 mod fault;
 mod image;
 mod latency;
+mod ledger;
 mod operations;
 mod recording;
 
@@ -22,12 +24,13 @@ use std::rc::Rc;
 
 use crate::Buffers;
 use crate::rng::Rng;
-use cache::{Cache, Ledger};
+use cache::Cache;
 use change::{Change, SECTOR_BYTES};
 pub use fault::{Fault, Operation as FaultyOperation};
 use image::Image;
 pub use latency::LatencyModel;
 use latency::{Latency, Work};
+use ledger::Ledger;
 use recording::Recorder;
 pub use recording::Recording;
 
@@ -51,6 +54,8 @@ pub struct SimulatedCounters {
     pub written_bytes: u64,
     /// Syncs.
     pub syncs: u64,
+    /// Barriers.
+    pub barriers: u64,
     /// Discards, zeroed ranges, and changes of the size.
     pub others: u64,
 }
@@ -185,13 +190,13 @@ impl SimulatedStorage {
 }
 
 impl State {
-    /// Applies a change; if it is to fail, some sectors of it.
-    fn apply(&mut self, change: Change, failure: Option<io::Error>) -> io::Result<u64> {
+    /// Applies a change that began after so many barriers; if it is to fail, some sectors of it.
+    fn apply(&mut self, change: Change, after: u64, failure: Option<io::Error>) -> io::Result<u64> {
         if !change.is_possible() {
             return Err(io::Error::from_raw_os_error(libc::EFBIG));
         }
         if let Some(failure) = failure {
-            self.cache.apply_torn(&change, &mut self.rng);
+            self.cache.apply_torn(&change, after, &mut self.rng);
             return Err(failure);
         }
         let image = self.cache.current();
@@ -202,7 +207,7 @@ impl State {
         let (offset, len) = change.extent();
         let sectors = offset.div_ceil(SECTOR_BYTES)..(offset + len) / SECTOR_BYTES;
         self.unreadable.retain(|sector| !sectors.contains(sector));
-        Ok(self.cache.apply(change))
+        Ok(self.cache.apply(change, after))
     }
 
     fn read(&self, offset: u64, buffers: &Buffers) -> io::Result<()> {
@@ -225,10 +230,11 @@ impl State {
         let mut bytes = sector.to_vec();
         bytes[small(offset - start)] ^= 1 << self.rng.below(8);
         let bytes = bytes.into();
-        let number = self.cache.apply(Change::Write {
+        let rotten = Change::Write {
             offset: start,
             bytes,
-        });
+        };
+        let number = self.cache.apply(rotten, 0);
         self.cache.sync(vec![number]);
     }
 

@@ -85,6 +85,8 @@ impl<S: Storage> Image<S> {
         space.hint.set(start + count);
         let untouched = space.untouched.get();
         space.hand_out(start + count);
+        let bytes = start << layout.cluster_bits..(start + count) << layout.cluster_bits;
+        self.growth.claim(bytes).await;
         Ok(Allocation {
             offset: start << layout.cluster_bits,
             clusters: count,
@@ -175,6 +177,8 @@ impl<S: Storage> Image<S> {
         };
         self.check_free(cluster, 1).await?;
         let layout = self.layout();
+        let place = cluster << layout.cluster_bits..(cluster + 1) << layout.cluster_bits;
+        self.growth.claim(place).await;
         let table = self.metadata.page(&self.storage, entry_offset).await?;
         let bytes = self.new_block(cluster, cluster, cluster + 1);
         let untouched = self.free_space.untouched.get();

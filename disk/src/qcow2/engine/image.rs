@@ -15,6 +15,7 @@ use super::locks::RangeLocks;
 use super::metadata::Metadata;
 use super::open::Parts;
 use crate::flush::Flusher;
+use crate::growth::Growth;
 use crate::qcow2::file;
 use crate::qcow2::format::{
     AutoclearFeatures, Header, IncompatibleFeatures, L1_BYTES_MAX, L1Entry, Layout, SnapshotEntry,
@@ -47,6 +48,7 @@ pub(super) struct Image<S> {
     pub(super) header: RefCell<Header>,
     pub(super) metadata: Metadata,
     pub(super) free_space: FreeSpace,
+    pub(super) growth: Growth,
     /// Requests hold the guest clusters that they touch: exclusively while they change how those
     /// are mapped.
     pub(super) guest: RangeLocks,
@@ -115,8 +117,11 @@ impl<S: Storage> Image<S> {
         let layout = header.layout;
         let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
         let read_only = storage.geometry().read_only;
+        let file_clusters = layout.clusters_for(storage.size_bytes());
+        let file_end = file_clusters << layout.cluster_bits;
         Self {
-            free_space: FreeSpace::new(layout.clusters_for(storage.size_bytes())),
+            free_space: FreeSpace::new(file_clusters),
+            growth: Growth::new(&storage, file_end, layout.cluster_bytes()),
             metadata: Metadata::new(
                 layout.cluster_bytes(),
                 cache_bytes.saturating_add(cache_bytes.min(OTHER_CACHE_BYTES)),

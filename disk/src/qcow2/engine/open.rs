@@ -53,7 +53,7 @@ impl<S: Storage> Qcow2<S> {
                 repair(&storage).await?;
                 header = file::read_header(&storage).await?;
             }
-            check_order(&storage, &header, parts.order)?;
+            check_order(&storage, &header, parts.order).await?;
         } else if header.journal.is_some() {
             return Err(journal::unclosed(&storage));
         }
@@ -108,19 +108,20 @@ async fn repair(storage: &impl Storage) -> Result<(), Error> {
 }
 
 /// Refuses an order that was asked for and cannot be had.
-fn check_order(storage: &impl Storage, header: &Header, order: Option<Order>) -> Result<(), Error> {
-    let problem = match order {
-        Some(Order::Barrier) if !storage.has_barrier() => {
-            "order=barrier needs a host kernel with the system call fdatabarrier (BarrierFS), \
-             whose number barrier-syscall=N gives"
-        }
-        Some(Order::Journal) if header.version < 3 => {
-            "version 2 of the format cannot have a journal; convert the image, or use order=ordered"
-        }
-        _ => return Ok(()),
-    };
-    Err(Error::Unsupported {
-        path: storage.path().to_owned(),
-        problem: problem.to_owned(),
-    })
+async fn check_order(
+    storage: &impl Storage,
+    header: &Header,
+    order: Option<Order>,
+) -> Result<(), Error> {
+    match order {
+        // A storage without one says why.
+        Some(Order::Barrier) if !storage.has_barrier() => storage.barrier().await,
+        Some(Order::Journal) if header.version < 3 => Err(Error::Unsupported {
+            path: storage.path().to_owned(),
+            problem: "version 2 of the format cannot have a journal; \
+                      convert the image, or use order=ordered"
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
 }

@@ -53,6 +53,7 @@ impl<S: Storage> Image<S> {
     pub(super) async fn close(&self) -> Result<(), Error> {
         let _changes = self.changes.all().await;
         let _everything = self.guest.all().await;
+        self.growth.stop();
         let settled = match self.check_writable("close") {
             Ok(()) => self.settle().await,
             Err(_) if self.storage.geometry().read_only => Ok(()),

@@ -63,6 +63,7 @@ impl<S: Storage> Image<S> {
         let space = &self.free_space;
         space.reserve(clusters.clone());
         space.untouched.set(space.untouched.get().max(clusters.end));
+        self.growth.claim(region.clone()).await;
         let kept = file::read(&self.storage, 0, 512).await?;
         let journal = self.create_journal(region.clone(), &kept).await?;
         let header = Header {
@@ -144,15 +145,14 @@ impl<S: Storage> Image<S> {
         self.past_journals.set(journal.statistics());
         self.free_space.reserve(0..0);
         self.is_prepared.set(false);
+        self.shrink().await;
         self.give_back(journal.region()).await;
         Ok(())
     }
 
-    /// Gives back the journal's space, which nobody uses any more, and what was never used behind
-    /// it.
+    /// Gives back the journal's space, which nobody uses any more.
     async fn give_back(&self, region: Range<u64>) {
-        let end = self.free_space.allocated_end.get() << self.layout().cluster_bits;
-        let given = if end <= region.start {
+        let given = if self.used_end(&region) == region.start {
             self.storage.set_len(region.start).await
         } else {
             let len = region.end - region.start;
@@ -162,5 +162,20 @@ impl<S: Storage> Image<S> {
         if let Err(error) = given {
             tracing::debug!(%error, "the journal's space stays with the file");
         }
+    }
+
+    /// Where what is in use ends, once the journal in `region` is not.
+    fn used_end(&self, region: &Range<u64>) -> u64 {
+        let end = self.free_space.allocated_end.get() << self.layout().cluster_bits;
+        end.max(region.start)
+    }
+
+    /// Cuts off what the file has grown ahead.
+    pub(super) async fn shrink(&self) {
+        let end = self.free_space.end() << self.layout().cluster_bits;
+        if let Err(error) = self.growth.give_back(&self.storage, end).await {
+            tracing::debug!(%error, "the file keeps what it has grown ahead");
+        }
+        self.flusher.changed();
     }
 }

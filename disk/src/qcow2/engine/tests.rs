@@ -327,14 +327,18 @@ fn a_write_that_does_not_fit_gives_back_what_it_took() {
         // A disk may ignore a discard.
         let mut left = Vec::new();
         for _ in 0..16 {
-            storage.inject(Fault::new(FaultyOperation::Write, libc::ENOSPC));
+            // It is tried again once what was set aside is given back.
+            storage.inject(Fault::new(FaultyOperation::Write, libc::ENOSPC).times(2));
             let data = Buffers::from_vec(vec![2; 1 << 20]);
             let result = disk.submit(Request::write(1 << 20, data)).await;
             result.unwrap_err();
             left.push(storage.allocated_bytes());
         }
         assert!(left.iter().any(|left| *left > before), "{left:?}");
-        assert!(left.contains(&before), "{before}: {left:?}");
+        assert!(
+            left.iter().any(|left| *left <= before),
+            "{before}: {left:?}"
+        );
     });
 }
 

@@ -54,6 +54,18 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.storage.barrier().await
     }
 
+    fn has_zero_ahead(&self) -> bool {
+        self.0.storage.has_zero_ahead()
+    }
+
+    async fn zero_ahead(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.0.storage.zero_ahead(offset, len).await
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        self.0.storage.spare_bytes()
+    }
+
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
         self.0.flusher.changed();
         self.0.storage.discard(offset, len).await

@@ -105,7 +105,16 @@ impl Geometry {
             layers,
             windows: iter::once(0..sectors + sectors / 2).collect(),
             l2_cache_bytes: (rng.coin()).then(|| 4096 << rng.below(3)),
-            order: *pick(rng, &[Order::Journal, Order::Journal, Order::Ordered]),
+            order: *pick(
+                rng,
+                &[
+                    Order::Journal,
+                    Order::Journal,
+                    Order::Journal,
+                    Order::Ordered,
+                    Order::Barrier,
+                ],
+            ),
             // The least there can be, so that programs fill it.
             journal_bytes: (rng.below(4) > 0).then_some(1),
         }

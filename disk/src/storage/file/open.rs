@@ -10,6 +10,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::FileStorage;
+use super::ahead::Ahead;
+use super::barrier::Barrier;
 use super::direct::Direct;
 use crate::Error;
 use crate::storage::Geometry;
@@ -69,7 +71,9 @@ impl FileOptions {
         self
     }
 
-    /// The number of the host's system call `fdatabarrier`, which only `BarrierFS` kernels have.
+    /// The number of the host's system call `fdatabarrier`, which only `BarrierFS` kernels have. It
+    /// is tried out when the file is opened: if the host refuses it, there is no barrier. If it is
+    /// the number of another system call, that one is called with the file's descriptor.
     #[must_use]
     pub fn barrier_syscall(mut self, number: u32) -> Self {
         self.barrier_syscall = Some(number);
@@ -100,6 +104,8 @@ impl FileOptions {
         let direct = self.direct.then(|| Direct::new(&file)).transpose();
         let direct = direct.map_err(Error::io(&self.path, "do direct I/O on"))?;
         let storage = FileStorage {
+            barrier: Barrier::probe(&file, self.barrier_syscall),
+            ahead: Ahead::new(&file, is_block_device || self.read_only),
             file: Arc::new(file),
             path: self.name.unwrap_or(self.path),
             lock,

@@ -198,3 +198,27 @@ fn extents_tell_data_from_holes() {
         });
     }
 }
+
+#[test]
+fn barrier_is_there_only_if_the_host_does_the_call() {
+    let file = file(0);
+    let barrier = |number: Option<libc::c_long>| {
+        let mut options = FileOptions::new(file.path());
+        if let Some(number) = number {
+            options = options.barrier_syscall(number.try_into().unwrap());
+        }
+        let storage = options.open().unwrap();
+        let done = Executor::new().unwrap().run(storage.barrier());
+        assert_eq!(storage.has_barrier(), done.is_ok());
+        done.map_err(|error| error.to_string())
+    };
+    let unknown = barrier(None).unwrap_err();
+    assert!(unknown.ends_with("barrier-syscall=N gives"), "{unknown}");
+    let missing = barrier(Some(9999)).unwrap_err();
+    assert!(missing.contains("number 9999"), "{missing}");
+    assert!(missing.contains("not implemented"), "{missing}");
+    // Says a number that is not 0.
+    barrier(Some(libc::SYS_getpid)).unwrap_err();
+    // A sync keeps an order, and takes the same argument.
+    barrier(Some(libc::SYS_fdatasync)).unwrap();
+}

@@ -1,31 +1,10 @@
 //! The volatile cache of a simulated disk.
 
-use std::collections::BTreeSet;
-
 use super::change::Change;
 use super::image::Image;
+use super::ledger::{Event, Ledger};
 use super::recording::Recorder;
 use crate::rng::Rng;
-
-/// What happens to the content and its durability: all that matters at a power cut.
-#[derive(Clone, Debug)]
-pub(super) enum Event {
-    /// A change reached the cache. Changes are numbered from 0 in this order.
-    Applied(Change),
-    /// A sync made the changes with these numbers, in ascending order, durable.
-    Synced(Vec<u64>),
-    /// A failed sync made sure that these changes are lost, though they can still be read.
-    Lost(Vec<u64>),
-}
-
-/// What is durable, and what a power cut may leave or not.
-#[derive(Clone)]
-pub(super) struct Ledger {
-    durable: Image,
-    /// Changes that are not durable, with their numbers, in the order in which they were applied.
-    pending: Vec<(u64, Change)>,
-    next: u64,
-}
 
 /// The content as reads see it, and what of it a power cut would leave.
 pub(super) struct Cache {
@@ -34,71 +13,6 @@ pub(super) struct Cache {
     /// Of the changes that are not durable, those that were reported done: a sync covers them.
     completed: Vec<u64>,
     recorder: Option<Recorder>,
-}
-
-impl Ledger {
-    fn new(image: Image) -> Self {
-        Self {
-            durable: image,
-            pending: Vec::new(),
-            next: 0,
-        }
-    }
-
-    pub(super) fn happened(&mut self, event: &Event) {
-        let Self {
-            durable, pending, ..
-        } = self;
-        match event {
-            Event::Applied(change) => {
-                pending.push((self.next, change.clone()));
-                self.next += 1;
-            }
-            Event::Synced(covered) => {
-                let durable_now = with_overlapped(covered, pending);
-                pending.retain(|(number, change)| {
-                    let is_durable = durable_now.contains(number);
-                    if is_durable {
-                        durable.apply(change);
-                    }
-                    !is_durable
-                });
-            }
-            Event::Lost(lost) => pending.retain(|(number, _)| lost.binary_search(number).is_err()),
-        }
-    }
-
-    /// The content after a power cut: of each change that was not durable, all, nothing, or some
-    /// sectors. Some cuts leave nearly all of the changes and some hardly any, for an order that
-    /// was not kept shows best when one change is missing, or alone.
-    pub(super) fn power_cut(&self, rng: &mut Rng) -> Image {
-        let kept_in_8 = [0, 1, 4, 4, 7, 8][rng.index(6)];
-        let mut left = self.durable.clone();
-        for (_, change) in &self.pending {
-            let kept = rng.below(8) < kept_in_8;
-            if (1..8).contains(&kept_in_8) && rng.below(3) == 0 {
-                for run in change.torn(rng) {
-                    left.apply_part(change, run);
-                }
-            } else if kept {
-                left.apply(change);
-            }
-        }
-        left
-    }
-}
-
-/// The changes that a sync covers, and those below them: there is one cache, so that what was
-/// overwritten in it cannot come back over what is durable.
-fn with_overlapped(covered: &[u64], pending: &[(u64, Change)]) -> BTreeSet<u64> {
-    let mut durable: Vec<&(u64, Change)> = Vec::new();
-    for change in pending.iter().rev() {
-        let is_covered = covered.binary_search(&change.0).is_ok();
-        if is_covered || durable.iter().any(|above| above.1.overlaps(&change.1)) {
-            durable.push(change);
-        }
-    }
-    durable.iter().map(|(number, _)| *number).collect()
 }
 
 impl Cache {
@@ -129,17 +43,22 @@ impl Cache {
         }
     }
 
-    /// Applies a change for readers, and returns its number.
-    pub(super) fn apply(&mut self, change: Change) -> u64 {
-        let number = self.ledger.next;
+    /// How many barriers have ended, for [`Cache::apply`] of a change that begins now.
+    pub(super) fn barriers(&self) -> u64 {
+        self.ledger.barriers()
+    }
+
+    /// Applies a change for readers, and returns its number. It began after so many barriers.
+    pub(super) fn apply(&mut self, change: Change, after: u64) -> u64 {
+        let number = self.ledger.next();
         self.current.apply(&change);
-        self.happened(Event::Applied(change));
+        self.happened(Event::Applied { change, after });
         number
     }
 
     /// Applies some sectors of a change that fails. They are in the cache like others: the next sync
     /// makes them durable, so that they never come back over what is written later.
-    pub(super) fn apply_torn(&mut self, change: &Change, rng: &mut Rng) {
+    pub(super) fn apply_torn(&mut self, change: &Change, after: u64, rng: &mut Rng) {
         for run in change.torn(rng) {
             let (offset, len) = (run.start, run.end - run.start);
             let piece = match change {
@@ -158,7 +77,7 @@ impl Cache {
                 },
                 Change::SetLen { .. } => change.clone(),
             };
-            let number = self.apply(piece);
+            let number = self.apply(piece, after);
             self.completed(number);
         }
     }
@@ -180,10 +99,19 @@ impl Cache {
         self.happened(Event::Synced(covered));
     }
 
+    /// Keeps the changes that begin from now on from being left without these.
+    pub(super) fn barrier(&mut self, covered: Vec<u64>) {
+        self.happened(Event::Ordered(covered));
+    }
+
     /// What Linux does when a sync fails: of the changes, some are durable, and the others are
-    /// never tried again, though they can still be read.
+    /// never tried again, though they can still be read. Barriers hold all the same.
     pub(super) fn fail_sync(&mut self, covered: Vec<u64>, rng: &mut Rng) {
-        let (kept, lost): (Vec<u64>, Vec<u64>) = covered.into_iter().partition(|_| rng.coin());
+        let mut kept = covered.clone();
+        kept.retain(|_| rng.coin());
+        self.ledger.drop_disordered(&mut kept);
+        let is_lost = |number: &u64| kept.binary_search(number).is_err();
+        let lost: Vec<u64> = covered.into_iter().filter(is_lost).collect();
         self.completed
             .retain(|number| lost.binary_search(number).is_err());
         self.sync(kept);
@@ -228,11 +156,11 @@ mod tests {
     #[test]
     fn sync_covers_only_what_was_completed_before_it_began() {
         let mut cache = Cache::new(Image::new(4096));
-        let first = cache.apply(write(1));
+        let first = cache.apply(write(1), 0);
         assert!(cache.completed_so_far().is_empty());
         cache.completed(first);
         let covered = cache.completed_so_far();
-        let second = cache.apply(write(2));
+        let second = cache.apply(write(2), 0);
         cache.completed(second);
         cache.sync(covered);
         assert_eq!(first_byte(cache.current()), 2);
@@ -244,14 +172,14 @@ mod tests {
     #[test]
     fn what_was_overwritten_does_not_come_back_over_what_is_durable() {
         let mut cache = Cache::new(Image::new(4096));
-        cache.apply(write(1));
-        cache.apply(Change::SetLen { size_bytes: 100 });
-        let last = cache.apply(write(3));
+        cache.apply(write(1), 0);
+        cache.apply(Change::SetLen { size_bytes: 100 }, 0);
+        let last = cache.apply(write(3), 0);
         // The others never end, and so no sync covers them by itself.
         cache.completed(last);
         cache.sync(cache.completed_so_far());
         assert_eq!(after_cuts(&cache), [3]);
-        cache.apply(write(4));
+        cache.apply(write(4), 0);
         assert_eq!(after_cuts(&cache), [3, 4]);
     }
 
@@ -260,7 +188,7 @@ mod tests {
         let outcomes: Vec<_> = (0..20)
             .map(|seed| {
                 let mut cache = Cache::new(Image::new(4096));
-                let number = cache.apply(write(1));
+                let number = cache.apply(write(1), 0);
                 cache.completed(number);
                 cache.fail_sync(vec![number], &mut Rng::new(seed));
                 cache.sync(cache.completed_so_far());

@@ -1,5 +1,6 @@
 //! Changes of a simulated disk's content.
 
+use std::fmt;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -75,5 +76,17 @@ impl Change {
             at = next;
         }
         runs
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (offset, len) = self.extent();
+        match self {
+            Self::Write { .. } => write!(f, "write of {len} bytes at {offset}"),
+            Self::Zero { unmap: true, .. } => write!(f, "{len} bytes at {offset} discarded"),
+            Self::Zero { unmap: false, .. } => write!(f, "{len} bytes at {offset} zeroed"),
+            Self::SetLen { size_bytes } => write!(f, "resize to {size_bytes} bytes"),
+        }
     }
 }

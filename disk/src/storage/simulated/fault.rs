@@ -11,6 +11,8 @@ pub enum Operation {
     Write,
     /// Syncs, after which what they should have made durable may be lost, as on Linux.
     Sync,
+    /// Barriers, which then order nothing.
+    Barrier,
     /// Discards and zeroed ranges.
     Zero,
     /// Changes of the size.

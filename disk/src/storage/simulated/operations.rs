@@ -51,10 +51,11 @@ impl SimulatedStorage {
             Change::Write { .. } => len,
             Change::Zero { .. } | Change::SetLen { .. } => 0,
         };
+        let after = self.state.borrow().cache.barriers();
         let (before_ns, after_ns) = self.times_ns(Work::Write { offset, len });
         pass(before_ns).await;
         let failure = self.fault(change.operation());
-        let applied = self.state.borrow_mut().apply(change, failure);
+        let applied = self.state.borrow_mut().apply(change, after, failure);
         pass(after_ns).await;
         self.state.borrow_mut().cache.completed(applied?);
         Ok(())
@@ -148,15 +149,42 @@ impl Storage for SimulatedStorage {
     }
 
     fn has_barrier(&self) -> bool {
-        false
+        true
     }
 
     async fn barrier(&self) -> Result<(), Error> {
-        Err(Error::Io {
-            path: self.path.to_path_buf(),
-            operation: "order writes of",
-            source: io::ErrorKind::Unsupported.into(),
-        })
+        let covered = self.state.borrow().cache.completed_so_far();
+        self.count(|counters| counters.barriers += 1);
+        let (before_ns, after_ns) = self.times_ns(Work::Barrier);
+        pass(before_ns + after_ns).await;
+        if let Some(source) = self.fault(FaultyOperation::Barrier) {
+            return Err(Error::Io {
+                path: self.path.to_path_buf(),
+                operation: "keep the order of writes to",
+                source,
+            });
+        }
+        self.state.borrow_mut().cache.barrier(covered);
+        Ok(())
+    }
+
+    fn has_zero_ahead(&self) -> bool {
+        true
+    }
+
+    async fn zero_ahead(&self, offset: u64, len: u64) -> Result<(), Error> {
+        self.count(|counters| counters.others += 1);
+        let zeros = vec![0; usize::try_from(len).expect("zeros for memory")];
+        let bytes = zeros.into();
+        self.change(Change::Write { offset, bytes })
+            .await
+            .map_err(self.error("write zeros to", offset, len))
+    }
+
+    fn spare_bytes(&self) -> u64 {
+        let state = self.state.borrow();
+        let used_bytes = state.cache.current().allocated_bytes();
+        state.capacity_bytes.saturating_sub(used_bytes)
     }
 
     async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {

@@ -5,12 +5,11 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::SimulatedStorage;
-use super::cache::{Event, Ledger};
-use super::change::Change;
+use super::ledger::{Event, Ledger};
 use crate::rng::Rng;
 
 /// What happened to some disks, step by step: each change that reached a disk's cache, and the end
-/// of each sync.
+/// of each sync and of each barrier.
 ///
 /// A test runs its program once, noting [`Recording::steps`] whenever something was promised to it,
 /// and then looks at as many power cuts as it likes, at every step: whatever was promised by then
@@ -73,18 +72,9 @@ impl Recording {
         let (disk, event) = &self.log.borrow()[step];
         let path = self.disks[*disk].path.display();
         match event {
-            Event::Applied(change @ Change::Write { .. }) => {
-                let (offset, len) = change.extent();
-                format!("{path}: write of {len} bytes at {offset}")
-            }
-            Event::Applied(Change::Zero { offset, len, unmap }) => {
-                let how = if *unmap { "discarded" } else { "zeroed" };
-                format!("{path}: {len} bytes at {offset} {how}")
-            }
-            Event::Applied(Change::SetLen { size_bytes }) => {
-                format!("{path}: resize to {size_bytes} bytes")
-            }
+            Event::Applied { change, .. } => format!("{path}: {change}"),
             Event::Synced(covered) => format!("{path}: sync of {} changes", covered.len()),
+            Event::Ordered(covered) => format!("{path}: barrier after {} changes", covered.len()),
             Event::Lost(lost) => format!("{path}: failed sync that lost {} changes", lost.len()),
         }
     }
@@ -186,18 +176,20 @@ mod tests {
                 storage.write_zeroes(4096, 100, false).await.unwrap();
                 storage.sync().await.unwrap();
                 storage.set_len(4096).await.unwrap();
+                storage.barrier().await.unwrap();
             });
-        let described: Vec<_> = (0..4).map(|step| recording.describe(step)).collect();
+        let described: Vec<_> = (0..5).map(|step| recording.describe(step)).collect();
         let expected = [
             "disk: write of 512 bytes at 0",
             "disk: 100 bytes at 4096 zeroed",
             "disk: sync of 2 changes",
             "disk: resize to 4096 bytes",
+            "disk: barrier after 1 changes",
         ];
         assert_eq!(described, expected);
         let mut cut = |steps, seed| recording.power_cut(steps, seed).remove(0).to_bytes();
-        let forward: Vec<_> = (0..=4).map(|steps| cut(steps, 3)).collect();
-        let mut backward: Vec<_> = (0..=4).rev().map(|steps| cut(steps, 3)).collect();
+        let forward: Vec<_> = (0..=5).map(|steps| cut(steps, 3)).collect();
+        let mut backward: Vec<_> = (0..=5).rev().map(|steps| cut(steps, 3)).collect();
         backward.reverse();
         assert!(forward == backward);
         assert!(forward[0] == [0; 8192]);

@@ -1,5 +1,7 @@
 //! What the simulation promises to those who test with it.
 
+mod barrier;
+
 use super::*;
 use crate::test_support::{join_all, seeded};
 use crate::{Backend, Error, Executor, Storage};
@@ -88,6 +90,9 @@ fn latency_is_spent_on_the_virtual_clock() {
         assert_eq!(executor.virtual_now_ns(), Some(4 * alone_ns));
         storage.sync().await.unwrap();
         let end_ns = 4 * alone_ns + model.sync_ns;
+        assert_eq!(executor.virtual_now_ns(), Some(end_ns));
+        storage.barrier().await.unwrap();
+        let end_ns = end_ns + model.barrier_ns;
         assert_eq!(executor.virtual_now_ns(), Some(end_ns));
     });
 }

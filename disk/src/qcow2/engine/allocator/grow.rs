@@ -48,6 +48,9 @@ impl<S: Storage> Image<S> {
         self.check_free(cluster, end - cluster).await?;
         let is_zero = cluster >= self.free_space.untouched.get();
         self.free_space.hand_out(end);
+        self.growth
+            .claim(cluster << layout.cluster_bits..end << layout.cluster_bits)
+            .await;
         let place = (cluster, table_clusters, blocks);
         let table = cluster << layout.cluster_bits;
         let (content, blocks_content) = self.new_refcount_table(&header, place).await?;
