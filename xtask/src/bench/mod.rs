@@ -6,6 +6,8 @@
 
 mod contender;
 pub(crate) mod disk;
+mod figures;
+mod nbd;
 mod table;
 
 use std::fs;

@@ -1,0 +1,49 @@
+//! The servers' programs, and how QEMU's is called.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use ::tests::artifacts;
+use ::tests::nbd::Server;
+use anyhow::Result;
+use images::packages::{Tool, require};
+
+/// The programs that serve images.
+pub(in crate::bench) struct Programs {
+    /// `microvm`, static and optimised.
+    pub(in crate::bench) ours: PathBuf,
+    /// `qemu-storage-daemon`.
+    pub(in crate::bench) qemu: PathBuf,
+}
+
+impl Programs {
+    /// Builds ours, and installs QEMU's unless `qemu` is one.
+    pub(in crate::bench) fn get(qemu: Option<&Path>) -> Result<Self> {
+        let ours = artifacts::static_program("microvm", "microvm")?;
+        let qemu = if let Some(program) = qemu {
+            program.to_owned()
+        } else {
+            require(&[Tool::QemuStorageDaemon])?;
+            Tool::QemuStorageDaemon.command().into()
+        };
+        Ok(Self { ours, qemu })
+    }
+}
+
+/// Starts QEMU's server on the node called `disk` of `nodes`, which are values of `--blockdev`,
+/// lowest first.
+pub(in crate::bench) fn serve_qemu(
+    program: &Path,
+    nodes: &[String],
+    socket: &Path,
+) -> Result<Server> {
+    let mut command = Command::new(program);
+    for node in nodes {
+        command.args(["--blockdev", node]);
+    }
+    let address = format!("addr.type=unix,addr.path={}", socket.display());
+    command.args(["--nbd-server", &address]);
+    command.arg("--export");
+    command.arg("type=nbd,id=export,node-name=disk,name=,writable=on");
+    Server::other(&mut command, socket)
+}
