@@ -8,6 +8,7 @@ mod contender;
 pub(crate) mod disk;
 mod figures;
 mod nbd;
+pub(crate) mod sync;
 mod table;
 
 use std::fs;

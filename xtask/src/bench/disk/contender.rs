@@ -51,7 +51,7 @@ pub(super) struct Contender {
 impl Contender {
     /// All of them, in the order of the table's columns.
     pub(super) fn all(qemu: Option<&Path>, qemu_aio: &str) -> Result<[Self; 4]> {
-        let Programs { ours, qemu } = Programs::get(qemu)?;
+        let Programs { ours, qemu } = Programs::get(None, qemu)?;
         let ours = |format| Self {
             program: ours.clone(),
             qemu_aio: None,

@@ -17,9 +17,12 @@ pub(in crate::bench) struct Programs {
 }
 
 impl Programs {
-    /// Builds ours, and installs QEMU's unless `qemu` is one.
-    pub(in crate::bench) fn get(qemu: Option<&Path>) -> Result<Self> {
-        let ours = artifacts::static_program("microvm", "microvm")?;
+    /// Builds ours, and installs QEMU's, where another is not given.
+    pub(in crate::bench) fn get(ours: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
+        let ours = match ours {
+            Some(program) => program.to_owned(),
+            None => artifacts::static_program("microvm", "microvm")?,
+        };
         let qemu = if let Some(program) = qemu {
             program.to_owned()
         } else {

@@ -21,6 +21,8 @@ pub(in crate::bench) const REPLY_BYTES: usize = 16;
 pub(in crate::bench) enum Command {
     Read = 0,
     Write = 1,
+    Flush = 3,
+    Trim = 4,
 }
 
 /// A request, but for the data of a write, which follows it.
