@@ -5,7 +5,7 @@ use std::process::Command;
 
 use ::tests::artifacts;
 use ::tests::nbd::Server;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use images::packages::{Tool, require};
 
 /// The programs that serve images.
@@ -30,6 +30,14 @@ impl Programs {
             Tool::QemuStorageDaemon.command().into()
         };
         Ok(Self { ours, qemu })
+    }
+
+    /// Which QEMU it is: its versions differ a lot.
+    pub(in crate::bench) fn qemu_version(&self) -> Result<String> {
+        let output = Command::new(&self.qemu).arg("--version").output();
+        let output = output.with_context(|| format!("cannot run {}", self.qemu.display()))?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        Ok(text.lines().next().unwrap_or_default().to_owned())
     }
 }
 

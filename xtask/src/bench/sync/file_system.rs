@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use clap::ValueEnum;
 
 /// What a run of all loads needs, and some.
-const SIZE_BYTES: u64 = 24 << 30;
+const SIZE_BYTES: u64 = 16 << 30;
 
 /// A kind of file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,7 +47,8 @@ pub(super) struct Mounted {
     file: PathBuf,
     device: Option<String>,
     point: PathBuf,
-    is_mounted: bool,
+    /// Whether it has been mounted.
+    in_use: bool,
 }
 
 impl Mounted {
@@ -57,7 +58,7 @@ impl Mounted {
         let mut mounted = Self {
             point: directory.join(kind.name()),
             device: None,
-            is_mounted: false,
+            in_use: false,
             file,
         };
         fs::create_dir(&mounted.point)?;
@@ -67,11 +68,9 @@ impl Mounted {
         let mut losetup = Command::new("losetup");
         losetup.args(["--find", "--show"]).arg(&mounted.file);
         let device = succeed(&mut losetup)?;
-        succeed(Command::new("mount").arg(&device).arg(&mounted.point)).inspect_err(|_| {
-            mounted.device = Some(device.clone());
-        })?;
-        mounted.device = Some(device);
-        mounted.is_mounted = true;
+        mounted.device = Some(device.clone());
+        succeed(Command::new("mount").arg(device).arg(&mounted.point))?;
+        mounted.in_use = true;
         Ok(mounted)
     }
 
@@ -84,7 +83,7 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         // Each is tried whatever became of the others. What is in use goes when it no longer is.
-        if self.is_mounted && succeed(Command::new("umount").arg(&self.point)).is_err() {
+        if self.in_use && succeed(Command::new("umount").arg(&self.point)).is_err() {
             let _ = succeed(Command::new("umount").arg("--lazy").arg(&self.point));
         }
         if let Some(device) = &self.device

@@ -14,7 +14,7 @@ use crate::bench::nbd::{fill, warm};
 /// The size of a disk whose clusters are new.
 const SPARSE_BYTES: u64 = 8 << 30;
 /// The size of a disk that is allocated, or whose backing file is.
-const FILLED_BYTES: u64 = 512 << 20;
+const FILLED_BYTES: u64 = 256 << 20;
 
 /// How an image is made and served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -81,6 +81,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let interrupt = Interrupt::install()?;
     require(&[Tool::QemuImg])?;
     let programs = Programs::get(arguments.microvm.as_deref(), arguments.qemu.as_deref())?;
+    println!("{}\n", programs.qemu_version()?);
     let directory = match &arguments.directory {
         Some(directory) => directory.clone(),
         None => scratch()?,
