@@ -18,8 +18,11 @@ use super::load::Load;
 use super::own_counts::OwnCounts;
 use crate::bench::nbd::Programs;
 
-/// How many flushes are counted.
-const COUNTED_FLUSHES: u64 = 1024;
+/// How many flushes are counted, and how long at most.
+const COUNTED: Limit = Limit {
+    time: Duration::from_secs(5),
+    flushes: 1024,
+};
 
 /// What is measured on one file system.
 pub(super) struct Bench<'a> {
@@ -84,7 +87,11 @@ impl Bench<'_> {
                 // Each comes first in its turn, should that matter.
                 let n = (round + turn) % self.contenders.len();
                 if let Some(entrant) = &mut entrants[n] {
-                    let done = self.run(entrant, &load, self.run, u64::MAX);
+                    let limit = Limit {
+                        time: self.run,
+                        flushes: u64::MAX,
+                    };
+                    let done = self.run(entrant, &load, limit);
                     let done = done.with_context(|| self.contenders[n].name)?;
                     if round > 0 {
                         entrant.rates.push(done.flushes / done.seconds);
@@ -114,17 +121,14 @@ impl Bench<'_> {
     }
 
     /// One run, with no more than its share of the places.
-    fn run(
-        &self,
-        entrant: &mut Entrant,
-        load: &Load,
-        time: Duration,
-        flushes: u64,
-    ) -> Result<Done> {
+    fn run(&self, entrant: &mut Entrant, load: &Load, limit: Limit) -> Result<Done> {
         let places = &entrant.image.places;
         // The first round and the pass that counts need theirs too.
-        let flushes = flushes.min(places.share(self.runs + 2));
-        let limit = Limit { time, flushes };
+        let share = places.share(self.runs + 2);
+        let limit = Limit {
+            flushes: limit.flushes.min(share),
+            ..limit
+        };
         entrant.clients.run(load, places, limit, self.interrupt)
     }
 
@@ -146,7 +150,7 @@ impl Bench<'_> {
         syncfs(&directory)?;
         let before = self.ground.counts();
         let pid = entrant.server.pid();
-        let mut pass = || self.run(entrant, load, Duration::MAX, COUNTED_FLUSHES);
+        let mut pass = || self.run(entrant, load, COUNTED);
         let (syncs, done) = match &self.syncs {
             Some(syncs) => {
                 let (count, done) = syncs.count(pid, pass)?;

@@ -142,13 +142,16 @@ fn on(
         run: Duration::from_millis(arguments.run_ms),
     };
     let mut rows: Vec<Row> = Vec::new();
-    for load in LOADS {
-        if load.to_string().contains(&arguments.only) {
-            eprintln!("xtask: {name}, {load}");
-            rows.push(bench.measure(load).with_context(|| load.to_string())?);
-        }
-    }
+    let mut loads = LOADS
+        .iter()
+        .filter(|load| load.to_string().contains(&arguments.only));
+    let outcome = loads.try_for_each(|load| {
+        eprintln!("xtask: {name}, {load}");
+        rows.push(bench.measure(*load).with_context(|| load.to_string())?);
+        Ok(())
+    });
+    // What was measured before something failed is worth something.
     let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
     println!("{name}\n\n{}", table::render(&names, &rows));
-    Ok(())
+    outcome
 }
