@@ -51,6 +51,8 @@ enum Bench {
     Boot(bench::Arguments),
     /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
     Disk(bench::disk::Arguments),
+    /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
+    Sync(bench::sync::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Disk(arguments),
         } => bench::disk::run(&arguments),
+        Command::Bench {
+            what: Bench::Sync(arguments),
+        } => bench::sync::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -6,6 +6,9 @@
 
 mod contender;
 pub(crate) mod disk;
+mod figures;
+mod nbd;
+pub(crate) mod sync;
 mod table;
 
 use std::fs;

@@ -8,17 +8,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
-use super::contender::STAMP_BYTES;
 use super::load::Load;
+use crate::bench::nbd::{Command, REPLY_BYTES, Request, block_start, connect, reply_cookie, stamp};
 
-const EXPORT_NAME: &[u8] = b"IHAVEOPT\0\0\0\x01\0\0\0\0";
-/// Fixed newstyle, without zeros after the reply.
-const FLAGS: u32 = 3;
-const REQUEST_MAGIC: u32 = 0x2560_9513;
-const REPLY_START: [u8; 8] = [0x67, 0x44, 0x66, 0x98, 0, 0, 0, 0];
-const REPLY_BYTES: usize = 16;
-const READ: u16 = 0;
-const WRITE: u16 = 1;
 /// Of every server's requests, so that they get the same.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -52,17 +44,8 @@ struct Run<'a> {
 impl Client {
     /// Connects to a server's default export.
     pub(super) fn connect(socket: &Path) -> Result<Self> {
-        let mut stream = UnixStream::connect(socket).context("cannot connect")?;
-        stream.read_exact(&mut [0; 18])?;
-        stream.write_all(&FLAGS.to_be_bytes())?;
-        stream.write_all(EXPORT_NAME)?;
-        let mut size = [0; 8];
-        stream.read_exact(&mut size)?;
-        stream.read_exact(&mut [0; 2])?;
-        Ok(Self {
-            stream,
-            size_bytes: u64::from_be_bytes(size),
-        })
+        let (stream, size_bytes) = connect(socket)?;
+        Ok(Self { stream, size_bytes })
     }
 
     /// Keeps as many requests in flight as `load` says for `duration`.
@@ -132,21 +115,21 @@ impl<'a> Run<'a> {
         };
         let offset = block * self.load.block_bytes as u64;
         self.offsets[slot] = offset;
-        let command = if self.load.write { WRITE } else { READ };
-        let len = u32::try_from(self.load.block_bytes).unwrap_or(u32::MAX);
-        self.requests.extend(REQUEST_MAGIC.to_be_bytes());
-        self.requests.extend(0_u16.to_be_bytes());
-        self.requests.extend(command.to_be_bytes());
-        self.requests.extend((slot as u64).to_be_bytes());
-        self.requests.extend(offset.to_be_bytes());
-        self.requests.extend(len.to_be_bytes());
+        let request = Request {
+            command: if self.load.write {
+                Command::Write
+            } else {
+                Command::Read
+            },
+            cookie: slot as u64,
+            offset,
+            len: self.load.block_bytes,
+        };
+        request.push(&mut self.requests);
         if self.load.write {
             let start = self.requests.len();
             self.requests.resize(start + self.load.block_bytes, 0x5a);
-            let stamps = self.requests[start..].chunks_mut(STAMP_BYTES);
-            for (stamp, offset) in stamps.zip((offset..).step_by(STAMP_BYTES)) {
-                stamp[..8].copy_from_slice(&block_start(offset));
-            }
+            stamp(&mut self.requests[start..], offset);
         }
     }
 
@@ -176,11 +159,9 @@ impl<'a> Run<'a> {
 
     /// The slot of a reply, which must be right.
     fn check(&self, reply: &[u8]) -> Result<usize> {
-        let (start, rest) = reply.split_at(REPLY_START.len());
-        ensure!(start == REPLY_START, "{}: the server failed it", self.load);
-        let (cookie, data) = rest.split_at(8);
-        let slot = u64::from_be_bytes(cookie.try_into()?);
-        let slot = usize::try_from(slot)?;
+        let (reply, data) = reply.split_at(REPLY_BYTES);
+        let cookie = reply_cookie(reply).with_context(|| self.load.to_string())?;
+        let slot = usize::try_from(cookie)?;
         let offset = self.offsets.get(slot).context("a reply to no request")?;
         ensure!(
             self.load.write || data[..8] == block_start(*offset),
@@ -189,9 +170,4 @@ impl<'a> Run<'a> {
         );
         Ok(slot)
     }
-}
-
-/// The first bytes of the block at `offset`.
-pub(super) fn block_start(offset: u64) -> [u8; 8] {
-    (!offset).to_be_bytes()
 }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Results, Sample};
+use crate::bench::figures::{median, ratio, spread_percent};
 
 /// Two columns of the measurements by each other: a name, numerator, denominator, and what the
 /// ratio should be at least.
@@ -65,23 +66,6 @@ fn part(title: &str, results: &Results, value: fn(&Sample) -> f64, marks: Option
         text.push('\n');
     }
     text
-}
-
-/// The median of the ratios of runs that were neighbours in time.
-fn ratio(numerator: &[f64], denominator: &[f64]) -> f64 {
-    let pairs = numerator.iter().zip(denominator);
-    median(pairs.map(|(above, below)| above / below).collect())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-fn spread_percent(values: &[f64]) -> f64 {
-    let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);
-    let largest = values.iter().copied().fold(0.0, f64::max);
-    (largest - smallest) / 2.0 / median(values.to_vec()) * 100.0
 }
 
 #[cfg(test)]

@@ -1,0 +1,9 @@
+//! What the benchmarks over NBD share: the protocol, the programs, the content of images.
+
+mod content;
+mod programs;
+mod wire;
+
+pub(super) use content::{block_start, fill, stamp, warm};
+pub(super) use programs::{Programs, serve_qemu};
+pub(super) use wire::{Command, REPLY_BYTES, Request, connect, reply_cookie};
