@@ -51,6 +51,8 @@ enum Bench {
     Boot(bench::Arguments),
     /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
     Disk(bench::disk::Arguments),
+    /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
+    Model(bench::model::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -65,6 +67,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Disk(arguments),
         } => bench::disk::run(&arguments),
+        Command::Bench {
+            what: Bench::Model(arguments),
+        } => bench::model::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

@@ -6,6 +6,7 @@
 
 mod contender;
 pub(crate) mod disk;
+pub(crate) mod model;
 mod table;
 
 use std::fs;

@@ -11,7 +11,7 @@ use super::latency::LatencyModel;
 /// device.
 #[derive(Clone)]
 pub struct SimulatedDevice {
-    pub(super) model: LatencyModel,
+    model: LatencyModel,
     /// Absent: as large as the one storage on it is at the time.
     size_bytes: Option<u64>,
     state: Rc<RefCell<State>>,
@@ -31,6 +31,11 @@ impl SimulatedDevice {
             size_bytes: Some(size_bytes),
             ..Self::of_one(model)
         }
+    }
+
+    /// How fast it is.
+    pub fn model(&self) -> LatencyModel {
+        self.model
     }
 
     /// The device of one storage, which fills it.

@@ -121,7 +121,7 @@ impl Latency {
     }
 
     fn service_ns(&mut self, work: Work, size_bytes: u64) -> u64 {
-        let model = self.device.model;
+        let model = self.device.model();
         let pages = |bytes: u64, page_ns: u64| page_ns * bytes.div_ceil(512) / 8;
         match work {
             Work::Read { offset, len } => {
