@@ -45,7 +45,7 @@ pub use request::{Op, Request};
 pub use socket::{Listener, Stream, readable};
 pub use storage::{
     Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
-    SimulatedCounters, SimulatedStorage, Storage, StorageExtent,
+    SimulatedCounters, SimulatedDevice, SimulatedStorage, Storage, StorageExtent,
 };
 
 #[cfg(test)]

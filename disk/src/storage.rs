@@ -12,7 +12,8 @@ use crate::{Buffers, Error};
 pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
 pub use simulated::{
-    Fault, FaultyOperation, LatencyModel, Recording, SimulatedCounters, SimulatedStorage,
+    Fault, FaultyOperation, LatencyModel, Recording, SimulatedCounters, SimulatedDevice,
+    SimulatedStorage,
 };
 
 /// What a storage is like.

@@ -53,6 +53,8 @@ enum Bench {
     Disk(bench::disk::Arguments),
     /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
     Sync(bench::sync::Arguments),
+    /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
+    Model(bench::model::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -70,6 +72,9 @@ fn main() -> ExitCode {
         Command::Bench {
             what: Bench::Sync(arguments),
         } => bench::sync::run(&arguments),
+        Command::Bench {
+            what: Bench::Model(arguments),
+        } => bench::model::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

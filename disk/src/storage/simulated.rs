@@ -8,6 +8,7 @@
 
 mod cache;
 mod change;
+mod device;
 mod fault;
 mod image;
 mod latency;
@@ -26,6 +27,7 @@ use crate::Buffers;
 use crate::rng::Rng;
 use cache::Cache;
 use change::{Change, SECTOR_BYTES};
+pub use device::SimulatedDevice;
 pub use fault::{Fault, Operation as FaultyOperation};
 use image::Image;
 pub use latency::LatencyModel;
@@ -136,6 +138,12 @@ impl SimulatedStorage {
     /// says in which order tasks run that are ready at the same time.
     pub fn set_latency(&self, model: LatencyModel) {
         self.state.borrow_mut().latency = Some(Latency::new(model));
+    }
+
+    /// From now on takes the time of `device`, on which it begins at `start`, together with all
+    /// others there.
+    pub fn put_on(&self, device: &SimulatedDevice, start: u64) {
+        self.state.borrow_mut().latency = Some(Latency::on(device, start));
     }
 
     /// From now on fails as `fault` says.

@@ -7,6 +7,7 @@
 mod contender;
 pub(crate) mod disk;
 mod figures;
+pub(crate) mod model;
 mod nbd;
 pub(crate) mod sync;
 mod table;

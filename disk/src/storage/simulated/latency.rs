@@ -1,6 +1,6 @@
 //! How long a simulated disk takes.
 
-use std::cmp::max;
+use super::SimulatedDevice;
 
 /// What operations cost, in virtual time. A disk does as many at once as it has channels; each
 /// operation takes the channel that is free first.
@@ -101,20 +101,23 @@ pub(super) enum Work {
 
 /// A disk at work.
 pub(super) struct Latency {
-    model: LatencyModel,
-    /// When each channel is free again.
-    channels: Vec<u64>,
-    /// Where the last operation ended.
-    position: u64,
+    device: SimulatedDevice,
+    /// Where the disk begins on the device.
+    start: u64,
+    /// Of this disk alone: a sync writes out nothing of others on the device.
     dirty_bytes: u64,
 }
 
 impl Latency {
     pub(super) fn new(model: LatencyModel) -> Self {
+        Self::on(&SimulatedDevice::of_one(model), 0)
+    }
+
+    /// A disk on a device that it may share.
+    pub(super) fn on(device: &SimulatedDevice, start: u64) -> Self {
         Self {
-            model,
-            channels: vec![0; model.channels.max(1)],
-            position: 0,
+            device: device.clone(),
+            start,
             dirty_bytes: 0,
         }
     }
@@ -123,14 +126,11 @@ impl Latency {
     /// done.
     pub(super) fn take(&mut self, work: Work, now_ns: u64, size_bytes: u64) -> u64 {
         let service_ns = self.service_ns(work, size_bytes);
-        let free = self.channels.iter_mut().min_by_key(|free_ns| **free_ns);
-        let free_ns = free.expect("at least one channel");
-        *free_ns = max(*free_ns, now_ns) + service_ns;
-        *free_ns - now_ns
+        self.device.queue(service_ns, now_ns)
     }
 
     fn service_ns(&mut self, work: Work, size_bytes: u64) -> u64 {
-        let model = self.model;
+        let model = self.device.model();
         let pages = |bytes: u64, page_ns: u64| page_ns * bytes.div_ceil(512) / 8;
         match work {
             Work::Read { offset, len } => {
@@ -148,12 +148,9 @@ impl Latency {
         }
     }
 
-    fn seek_ns(&mut self, offset: u64, len: u64, size_bytes: u64) -> u64 {
-        let distance = self.position.abs_diff(offset).min(size_bytes);
-        self.position = offset.saturating_add(len);
-        // Of the share in millionths, the root is in thousandths.
-        let millionths = u128::from(distance) * 1_000_000 / u128::from(size_bytes.max(1));
-        self.model.seek_ns / 1000 * u64::try_from(millionths.isqrt()).expect("at most 1000")
+    fn seek_ns(&self, offset: u64, len: u64, size_bytes: u64) -> u64 {
+        let offset = self.start.saturating_add(offset);
+        self.device.seek_ns(offset, len, size_bytes)
     }
 }
 
@@ -239,5 +236,33 @@ mod tests {
         assert_eq!(disk.take(Work::Barrier, 0, SIZE), 10_000);
         assert_eq!(disk.take(Work::Sync, 0, SIZE), empty + 100_000);
         assert_eq!(disk.take(Work::Sync, 1 << 50, SIZE), empty);
+    }
+
+    #[test]
+    fn disks_on_one_device_share_its_channels_and_its_heads() {
+        let device = SimulatedDevice::new(LatencyModel::hdd(), 4 * SIZE);
+        let mut near = Latency::on(&device, 0);
+        let mut far = Latency::on(&device, SIZE);
+        let first = near.take(read(0), 0, SIZE);
+        // It waits for the other's operation, and then for half the way between the ends.
+        assert_eq!(far.take(read(4096), 0, SIZE), first + 8_000_000 + 125_000);
+        // Where the other ended, it goes on without a way.
+        let mut behind = Latency::on(&device, SIZE + 8192);
+        assert_eq!(behind.take(read(0), 1 << 50, SIZE), 125_000);
+    }
+
+    #[test]
+    fn sync_pays_for_its_own_disk_only() {
+        let device = SimulatedDevice::new(LatencyModel::sata_ssd(), 4 * SIZE);
+        let mut quiet = Latency::on(&device, 0);
+        let mut busy = Latency::on(&device, SIZE);
+        let write = Work::Write {
+            offset: 0,
+            len: 40_960,
+        };
+        busy.take(write, 0, SIZE);
+        let empty = quiet.take(Work::Sync, 0, SIZE);
+        assert_eq!(empty, LatencyModel::sata_ssd().sync_ns);
+        assert_eq!(busy.take(Work::Sync, 0, SIZE), empty + 100_000);
     }
 }
