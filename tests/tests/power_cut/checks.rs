@@ -12,8 +12,9 @@ const RECOVERED: &[i32] = &[0, LEAKS];
 /// The status of `image check`, and of `qemu-img check`, for an image that has leaks and no fault.
 const LEAKS: i32 = 3;
 
-/// Looks at an image that nobody opened since the power cut.
+/// Looks at an image that nobody opened since the power cut, and keeps a copy of it.
 pub(crate) fn as_cut(host: &Host, image: &Image) -> i32 {
+    image.keep_as_cut(host);
     check(host, &format!("{} image", host.microvm()), image, AS_CUT)
 }
 
