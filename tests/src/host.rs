@@ -215,6 +215,16 @@ impl Host {
         }
     }
 
+    /// Reads a whole file of the host.
+    pub fn read(&self, path: &str) -> Result<Vec<u8>> {
+        let argv = ["cat", path].map(str::to_owned);
+        let output = self.spawn(&argv, None)?.output(PATIENCE)?;
+        if output.exit.shell_status() != 0 {
+            bail!("{path}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(output.stdout)
+    }
+
     /// Starts a command on pipes, or on a terminal of so many rows and columns.
     pub fn spawn(&self, argv: &[String], terminal: Option<(u16, u16)>) -> Result<Process> {
         let cwd = self.work_dir.display().to_string();
@@ -282,6 +292,9 @@ fn share(parts: &Parts, directory: &Path) -> Result<Share> {
     share.static_program(&parts.microvm, "microvm")?;
     share.program("mke2fs")?;
     share.program("cp")?;
+    share.program("e2fsck")?;
+    // Where this machine lacks it, tests do without its opinion.
+    let _ = share.program("qemu-img");
     for (file, name) in parts.files() {
         share.file(&file, &Path::new(PARTS_DIR).join(name))?;
     }

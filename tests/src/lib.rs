@@ -18,6 +18,7 @@ pub mod nbd;
 mod parts;
 mod ports;
 pub mod process;
+pub mod records;
 pub mod report;
 mod vm;
 

@@ -1,8 +1,10 @@
 //! What guests are made of: the program under test, kernels, disks.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use images::initramfs::Initramfs;
 use images::packages::{Tool, require};
 use images::{Cache, Kernel, baremetal, debian, initramfs};
 
@@ -67,6 +69,19 @@ impl Parts {
         })
     }
 
+    /// The same, where guests have the program `guest-records`.
+    pub fn with_records(self) -> Result<Self> {
+        let program = artifacts::static_program("tests", "guest-records")?;
+        let program = fs::read(&program).with_context(|| format!("{}: read", program.display()))?;
+        let cache = Cache::open()?;
+        let initramfs =
+            Initramfs::new(&cache, &self.kernel)?.file("bin/guest-records", 0o755, &program);
+        Ok(Self {
+            initramfs: initramfs.build(&cache)?,
+            ..self
+        })
+    }
+
     /// What only the tests need.
     ///
     /// # Panics
@@ -111,6 +126,6 @@ fn fio_disk(busybox: &Path) -> Result<PathBuf> {
     share.build(&image)?;
     // Another process may be using the one that is there.
     let place = scratch.join("fio.img");
-    std::fs::rename(&image, &place)?;
+    fs::rename(&image, &place)?;
     Ok(place)
 }

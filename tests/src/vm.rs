@@ -1,6 +1,6 @@
 //! A running guest, as a test sees it: its console, its shell, its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use images::initramfs;
 use rustix::process::Signal;
@@ -108,6 +108,38 @@ impl Vm {
         }
     }
 
+    /// Lets the guest go on for so long, and takes what it writes meanwhile.
+    ///
+    /// # Panics
+    /// When it ends, or the host is gone.
+    pub fn go_on_for(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match self.process.next(left) {
+                Ok(None) => return,
+                Ok(Some(Event::Exit(_))) => self.fail("the guest ended"),
+                Ok(Some(event)) => self.take(event),
+                Err(error) => self.fail(&format!("{error:#}")),
+            }
+        }
+    }
+
+    /// All that the guest wrote before its host lost power.
+    ///
+    /// # Panics
+    /// When the host is there, and the guest says nothing for minutes.
+    pub fn last_words(mut self) -> String {
+        while self.exit.is_none() {
+            match self.process.next(PATIENCE) {
+                Ok(Some(event)) => self.take(event),
+                Ok(None) => self.fail("the host still has power"),
+                Err(_) => break,
+            }
+        }
+        self.console.text().to_owned()
+    }
+
     /// Waits until the guest's shell asks for a command.
     pub fn wait_for_prompt(&mut self) {
         self.expect(initramfs::PROMPT);
@@ -195,13 +227,19 @@ impl Vm {
 
     fn step(&mut self, awaited: &str) {
         match self.process.next(PATIENCE) {
-            Ok(Some(Event::Stdout(bytes))) => self.console.append(&bytes),
-            Ok(Some(Event::Stderr(bytes))) => self.stderr.extend(bytes),
-            Ok(Some(Event::Exit(exit))) => self.exit = Some(exit),
+            Ok(Some(event)) => self.take(event),
             Ok(None) => self.fail(&format!(
                 "no {awaited:?}: nothing happened for {PATIENCE:?}"
             )),
             Err(error) => self.fail(&format!("no {awaited:?}: {error:#}")),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Stdout(bytes) => self.console.append(&bytes),
+            Event::Stderr(bytes) => self.stderr.extend(bytes),
+            Event::Exit(exit) => self.exit = Some(exit),
         }
     }
 

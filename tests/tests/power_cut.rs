@@ -1,4 +1,16 @@
 //! What an emulated host's power cut leaves of a guest's disk.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "power_cut/checks.rs"]
+mod checks;
+#[path = "power_cut/evidence.rs"]
+mod evidence;
+#[path = "power_cut/image.rs"]
+mod image;
+#[path = "power_cut/round.rs"]
+mod round;
+#[path = "power_cut/rounds.rs"]
+mod rounds;
 
 use tests::{Guest, Host, Parts};
 
@@ -6,30 +18,24 @@ use tests::{Guest, Host, Parts};
 fn what_a_guest_fsynced_outlives_the_hosts_power() {
     let mut host = Host::emulated(Parts::get().unwrap()).unwrap();
     let raw = host.ext4_disk("64M");
-    let overlay = host.overlay(&host.ext4_disk("64M"));
-    // The files themselves must be on the host's disk before the guest's promises can be.
+    // The file itself must be on the host's disk before the guest's promises can be.
     host.must_run("sync");
-    for disk in [raw, format!("{overlay},format=qcow2")] {
-        let mut vm = Guest::on(&host).disk(&disk).boot();
-        let write = "dd if=/dev/urandom of=/disk/file bs=100k count=10 conv=fsync 2>/dev/null";
-        vm.shell(write).assert_success();
-        let written = vm
-            .shell("sha256sum /disk/file")
-            .assert_success()
-            .text
-            .clone();
-        // The kernel of the host would have written this back much later.
-        vm.shell("seq 1 1000 > /disk/unsynced").assert_success();
-        drop(vm);
-        host.power_cut().unwrap();
+    let mut vm = Guest::on(&host).disk(&raw).boot();
+    let write = "dd if=/dev/urandom of=/disk/file bs=100k count=10 conv=fsync 2>/dev/null";
+    vm.shell(write).assert_success();
+    let written = vm
+        .shell("sha256sum /disk/file")
+        .assert_success()
+        .text
+        .clone();
+    // The kernel of the host would have written this back much later.
+    vm.shell("seq 1 1000 > /disk/unsynced").assert_success();
+    drop(vm);
+    host.power_cut().unwrap();
 
-        let mut vm = Guest::on(&host).disk(&disk).boot();
-        vm.shell("sha256sum /disk/file").assert_stdout(&written);
-        vm.power_off().assert_status(0);
-    }
-    // At most clusters that are counted and not used: status 3.
-    let check = format!("{} image check '{overlay}' || test $? = 3", host.microvm());
-    host.must_run(&check);
+    let mut vm = Guest::on(&host).disk(&raw).boot();
+    vm.shell("sha256sum /disk/file").assert_stdout(&written);
+    vm.power_off().assert_status(0);
 }
 
 #[test]

@@ -1,18 +1,20 @@
-//! `cargo xtask soak`: the disk engine's random tests for as long as you like.
+//! `cargo xtask soak`: the disk's random tests for as long as you like.
 //!
 //! A seed is a program, a power cut or an image. A failure prints the command that runs just that
 //! seed again.
 
 mod fuzz;
 mod mutants;
+mod power;
 mod seeds;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 
+use power::End;
 use seeds::Seeds;
 
 #[derive(Args)]
@@ -23,6 +25,9 @@ pub(crate) struct Arguments {
     /// For how long, all together
     #[arg(long, default_value_t = 10)]
     minutes: u64,
+    /// How many rounds of power cuts, in place of a time
+    #[arg(long, conflicts_with = "minutes")]
+    rounds: Option<u64>,
     /// The first seed; by default one that was never tried, or 0 for mutants
     #[arg(long)]
     seed: Option<u64>,
@@ -40,6 +45,8 @@ enum What {
     Images,
     /// Images that a fuzzer makes, led by what of the engine they reach
     Fuzz,
+    /// Power cuts of an emulated host whose guest writes records
+    Power,
     /// All of these
     All,
     /// Deliberate breakages of the engine, each of which a test must notice
@@ -47,12 +54,13 @@ enum What {
 }
 
 impl What {
-    const EACH: [Self; 5] = [
+    const EACH: [Self; 6] = [
         Self::Model,
         Self::Crash,
         Self::Faults,
         Self::Images,
         Self::Fuzz,
+        Self::Power,
     ];
 
     /// The same mutants are tried each time, and so are their seeds.
@@ -71,6 +79,7 @@ impl What {
             Self::Faults => Seeds::lib("qcow2::tests::faults", 1000).run(time, seed),
             Self::Images => Seeds::images(200_000).run(time, seed),
             Self::Fuzz => fuzz::run(time),
+            Self::Power => power::run(End::Time(time), seed),
             Self::Mutants => mutants::run(seed),
             Self::All => unreachable!("it is each of the others"),
         }
@@ -85,14 +94,30 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let seed = arguments
         .seed
         .unwrap_or_else(|| arguments.what.first_seed());
+    if let Some(rounds) = arguments.rounds {
+        let remedy = "cargo xtask soak power --rounds N";
+        ensure!(
+            arguments.what == What::Power,
+            "rounds are those of power cuts: {remedy}"
+        );
+        return Ok(exit_code(power::run(End::Rounds(rounds), seed)?));
+    }
     let parts = u32::try_from(chosen.len())?;
     let time = Duration::from_secs(arguments.minutes * 60) / parts;
     for what in chosen {
         if !what.run(time, seed)? {
-            return Ok(ExitCode::FAILURE);
+            return Ok(exit_code(false));
         }
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(exit_code(true))
+}
+
+fn exit_code(succeeded: bool) -> ExitCode {
+    if succeeded {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// Seeds of an earlier run are far below, and those of the test run too.

@@ -1,0 +1,51 @@
+//! What is asked about an image.
+
+use tests::Host;
+
+use crate::image::Image;
+
+/// What `image check` may find right after a power cut: nothing, or clusters that are counted and
+/// not used.
+const AS_CUT: &[i32] = &[0, LEAKS];
+/// And once it was opened for writing and closed.
+const RECOVERED: &[i32] = &[0, LEAKS];
+/// The status of `image check`, and of `qemu-img check`, for an image that has leaks and no fault.
+const LEAKS: i32 = 3;
+
+/// Looks at an image that nobody opened since the power cut, and keeps a copy of it.
+pub(crate) fn as_cut(host: &Host, image: &Image) -> i32 {
+    image.keep_as_cut(host);
+    check(host, &format!("{} image", host.microvm()), image, AS_CUT)
+}
+
+/// Looks at an image that was in use again: at it as such, and at the file system on it.
+pub(crate) fn recovered(host: &Host, image: &Image) -> i32 {
+    let status = check(host, &format!("{} image", host.microvm()), image, RECOVERED);
+    if host.run("command -v qemu-img").is_ok() {
+        check(host, "qemu-img", image, RECOVERED);
+    } else {
+        println!("qemu-img is not here and was not asked");
+    }
+    file_system(host, image);
+    status
+}
+
+/// Runs a check command; its status is one of those that are `allowed`.
+fn check(host: &Host, program: &str, image: &Image, allowed: &[i32]) -> i32 {
+    let command = format!("{program} check -f qcow2 '{}'", image.path);
+    let said = host.must_run(&format!("{command} 2>&1; echo status=$?"));
+    let status = said.trim().rsplit_once("status=");
+    let status = status.map(|(_, status)| status.parse().unwrap()).unwrap();
+    assert!(allowed.contains(&status), "{command}: {said}");
+    status
+}
+
+/// The guest's file system is whole, without any repair.
+fn file_system(host: &Host, image: &Image) {
+    let (microvm, path) = (host.microvm(), &image.path);
+    let raw = format!("{path}.raw");
+    let copy = format!("{microvm} image convert -q -f qcow2 -O raw '{path}' '{raw}'");
+    host.must_run(&format!(
+        "{copy} && e2fsck -f -n '{raw}' 2>&1 && rm '{raw}'"
+    ));
+}

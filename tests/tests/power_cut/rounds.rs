@@ -1,0 +1,59 @@
+//! Rounds of power cuts while a guest writes, each drawn from a seed.
+
+use std::env;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+use tests::{Host, Parts};
+
+use crate::evidence;
+use crate::round::Round;
+
+/// The rounds of a test run, unless `MICROVM_SEEDS` says otherwise: one of each kind of image.
+const ROUNDS: u64 = 2;
+
+/// `MICROVM_SEED` is the only seed to run; with `MICROVM_SEEDS` the first, and `MICROVM_SEEDS` is
+/// how many.
+#[test]
+fn every_record_that_a_guest_reported_outlives_the_hosts_power() {
+    let first = setting("MICROVM_SEED");
+    let count = setting("MICROVM_SEEDS").unwrap_or(if first.is_some() { 1 } else { ROUNDS });
+    let first = first.unwrap_or(0);
+    let parts = Parts::get().unwrap().with_records().unwrap();
+    let mut host = Host::emulated(parts).unwrap();
+    let mut power_cuts = 0;
+    for seed in first..first.saturating_add(count) {
+        power_cuts += one(&mut host, seed);
+    }
+    println!("{count} rounds from seed {first}: {power_cuts} power cuts");
+}
+
+/// One round. If it fails, what it did to the image is kept, and how to ask for the same is said.
+fn one(host: &mut Host, seed: u64) -> u64 {
+    let round = Round::draw(seed);
+    let image = round.image(host);
+    let outcome = catch_unwind(AssertUnwindSafe(|| round.run(host, &image)));
+    match outcome {
+        Ok(power_cuts) => {
+            image.remove(host);
+            power_cuts
+        }
+        Err(panic) => {
+            eprintln!("failed: {round:#?}");
+            evidence::save(host, &image, seed);
+            eprintln!(
+                "to replay: MICROVM_SEED={seed} cargo test -p tests --test power_cut -- every_record --nocapture"
+            );
+            eprintln!(
+                "That asks for the same image, records and moments. Real time decides what they hit: \
+                 it may take many tries."
+            );
+            resume_unwind(panic)
+        }
+    }
+}
+
+fn setting(name: &str) -> Option<u64> {
+    let value = env::var(name).ok()?;
+    let number = value.parse();
+    Some(number.unwrap_or_else(|_| panic!("{name}={value} is not a number")))
+}
