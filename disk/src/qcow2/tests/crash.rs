@@ -161,16 +161,29 @@ fn try_cuts(
             history.apply(&event);
         }
         for _ in 0..CUTS_PER_STEP {
-            let rig = rig.after_cut(recording.power_cut(steps, rng.next()));
+            let mut rig = rig.after_cut(recording.power_cut(steps, rng.next()));
             let _moment = Moment {
                 recording: &recording,
                 steps,
             };
+            if rng.below(3) == 0 {
+                rig = cut_recovery(executor, &rig, &mut rng);
+            }
             executor.run(look(&rig, &history, &mut rng));
             cuts += 1;
         }
     }
     cuts
+}
+
+/// Cuts the power again while the image is recovered.
+fn cut_recovery(executor: &Executor, rig: &Rig, rng: &mut Rng) -> Rig {
+    let mut recording = Recording::start(&rig.disks());
+    executor.run(async {
+        recover(&rig.image).await.unwrap();
+    });
+    let steps = rng.index(recording.steps() + 1);
+    rig.after_cut(recording.power_cut(steps, rng.next()))
 }
 
 /// Says when the power was cut, if that was too much.

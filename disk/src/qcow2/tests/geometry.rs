@@ -35,6 +35,9 @@ pub(super) struct Layer {
 impl Geometry {
     /// An image whose disk is small enough to be read as a whole, again and again.
     pub(super) fn small(rng: &mut Rng) -> Self {
+        if rng.below(16) == 0 {
+            return Self::with_sectors(14, true, 64 + rng.below(64), rng);
+        }
         let cluster_bits = *pick(rng, &[9, 9, 9, 10, 12]);
         Self::with_sectors(cluster_bits, false, 32 + rng.below(160), rng)
     }
@@ -116,7 +119,7 @@ impl Geometry {
                 ],
             ),
             // The least there can be, so that programs fill it.
-            journal_bytes: (rng.below(4) > 0).then_some(1),
+            journal_bytes: (rng.below(16) > 0).then_some(1),
         }
     }
 
