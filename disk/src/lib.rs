@@ -29,6 +29,7 @@ mod request;
 mod rng;
 mod socket;
 mod storage;
+mod timer;
 mod wait_queue;
 
 pub use buffers::Buffers;

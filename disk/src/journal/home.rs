@@ -25,6 +25,10 @@ pub(crate) struct Batch {
 }
 
 impl Home {
+    pub(super) fn is_empty(&self) -> bool {
+        self.sectors.is_empty() && self.fields.is_empty()
+    }
+
     /// Adds whole sectors at `offset`, in place of what was to be written there.
     pub(super) fn add(&mut self, offset: u64, bytes: &[u8]) {
         let sectors = bytes.chunks(512).zip(offset / SECTOR_BYTES..);

@@ -44,6 +44,11 @@ impl Ring {
         self.slots.iter().map(|slot| slot.end - slot.start).sum()
     }
 
+    /// How many records recovery may need.
+    pub(super) fn live(&self) -> usize {
+        self.slots.len()
+    }
+
     /// Whether it is time to make room.
     pub(super) fn is_half_full(&self) -> bool {
         self.live_bytes() > (self.end - self.start) / 2

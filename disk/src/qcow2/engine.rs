@@ -18,6 +18,7 @@ mod decompressed;
 mod direct;
 mod extent;
 mod free_space;
+mod idle;
 mod image;
 mod in_place;
 mod journaled;
@@ -129,6 +130,9 @@ impl<S: Storage> Image<S> {
         }
         let _change = self.changes.shared(0, 0).await;
         self.prepare(name).await?;
+        if !self.is_watched.replace(true) {
+            self.watch_idleness();
+        }
         // Before, not after: while commits fail, nothing more is taken in.
         self.relieve().await?;
         let mut result = self.change_content(op.clone(), offset, len).await;

@@ -66,6 +66,8 @@ pub(super) struct Image<S> {
     damage: RefCell<Option<(u64, String)>>,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
+    /// Whether somebody looks whether the image is idle.
+    pub(super) is_watched: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,
 }
 
@@ -145,6 +147,7 @@ impl<S: Storage> Image<S> {
             decompressed: Decompressed::default(),
             damage: RefCell::default(),
             is_prepared: Cell::default(),
+            is_watched: Cell::default(),
             statistics: Cell::default(),
         }
     }

@@ -3,11 +3,13 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::task::Poll;
+use std::time::Duration;
 
 use super::*;
 use crate::qcow2::format::{AutoclearFeatures, BitmapsExtension, SnapshotEntry};
-use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file, recover};
+use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file, inspect, recover};
 use crate::test_support::seeded;
+use crate::timer::sleep;
 use crate::{
     Backend, Executor, Fault, FaultyOperation, Format, OpenOptions, Order, Recording,
     SimulatedStorage,
@@ -112,6 +114,32 @@ fn a_flush_after_a_write_in_place_costs_one_sync() {
         assert_eq!(storage.counters().writes - before.writes, 1);
         assert_eq!(read(&disk, 0, 4096).await, [1; 4096]);
         assert_eq!(read(&disk, 4096, 4096).await, [2; 4096]);
+    });
+}
+
+/// A crash would find nothing to recover, and no space that nobody uses.
+#[test]
+fn an_idle_image_comes_to_rest() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        for n in 0..20 {
+            write(&disk, n << 20, 1, 4096).await;
+            flush(&disk).await;
+        }
+        let busy = disk.statistics();
+        assert!(busy.growth.written_ahead_bytes > busy.growth.given_back_bytes);
+        sleep(Duration::from_secs(5)).await.unwrap();
+        let idle = disk.statistics();
+        assert_eq!(idle.journal.checkpoints, busy.journal.checkpoints + 1);
+        assert!(idle.growth.given_back_bytes > 0);
+        let header = file::read_header(&storage).await.unwrap();
+        let report = inspect(&storage, &header).await.unwrap().unwrap();
+        assert_eq!((report.transactions, report.bytes), (1, 0));
+        sleep(Duration::from_mins(1)).await.unwrap();
+        assert_eq!(disk.statistics(), idle);
+        write(&disk, 30 << 20, 1, 4096).await;
+        disk.close().await.unwrap();
+        let report = check(&storage, Repair::None).await.unwrap();
+        assert_eq!(report.exit_status(), 0, "{report:#?}");
     });
 }
 
