@@ -87,14 +87,26 @@ impl Checks {
     }
 
     /// The pending transaction points to new data, which is in its place.
+    ///
+    /// What a record guards is durable with it, before this transaction is written. It gets no
+    /// checksum of this one's: what is written over it waits, and may go home while this one is
+    /// the newest.
     pub(crate) fn note_fresh(&self, range: Range<u64>) {
         self.forget(&range);
+        let mut guarded = Ranges::default();
+        if !mutant("what is guarded is checked again") {
+            for part in self.guarded(&range) {
+                guarded.insert(part);
+            }
+        }
         let mut fresh = self.fresh.borrow_mut();
         let bytes: u64 = fresh.iter().map(|range| range.end - range.start).sum();
         if bytes >= self.fresh_bytes_max || fresh.len() >= self.ranges_max {
             self.unchecked.set(true);
-        } else {
-            fresh.insert(range);
+            return;
+        }
+        for part in guarded.missing(&range) {
+            fresh.insert(part);
         }
     }
 

@@ -95,7 +95,9 @@ pub(super) fn parts(offset: u64, len: u64) -> u64 {
 
 /// Where the part that begins at `offset` ends, within `end`.
 pub(super) fn part_end(offset: u64, end: u64) -> u64 {
-    ((offset / BLOCK_BYTES + 1) * BLOCK_BYTES).min(end)
+    (offset / BLOCK_BYTES + 1)
+        .saturating_mul(BLOCK_BYTES)
+        .min(end)
 }
 
 /// CRC-32C of `bytes`, in which the four bytes at `at` count as zeros.

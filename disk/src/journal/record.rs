@@ -208,7 +208,7 @@ impl<'a> Record<'a> {
     pub(super) fn parse(bytes: &'a [u8], identity: &Identity) -> Option<Self> {
         let (head, _) = RecordHead::read_from_prefix(bytes).ok()?;
         let len = head.bytes.get() as usize;
-        if head.magic != RECORD_MAGIC || head.identity != *identity {
+        if head.magic != RECORD_MAGIC || head.identity != *identity || head.sequence.get() == 0 {
             return None;
         }
         let whole = bytes
@@ -245,8 +245,12 @@ impl<'a> Record<'a> {
 fn take_item(bytes: &[u8]) -> Option<(Item<'_>, &[u8])> {
     let (head, body) = ItemHead::ref_from_prefix(bytes).ok()?;
     let (offset, len) = (head.offset.get(), u64::from(head.len.get()));
-    offset.checked_add(len)?;
+    // No file reaches further.
+    i64::try_from(offset.checked_add(len)?).ok()?;
     let (item, used) = match head.kind.get() {
+        kind::WRITE | kind::ZERO if !(offset | len).is_multiple_of(WORD_BYTES as u64) => {
+            return None;
+        }
         kind::WRITE => {
             let used = usize::try_from(len).ok()?;
             let bytes = body.get(..used)?;

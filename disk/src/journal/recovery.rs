@@ -23,8 +23,14 @@ use crate::{Buffers, Error, Storage};
 
 /// Data that a record may have checksums of: more than any of ours has.
 const CHECKED_BYTES_MAX: u64 = 64 << 20;
+/// How far behind the end of the file a record may write, or have it end: what it points to there
+/// was lost with the power. More than the largest transaction of the largest clusters maps.
+const REACH_BYTES_MAX: u64 = 64 << 30;
 /// Zeros that all records together may write: more than any of ours do.
 const ZEROS_BYTES_MAX: u64 = 4 << 30;
+
+/// A step takes at least so much of a record, or of one that frees a part of it.
+const STEP_RECORD_BYTES: usize = 16;
 
 /// What was found in a journal, and what became of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,6 +197,9 @@ impl Found {
         // What a record frees does not count in it, nor in those before.
         for at in self.records.iter().rev() {
             let record = self.record(*at).expect("it was parsed");
+            if record.file_end > size_bytes + REACH_BYTES_MAX {
+                return Err(self.unreadable(storage, record.sequence));
+            }
             let first = steps.len();
             let mut items = Vec::new();
             for item in record.items() {
@@ -206,7 +215,7 @@ impl Found {
             }
             for item in items {
                 let step = Step::of(item).expect("it writes");
-                let reaches = step.range.end > size_bytes + ZEROS_BYTES_MAX;
+                let reaches = step.range.end > size_bytes + REACH_BYTES_MAX;
                 let into = step.range.start < self.region.end && self.region.start < step.range.end;
                 zeros += if step.bytes.is_none() { step.len() } else { 0 };
                 if reaches || into || zeros > ZEROS_BYTES_MAX {
@@ -214,6 +223,9 @@ impl Found {
                 }
                 let left = freed.missing(&step.range);
                 steps.extend(left.into_iter().map(|part| step.part(part)));
+                if steps.len() > self.bytes.len() / STEP_RECORD_BYTES {
+                    return Err(self.unreadable(storage, record.sequence));
+                }
             }
             steps[first..].reverse();
         }

@@ -21,7 +21,7 @@ mod refcounts;
 mod repair;
 mod report;
 
-use super::file;
+use super::{file, journal};
 use crate::{Error, Storage};
 use pass::Pass;
 pub use report::{CheckReport, Finding, Severity};
@@ -42,9 +42,17 @@ pub enum Repair {
 const ROUNDS: u32 = 4;
 
 /// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
-/// could not be done at all.
+/// could not be done at all. An image that was not closed is recovered before it is repaired.
 pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
-    let mut pass = Pass::run(storage, file::read_header(storage).await?).await?;
+    let mut header = file::read_header(storage).await?;
+    if header.journal.is_some() {
+        if repair == Repair::None {
+            return Err(journal::unclosed(storage));
+        }
+        journal::recover(storage).await?;
+        header = file::read_header(storage).await?;
+    }
+    let mut pass = Pass::run(storage, header).await?;
     if repair == Repair::None {
         return Ok(pass.report);
     }

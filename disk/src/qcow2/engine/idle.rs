@@ -28,6 +28,7 @@ impl<S: Storage> Image<S> {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
+        self.check_writable("tidy up")?;
         self.commit_all().await?;
         self.reclaim().await?;
         if !journal.is_at_rest() {
@@ -54,7 +55,9 @@ async fn watch<S: Storage>(image: Weak<Image<S>>) -> Result<(), Error> {
         }
         let changes = image.flusher.mark();
         if changes == seen && changes != tidied {
-            image.tidy().await?;
+            let done = image.tidy().await;
+            image.is_watched.set(done.is_ok());
+            done?;
             tidied = image.flusher.mark();
             seen = tidied;
         } else {

@@ -66,6 +66,8 @@ pub(super) struct Image<S> {
     damage: RefCell<Option<(u64, String)>>,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
+    /// Whether the file may be another's.
+    pub(super) is_closed: Cell<bool>,
     /// Whether somebody looks whether the image is idle.
     pub(super) is_watched: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,
@@ -147,6 +149,7 @@ impl<S: Storage> Image<S> {
             decompressed: Decompressed::default(),
             damage: RefCell::default(),
             is_prepared: Cell::default(),
+            is_closed: Cell::default(),
             is_watched: Cell::default(),
             statistics: Cell::default(),
         }
@@ -368,6 +371,12 @@ impl<S: Storage> Image<S> {
             return Err(Error::ReadOnly {
                 path: path(),
                 operation,
+            });
+        }
+        if self.is_closed.get() {
+            return Err(Error::Unsupported {
+                path: path(),
+                problem: format!("was closed, so there is nothing to {operation}"),
             });
         }
         if let Some((offset, problem)) = &*self.damage.borrow() {

@@ -9,6 +9,7 @@ use super::image::Image;
 use super::read::slice;
 use crate::journal::Journal;
 use crate::mutant::mutant;
+use crate::request::SECTOR_BYTES;
 use crate::{Buffers, Error, Storage};
 
 impl<S: Storage> Image<S> {
@@ -44,6 +45,14 @@ impl<S: Storage> Image<S> {
         range: Range<u64>,
         buffers: &Buffers,
     ) -> Result<Vec<Range<u64>>, Error> {
+        if !(range.start | range.end).is_multiple_of(SECTOR_BYTES) {
+            // Only a disk that ends within a sector has such data: behind its end.
+            while !journal.is_free(&range) {
+                self.lift_guard(journal, true).await?;
+            }
+            self.write_host(range.start, buffers.clone()).await?;
+            return Ok(vec![range]);
+        }
         let mut attempts = 0;
         let (_writing, kept) = loop {
             let writing = journal.checks.write(&range).await;

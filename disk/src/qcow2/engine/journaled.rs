@@ -256,6 +256,10 @@ impl<S: Storage> Image<S> {
     /// Writes what durable records say to its places, with no sync: that of a later flush will do.
     pub(super) async fn checkpoint(&self, journal: &Rc<Journal>) -> Result<(), Error> {
         let (_turn, batch) = journal.begin_checkpoint().await;
+        let is_current = |current: Rc<Journal>| Rc::ptr_eq(&current, journal);
+        if !self.journal().is_some_and(is_current) {
+            return Ok(());
+        }
         self.check_writable("checkpoint")?;
         let writes = batch.writes();
         let bytes: usize = writes.iter().map(|(_, bytes)| bytes.len()).sum();

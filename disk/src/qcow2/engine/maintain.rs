@@ -83,6 +83,7 @@ impl<S: Storage> Qcow2<S> {
     {
         let image = Rc::clone(&self.image);
         uninterrupted(async move {
+            let _changes = image.changes.all().await;
             let _everything = image.guest.all().await;
             image.check_writable("change the image")?;
             // Whoever changes it finds an ordinary image, all of it in its place.

@@ -59,6 +59,7 @@ impl<S: Storage> Image<S> {
             Err(_) if self.storage.geometry().read_only => Ok(()),
             Err(error) => Err(error),
         };
+        self.is_closed.set(true);
         self.storage.close();
         if let Some(data_file) = &self.data_file {
             data_file.close();

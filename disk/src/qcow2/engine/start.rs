@@ -30,6 +30,7 @@ impl<S: Storage> Image<S> {
         if self.order.get() != Order::Journal {
             return Ok(());
         }
+        let before = (self.free_space.end(), self.storage.size_bytes());
         let refused = match self.make_journal().await {
             Ok(None) => return Ok(()),
             Ok(Some(problem)) => Error::Unsupported {
@@ -40,6 +41,11 @@ impl<S: Storage> Image<S> {
         };
         self.free_space.reserve(0..0);
         self.check_writable("write")?;
+        self.free_space.untouched.set(before.0);
+        if self.storage.size_bytes() > before.1 {
+            self.storage.set_len(before.1).await?;
+            self.flusher.changed();
+        }
         let has_no_room = matches!(refused, Error::Unsupported { .. }) || refused.is_no_space();
         if self.needs_journal || !has_no_room {
             return Err(refused);
