@@ -13,7 +13,7 @@ use crate::test::cargo;
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
 const TRIALS: [(&str, u64); 8] = [
     ("growth::tests::zeros", 20),
-    ("qcow2::engine::tests::the_refcount_table", 1),
+    ("qcow2::engine::tests::the_refcount_table", 2),
     ("qcow2::tests::model", 200),
     ("qcow2::tests::crash", 20),
     ("qcow2::tests::faults", 100),

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use super::image::{Image, Kind};
 use super::metadata::Page;
-use super::transaction::Stage;
+use super::transaction::{Freed, Stage};
 use crate::mutant::mutant;
 use crate::{Error, Storage};
 
@@ -261,22 +261,33 @@ impl<S: Storage> Image<S> {
     }
 
     /// Drops a reference to each of these clusters, in the transaction that drops the pointer. Those
-    /// that have none left are free only once it is durable.
-    pub(super) fn drop_references_later(&self, counts: &[(u64, Refcounts)]) {
+    /// that have none left are free only once it is durable: they are held, and returned with the
+    /// number of this time.
+    pub(super) fn drop_references_later(&self, counts: &[(u64, Refcounts)]) -> Vec<(u64, u64)> {
+        let mut held = Vec::new();
         for (cluster, refcounts) in counts {
             let refcount = self.refcount_in(refcounts, *cluster).saturating_sub(1);
             self.set_refcount_in(refcounts, *cluster, refcount);
             if refcount == 0 {
-                self.free_space.hold(*cluster);
+                held.push((*cluster, self.free_space.hold(*cluster)));
             }
         }
+        held
+    }
+
+    /// Whether what a transaction freed has not been used again.
+    pub(super) fn is_held(&self, freed: &Freed) -> bool {
+        let cluster = self.layout().cluster_index(freed.offset);
+        let held = |number| self.free_space.is_held(cluster, number);
+        freed.held.is_none_or(held) || mutant("held clusters are not told apart")
     }
 
     /// Clusters that were held have become free.
     pub(super) fn let_go(&self, offset: u64, len: u64) {
         let layout = self.layout();
         for cluster in layout.cluster_index(offset)..layout.clusters_for(offset + len) {
-            if self.free_space.let_go(cluster) && self.free_space.pins(cluster) == 0 {
+            self.free_space.let_go(cluster);
+            if self.free_space.pins(cluster) == 0 {
                 self.is_free(cluster);
             }
         }

@@ -129,7 +129,8 @@ impl<S: Storage> Image<S> {
     pub(super) async fn reclaim(&self) -> Result<(), Error> {
         let _turn = self.committer.reclaiming.all().await;
         let journal = self.journal();
-        let freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
+        let mut freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
+        freed.retain(|freed| self.is_held(freed));
         let mut runs = joined(freed).into_iter();
         while let Some(run) = runs.next() {
             if let Some(journal) = &journal {

@@ -1,7 +1,7 @@
 //! What the allocator remembers between two calls.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::ops::Range;
 
 use foldhash::fast::RandomState;
@@ -25,7 +25,9 @@ pub(super) struct FreeSpace {
     /// how often.
     pins: RefCell<HashMap<u64, u32, RandomState>>,
     /// Clusters that are not counted any more, but may be pointed to until that is durable.
-    limbo: RefCell<HashSet<u64, RandomState>>,
+    /// Each time has its number.
+    limbo: RefCell<HashMap<u64, u64, RandomState>>,
+    held: Cell<u64>,
     /// Clusters that belong to nobody whom refcounts know.
     reserved: RefCell<Range<u64>>,
 }
@@ -41,6 +43,7 @@ impl FreeSpace {
             packed: Cell::new(None),
             pins: RefCell::default(),
             limbo: RefCell::default(),
+            held: Cell::default(),
             reserved: RefCell::new(0..0),
         }
     }
@@ -49,7 +52,7 @@ impl FreeSpace {
     pub(super) fn is_available(&self, cluster: u64) -> bool {
         !self.reserved.borrow().contains(&cluster)
             && !self.pins.borrow().contains_key(&cluster)
-            && !self.limbo.borrow().contains(&cluster)
+            && !self.limbo.borrow().contains_key(&cluster)
     }
 
     /// Where reserved clusters end, if this is one.
@@ -90,14 +93,23 @@ impl FreeSpace {
             .map_or(0, |pins| u64::from(*pins))
     }
 
-    /// Keeps a cluster that is not counted any more from being handed out.
-    pub(super) fn hold(&self, cluster: u64) {
-        self.limbo.borrow_mut().insert(cluster);
+    /// Keeps a cluster that is not counted any more from being handed out; returns the number of
+    /// this time.
+    pub(super) fn hold(&self, cluster: u64) -> u64 {
+        let number = self.held.get() + 1;
+        self.held.set(number);
+        self.limbo.borrow_mut().insert(cluster, number);
+        number
     }
 
-    /// Whether a cluster was held, and is not any more.
-    pub(super) fn let_go(&self, cluster: u64) -> bool {
-        self.limbo.borrow_mut().remove(&cluster)
+    /// Whether a cluster is held since that time: meanwhile it may have been used again.
+    pub(super) fn is_held(&self, cluster: u64, number: u64) -> bool {
+        self.limbo.borrow().get(&cluster) == Some(&number)
+    }
+
+    /// A cluster is not held any more.
+    pub(super) fn let_go(&self, cluster: u64) {
+        self.limbo.borrow_mut().remove(&cluster);
     }
 
     /// Keeps clusters from being handed out that are not counted; none in place of those before.

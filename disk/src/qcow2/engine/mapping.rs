@@ -7,6 +7,7 @@ use super::allocator::{Allocation, Refcounts};
 use super::image::{Flaw, Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
+use crate::journal::Journal;
 use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, L1Entry, L2Entry, Layout};
@@ -286,6 +287,7 @@ impl<S: Storage> Image<S> {
             offset,
             len,
             give_back: give_back && copied,
+            held: None,
         });
         let dropped = self.prepare_drop(dropped).await?;
         self.make_room().await?;
@@ -324,15 +326,39 @@ impl<S: Storage> Image<S> {
         let Some(Drop { freed, counts }) = dropped else {
             return;
         };
-        if let Some(journal) = self.journal() {
-            journal.forget(&(freed.offset..freed.offset + freed.len));
-            self.drop_references_later(&counts);
+        let freed = match self.journal() {
+            Some(journal) => self.drop_counted(&journal, freed, &counts),
+            None => vec![freed],
+        };
+        for freed in freed {
+            if mutant("clusters are free before that is durable") {
+                self.committer.freed.borrow_mut().push(freed);
+            } else {
+                self.metadata.free(freed);
+            }
         }
-        if mutant("clusters are free before that is durable") {
-            self.committer.freed.borrow_mut().push(freed);
-            return;
-        }
-        self.metadata.free(freed);
+    }
+
+    /// Uncounts a reference, and holds the clusters that have none left until that is durable.
+    fn drop_counted(
+        &self,
+        journal: &Journal,
+        freed: Freed,
+        counts: &[(u64, Refcounts)],
+    ) -> Vec<Freed> {
+        let layout = self.layout();
+        let clusters = self.drop_references_later(counts).into_iter();
+        let held = clusters.map(|(cluster, number)| {
+            let offset = cluster << layout.cluster_bits;
+            journal.forget(&(offset..offset + layout.cluster_bytes()));
+            Freed {
+                offset,
+                len: layout.cluster_bytes(),
+                give_back: freed.give_back,
+                held: Some(number),
+            }
+        });
+        held.collect()
     }
 
     /// The L2 table for `offset` of the disk, made or copied if it is not ours to change.
@@ -373,6 +399,7 @@ impl<S: Storage> Image<S> {
             offset,
             len: cluster_bytes,
             give_back: false,
+            held: None,
         });
         let dropped = self.prepare_drop(old).await?;
         self.make_room().await?;

@@ -49,6 +49,9 @@ pub(super) struct Freed {
     pub(super) len: u64,
     /// Whether the guest wants the host to have the space.
     pub(super) give_back: bool,
+    /// With a journal, it is one cluster that nothing refers to any more, and which is held since
+    /// this time. Without, refcounts tell when that is so.
+    pub(super) held: Option<u64>,
 }
 
 /// A transaction with its content, ready to be made durable.

@@ -135,6 +135,7 @@ impl<S: Storage> Image<S> {
                 offset: header.refcount_table_offset,
                 len: header.refcount_table_bytes(),
                 give_back: false,
+                held: None,
             }))
             .await?;
         self.make_room().await?;
@@ -188,6 +189,7 @@ impl<S: Storage> Image<S> {
             offset: old,
             len: old_bytes,
             give_back: false,
+            held: None,
         });
         Ok(())
     }
