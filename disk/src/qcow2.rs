@@ -10,7 +10,7 @@ mod empty;
 mod engine;
 pub(crate) mod file;
 pub mod format;
-mod journal;
+pub(crate) mod journal;
 #[cfg(test)]
 mod qemu;
 mod rebase;
@@ -25,5 +25,5 @@ mod tests;
 pub use check::{CheckReport, Finding, Repair, Severity, check};
 pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
-pub use journal::{inspect, recover};
+pub use journal::{give_up_journal, inspect, recover};
 pub use snapshot::NewSnapshot;

@@ -21,7 +21,7 @@ mod refcounts;
 mod repair;
 mod report;
 
-use super::file;
+use super::{file, journal};
 use crate::{Error, Storage};
 use pass::Pass;
 pub use report::{CheckReport, Finding, Severity};
@@ -42,9 +42,14 @@ pub enum Repair {
 const ROUNDS: u32 = 4;
 
 /// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
-/// could not be done at all.
+/// could not be done at all. An image that was not closed must be recovered before: nothing of it
+/// is checked or repaired, and the report says so.
 pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
-    let mut pass = Pass::run(storage, file::read_header(storage).await?).await?;
+    let header = file::read_header(storage).await?;
+    if let Some(report) = journal::check_report(storage, &header).await? {
+        return Ok(report);
+    }
+    let mut pass = Pass::run(storage, header).await?;
     if repair == Repair::None {
         return Ok(pass.report);
     }
