@@ -11,6 +11,7 @@ mod engine;
 pub(crate) mod file;
 pub mod format;
 pub(crate) mod journal;
+mod preallocated;
 #[cfg(test)]
 mod qemu;
 mod rebase;
@@ -26,4 +27,5 @@ pub use check::{CheckReport, Finding, Repair, Severity, check};
 pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
 pub use journal::{give_up_journal, inspect, recover};
+pub use preallocated::preallocated_bytes;
 pub use snapshot::NewSnapshot;
