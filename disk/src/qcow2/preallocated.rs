@@ -22,8 +22,8 @@ pub async fn preallocated_bytes(storage: &impl Storage, header: &Header) -> Resu
     Ok(storage.size_bytes().saturating_sub(end))
 }
 
-/// The last cluster with a refcount. Blocks that cannot be where the table says are left out: what
-/// is wrong with them is for a check to say.
+/// The last cluster with a refcount. Blocks past the end of the file have none: what is wrong with
+/// them is for a check to say.
 async fn last_in_use(storage: &impl Storage, header: &Header) -> Result<Option<u64>, Error> {
     let layout = header.layout;
     let (table, words) = (
@@ -37,9 +37,6 @@ async fn last_in_use(storage: &impl Storage, header: &Header) -> Result<Option<u
     .await?;
     let entries = layout.refcount_block_entries();
     for (index, offset) in blocks.into_iter().rev() {
-        if !layout.is_aligned(offset) || offset >= storage.size_bytes() {
-            continue;
-        }
         let block = file::read(storage, offset, file::len(layout.cluster_bytes())).await?;
         let in_use = |entry: &u64| layout.refcount_width.get(&block, file::len(*entry)) != 0;
         if let Some(entry) = (0..entries).rev().find(in_use) {
