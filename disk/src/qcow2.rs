@@ -10,7 +10,8 @@ mod empty;
 mod engine;
 pub(crate) mod file;
 pub mod format;
-mod journal;
+pub(crate) mod journal;
+mod preallocated;
 #[cfg(test)]
 mod qemu;
 mod rebase;
@@ -25,5 +26,6 @@ mod tests;
 pub use check::{CheckReport, Finding, Repair, Severity, check};
 pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
-pub use journal::{inspect, recover};
+pub use journal::{give_up_journal, inspect, recover};
+pub use preallocated::preallocated_bytes;
 pub use snapshot::NewSnapshot;

@@ -21,3 +21,5 @@ mod endings;
 mod resize;
 #[path = "image_tool/shop.rs"]
 mod shop;
+#[path = "image_tool/unclosed.rs"]
+mod unclosed;

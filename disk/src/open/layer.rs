@@ -2,11 +2,12 @@
 
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::recognize::{LOOKS_LIKE_QCOW2, looks_like};
 use super::{Format, OpenOptions, name};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
-use crate::qcow2::{Parts, Qcow2, file, snapshot};
+use crate::qcow2::{Parts, Qcow2, file, journal, snapshot};
 use crate::{Disk, Error, FileStorage, Raw, Storage as _};
 
 /// One file of a chain.
@@ -97,6 +98,20 @@ impl Layer {
         }
     }
 
+    /// Whether it has a journal: it was not closed, or is in use by somebody who writes.
+    pub fn is_unclosed(&self) -> bool {
+        let header = self.header.as_ref();
+        header.is_some_and(|header| header.journal.is_some())
+    }
+
+    /// Refuses an image that was not closed: its tables are stale, and nothing recovers them here.
+    pub fn refuse_unclosed(&self) -> Result<(), Error> {
+        if self.is_unclosed() {
+            return Err(journal::unclosed(&self.storage));
+        }
+        Ok(())
+    }
+
     /// Its internal snapshots.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
         match &self.header {
@@ -179,6 +194,7 @@ impl Layer {
             l2_cache_bytes: options.l2_cache_bytes,
             order: options.order,
             journal_bytes: None,
+            clock: Some(Instant::now),
         };
         Ok(Rc::new(Qcow2::open(self.storage, parts).await?))
     }

@@ -42,15 +42,12 @@ pub enum Repair {
 const ROUNDS: u32 = 4;
 
 /// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
-/// could not be done at all. An image that was not closed is recovered before it is repaired.
+/// could not be done at all. An image that was not closed must be recovered before: nothing of it
+/// is checked or repaired, and the report says so.
 pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
-    let mut header = file::read_header(storage).await?;
-    if header.journal.is_some() {
-        if repair == Repair::None {
-            return Err(journal::unclosed(storage));
-        }
-        journal::recover(storage).await?;
-        header = file::read_header(storage).await?;
+    let header = file::read_header(storage).await?;
+    if let Some(report) = journal::check_report(storage, &header).await? {
+        return Ok(report);
     }
     let mut pass = Pass::run(storage, header).await?;
     if repair == Repair::None {

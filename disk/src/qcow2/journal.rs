@@ -1,6 +1,13 @@
 //! The journal of a qcow2 image: how its header tells of one, and bringing the image back from one
 //! that was not closed.
 
+mod give_up;
+#[cfg(test)]
+mod tests;
+
+pub use give_up::give_up_journal;
+
+use super::check::CheckReport;
 use super::file;
 use super::format::{Header, IncompatibleFeatures, JournalExtension};
 use crate::journal::{RecoveryReport, find};
@@ -105,12 +112,55 @@ pub async fn inspect(
     Ok(Some(found.report))
 }
 
+/// What a check says of an image that was not closed: its tables are stale, and what is wrong with
+/// them means nothing. Absent if there is no journal.
+pub(super) async fn check_report(
+    storage: &impl Storage,
+    header: &Header,
+) -> Result<Option<CheckReport>, Error> {
+    let Some(JournalExtension { region, .. }) = extension(header) else {
+        return Ok(None);
+    };
+    let (offset, problem) = match inspect(storage, header).await {
+        Ok(found) => (region.start, waiting(&found.unwrap_or_default())),
+        Err(Error::Damaged {
+            offset, problem, ..
+        }) => (
+            offset,
+            format!("not closed, and {problem}; check --repair all gives the journal up"),
+        ),
+        Err(error) => return Err(error),
+    };
+    let mut report = CheckReport::default();
+    report.unchecked(offset, problem);
+    Ok(Some(report))
+}
+
+fn waiting(found: &RecoveryReport) -> String {
+    let (transactions, bytes) = (counted(found.transactions), found.bytes);
+    let (wait, them) = match found.transactions {
+        1 => ("waits", "it"),
+        _ => ("wait", "them"),
+    };
+    format!(
+        "not closed: {transactions} ({bytes} bytes) {wait} in its journal; \
+         opening it for writing, or check --repair leaks, brings {them} home"
+    )
+}
+
+/// So many transactions, for messages.
+pub(super) fn counted(transactions: u64) -> String {
+    let s = if transactions == 1 { "" } else { "s" };
+    format!("{transactions} transaction{s}")
+}
+
 /// Says that an image must be recovered before anybody reads it.
-pub(super) fn unclosed(storage: &impl Storage) -> Error {
+pub(crate) fn unclosed(storage: &impl Storage) -> Error {
     Error::Unsupported {
         path: storage.path().to_owned(),
-        problem: "was not closed, and what was written last is in its journal; \
-                  open it for writing once, or run image check --repair leaks"
+        problem: "was not closed, or is open for writing now, and its last writes are in its \
+                  journal; once nobody uses it, open it for writing, or run \
+                  microvm image check --repair leaks on it"
             .to_owned(),
     }
 }

@@ -1,6 +1,6 @@
 //! Images of all kinds for tests, and what is asked of them everywhere.
 
-use super::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create};
+use super::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create, recover};
 use crate::{Backend, Buffers, Disk, Executor, Recording, Request, SimulatedStorage};
 
 pub(crate) const SEED: u64 = 1;
@@ -102,6 +102,7 @@ pub(crate) async fn cut_at_every_step(
         for seed in 0..4 {
             let left = recording.power_cut(step, seed).remove(0);
             let cut = format!("cut after {step} steps, seed {seed}");
+            recover(&left).await.unwrap();
             let report = verdict(&left).await;
             assert!(matches!(report.exit_status(), 0 | 3), "{cut}: {report:?}");
             whole(&left, &cut).await;

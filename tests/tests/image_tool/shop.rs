@@ -9,6 +9,7 @@ use images::packages::{Tool, require};
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::artifacts;
+use tests::nbd::Server;
 
 /// Names a microvm to be tested in place of the one that is built here.
 const PROGRAM_VARIABLE: &str = "MICROVM_TEST_PROGRAM";
@@ -101,6 +102,13 @@ impl Shop {
             let found = stderr.contains(part);
             assert!(found, "microvm image {line}: no {part:?} in {stderr}");
         }
+    }
+
+    /// Lends an image to NBD clients, with `words` beside its name.
+    pub(crate) fn serve(&self, image: &str, words: &[&str]) -> Server {
+        let image = self.path(image).display().to_string() + ",format=qcow2";
+        let words: Vec<_> = words.iter().copied().chain([image.as_str()]).collect();
+        Server::microvm(&MICROVM, &self.path("nbd"), &words).unwrap()
     }
 
     /// Runs `qemu-img` with the words of `line`.

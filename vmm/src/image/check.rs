@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
+use disk::journal::RecoveryReport;
 use disk::qcow2::{self, CheckReport, Finding, Severity};
-use disk::{Error, Format, Storage as _};
+use disk::{Error, Format, Layer, Storage as _};
 use serde::Serialize;
 
 use super::arguments::{Output, write_options};
@@ -112,12 +113,59 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
         Some(Repair::Leaks) => qcow2::Repair::Leaks,
         Some(Repair::All) => qcow2::Repair::All,
     };
+    arguments.end_journal(image).await?;
     let report = qcow2::check(&image.storage, repair).await?;
     image.storage.close();
     arguments.conclude(&report)
 }
 
 impl Arguments {
+    /// Brings home what the journal of an image holds that was not closed, if it is to be repaired:
+    /// only then is there anything to be checked. A damaged journal is given up if all is to be
+    /// repaired.
+    async fn end_journal(&self, image: &Layer) -> Result<()> {
+        let Some(repair) = self.repair else {
+            return Ok(());
+        };
+        let (file, storage) = (self.file.display(), &image.storage);
+        let Some(header) = &image.header else {
+            return Ok(());
+        };
+        match qcow2::inspect(storage, header).await {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) => {
+                if let Some(report) = qcow2::recover(storage).await? {
+                    self.note_recovery(&report);
+                }
+                Ok(())
+            }
+            Err(damage @ Error::Damaged { .. }) if matches!(repair, Repair::All) => {
+                notice(&format!(
+                    "warning: {damage}: the journal is given up. The last writes before the image \
+                     was left open may be lost, even flushed ones, and parts of the disk may read \
+                     as what was there before, or as other data\n"
+                ));
+                Ok(qcow2::give_up_journal(storage).await?)
+            }
+            Err(damage @ Error::Damaged { .. }) => bail!(
+                "{damage}; microvm image check --repair all {file} gives the journal up, and with \
+                 it the last writes"
+            ),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn note_recovery(&self, report: &RecoveryReport) {
+        if self.quiet {
+            return;
+        }
+        let transactions = human::counted(report.transactions, "transaction");
+        notice(&format!("recovered {transactions} from the journal\n"));
+        if report.dropped {
+            notice("dropped 1 transaction, which had not become durable\n");
+        }
+    }
+
     /// Prints what was found; returns the exit status.
     fn conclude(&self, report: &CheckReport) -> Result<u8> {
         print_findings(report);

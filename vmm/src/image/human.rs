@@ -18,6 +18,12 @@ pub(super) fn percent(part: u64, whole: u64) -> String {
     format!("{percent:.2}%")
 }
 
+/// So many of `what`, which is one.
+pub(super) fn counted(number: u64, what: &str) -> String {
+    let s = if number == 1 { "" } else { "s" };
+    format!("{number} {what}{s}")
+}
+
 /// Text that an image holds, without what would command a terminal.
 pub(super) fn printable(text: &str) -> String {
     let printable = |c: char| {

@@ -1,6 +1,7 @@
 //! `image info`: what an image is.
 
 mod describe;
+mod journal;
 mod text;
 
 use anyhow::Result;
@@ -21,6 +22,10 @@ pub(crate) struct Arguments {
     #[arg(long)]
     backing_chain: bool,
 
+    /// Say what the journal of an image holds that is in use (with -U) or was not closed
+    #[arg(long)]
+    journal: bool,
+
     /// What to print
     #[arg(long, value_enum, default_value_t, value_name = "FORM")]
     output: Output,
@@ -39,7 +44,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
         .layers_max(layers_max)
         .chain()
         .await?;
-    let descriptions = describe(&chain).await?;
+    let descriptions = describe(&chain, arguments.journal).await?;
     match arguments.output {
         Output::Human => {
             let texts: Vec<_> = descriptions.iter().map(text::text).collect();
@@ -50,10 +55,10 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-async fn describe(chain: &Chain) -> Result<Vec<Description>> {
+async fn describe(chain: &Chain, journal: bool) -> Result<Vec<Description>> {
     let mut descriptions = Vec::new();
     for layer in chain.layers() {
-        descriptions.push(Description::of(layer).await?);
+        descriptions.push(Description::of(layer, journal).await?);
         layer.storage.close();
     }
     Ok(descriptions)

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use disk::qcow2::format::AutoclearFeatures;
-use disk::{Disk as _, Format, Layer, OpenOptions, Storage as _};
+use disk::{Chain, Disk as _, Format, Layer, OpenOptions, Storage as _};
 
 use super::arguments::{ProgressArguments, write_options};
 use super::interrupt::Interrupt;
@@ -79,7 +79,7 @@ impl NewSize {
 /// Resizes the image.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let options = write_options(&arguments.file, arguments.format);
-    let chain = options.clone().layers_max(1).chain().await?;
+    let chain = look(&options).await?;
     let image = &chain.layers()[0];
     let old = image.virtual_size_bytes();
     let new = arguments.new_size(old)?;
@@ -106,6 +106,21 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let closed = image.close().await;
     done.with_context(|| arguments.resized(new))?;
     Ok(closed?)
+}
+
+/// Opens the image without its backing file for a look at its size. That of one that was not closed
+/// may be in its journal, which is brought home first.
+async fn look(options: &OpenOptions) -> Result<Chain> {
+    let options = options.clone().layers_max(1);
+    let chain = options.clone().chain().await?;
+    let image = &chain.layers()[0];
+    if !image.is_unclosed() {
+        return Ok(chain);
+    }
+    image.storage.close();
+    drop(chain);
+    options.clone().open_qcow2().await?.close().await?;
+    Ok(options.chain().await?)
 }
 
 impl Arguments {
@@ -150,7 +165,7 @@ fn preallocation(image: &Layer, asked: Preallocation) -> Preallocation {
 
 /// Makes the disk of an image at least `size_bytes` long.
 pub(super) async fn grow_to(options: OpenOptions, size_bytes: u64) -> Result<()> {
-    let chain = options.clone().layers_max(1).chain().await?;
+    let chain = look(&options).await?;
     let image = &chain.layers()[0];
     let grows = image.virtual_size_bytes() < size_bytes;
     if grows && image.format == Format::Raw {

@@ -88,6 +88,7 @@ async fn list(arguments: &Arguments) -> Result<()> {
     if image.format == Format::Raw {
         bail!("{}: a raw image has no snapshots", arguments.file.display());
     }
+    image.refuse_unclosed()?;
     let snapshots = image.snapshots().await?;
     image.storage.close();
     if snapshots.is_empty() {

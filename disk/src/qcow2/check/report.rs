@@ -76,7 +76,7 @@ impl CheckReport {
         self.find(Severity::Leak, offset, problem.into());
     }
 
-    pub(super) fn unchecked(&mut self, offset: u64, problem: impl Into<String>) {
+    pub(in crate::qcow2) fn unchecked(&mut self, offset: u64, problem: impl Into<String>) {
         self.check_errors += 1;
         self.find(Severity::Unchecked, offset, problem.into());
     }

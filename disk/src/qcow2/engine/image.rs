@@ -115,6 +115,7 @@ impl<S: Storage> Image<S> {
             l2_cache_bytes,
             order,
             journal_bytes,
+            clock: _,
         } = parts;
         let needs_journal = order == Some(Order::Journal);
         let order = order.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! Opening.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use super::Qcow2;
 use super::image::Image;
@@ -23,6 +24,8 @@ pub struct Parts<S> {
     pub order: Option<Order>,
     /// The size of the journal; absent: what suits most.
     pub journal_bytes: Option<u64>,
+    /// What measures how long recovery takes; absent: nothing does.
+    pub clock: Option<fn() -> Instant>,
 }
 
 impl<S> Default for Parts<S> {
@@ -33,6 +36,7 @@ impl<S> Default for Parts<S> {
             l2_cache_bytes: None,
             order: None,
             journal_bytes: None,
+            clock: None,
         }
     }
 }
@@ -46,7 +50,10 @@ impl<S: Storage> Qcow2<S> {
         if !storage.geometry().read_only {
             refuse_corrupt(&storage, &header)?;
             if header.journal.is_some() {
-                recovered = journal::recover(&storage).await?;
+                let begun = parts.clock.map(|now| (now, now()));
+                let report = journal::recover(&storage).await?;
+                let took = begun.map_or(Duration::ZERO, |(now, begun)| now() - begun);
+                recovered = report.map(|report| (report, took));
                 header = file::read_header(&storage).await?;
             }
             if header.incompatible.has(IncompatibleFeatures::DIRTY) {
@@ -58,8 +65,8 @@ impl<S: Storage> Qcow2<S> {
             return Err(journal::unclosed(&storage));
         }
         let image = Image::new(storage, header, parts);
-        if let Some(report) = recovered {
-            image.note_recovery(&report);
+        if let Some((report, took)) = recovered {
+            image.note_recovery(&report, took);
         }
         image.learn_kinds().await?;
         Ok(Self {
@@ -69,14 +76,15 @@ impl<S: Storage> Qcow2<S> {
 }
 
 impl<S: Storage> Image<S> {
-    fn note_recovery(&self, report: &RecoveryReport) {
-        tracing::warn!(
-            path = %self.storage.path().display(),
-            transactions = report.transactions,
-            "was not closed, and was recovered from its journal"
+    fn note_recovery(&self, report: &RecoveryReport, took: Duration) {
+        let (path, transactions) = (
+            self.storage.path().display(),
+            journal::counted(report.transactions),
         );
+        tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
         let mut statistics = self.past_journals.get();
         statistics.recovered_transactions = report.transactions;
+        statistics.recovery_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
         self.past_journals.set(statistics);
     }
 }

@@ -4,11 +4,14 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use disk::Layer;
+use disk::qcow2;
 use disk::qcow2::format::{
     AutoclearFeatures, BitmapEntry, BitmapFlags, CompatibleFeatures, Compression, Header,
     IncompatibleFeatures, SnapshotEntry,
 };
 use serde::Serialize;
+
+use super::journal::JournalState;
 
 /// What an image is. QEMU's fields, in its spelling.
 #[derive(Debug, Serialize)]
@@ -19,6 +22,12 @@ pub(super) struct Description {
     pub(super) virtual_size: u64,
     pub(super) actual_size: u64,
     pub(super) dirty_flag: bool,
+    /// What the file holds behind the last cluster in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) preallocated_size: Option<u64>,
+    /// What the journal holds, if that is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) journal: Option<JournalState>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(super) qcow2: Option<Qcow2Description>,
 }
@@ -92,7 +101,8 @@ pub(super) struct Bitmap {
 }
 
 impl Description {
-    pub(super) async fn of(layer: &Layer) -> Result<Self> {
+    /// Describes the image, and with `journal` what its journal holds.
+    pub(super) async fn of(layer: &Layer, journal: bool) -> Result<Self> {
         let path = layer.path.display();
         let metadata = std::fs::metadata(&layer.path).with_context(|| format!("{path}"))?;
         let header = layer.header.as_ref();
@@ -100,23 +110,46 @@ impl Description {
             Some(header) => Some(Qcow2Description::of(layer, header).await?),
             None => None,
         };
+        let journal = if journal {
+            Some(JournalState::of(layer).await?)
+        } else {
+            None
+        };
+        let marks = IncompatibleFeatures::DIRTY | IncompatibleFeatures::JOURNAL;
         Ok(Self {
             filename: path.to_string(),
             format: layer.format.to_string(),
             virtual_size: layer.virtual_size_bytes(),
             actual_size: metadata.blocks() * 512,
-            dirty_flag: header
-                .is_some_and(|header| header.incompatible.has(IncompatibleFeatures::DIRTY)),
+            dirty_flag: header.is_some_and(|header| header.incompatible.0 & marks != 0),
+            preallocated_size: preallocated_size(layer).await?,
+            journal,
             qcow2,
         })
     }
 }
 
+/// What the file holds behind the last cluster in use, if there is anything.
+async fn preallocated_size(layer: &Layer) -> Result<Option<u64>> {
+    // The refcounts of an image that was not closed are stale.
+    let header = layer.header.as_ref().filter(|h| h.journal.is_none());
+    let Some(header) = header else {
+        return Ok(None);
+    };
+    let bytes = qcow2::preallocated_bytes(&layer.storage, header).await?;
+    Ok((bytes > 0).then_some(bytes))
+}
+
 impl Qcow2Description {
     async fn of(layer: &Layer, header: &Header) -> Result<Self> {
         let backing_path = layer.backing_path().ok().flatten();
-        let snapshots = layer.snapshots().await?;
-        let bitmaps = layer.bitmaps().await?;
+        let (snapshots, bitmaps) = (layer.snapshots().await, layer.bitmaps().await);
+        // Tables may be stale where an image was not closed, and others may have their place.
+        let (snapshots, bitmaps) = if header.journal.is_some() {
+            (snapshots.unwrap_or_default(), bitmaps.unwrap_or_default())
+        } else {
+            (snapshots?, bitmaps?)
+        };
         Ok(Self {
             cluster_size: header.layout.cluster_bytes(),
             backing_filename: header.backing_file.clone(),

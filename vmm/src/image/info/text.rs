@@ -15,11 +15,17 @@ pub(super) fn text(image: &Description) -> String {
         format!("virtual size: {size} ({bytes} bytes)"),
         format!("disk size: {}", human::size(image.actual_size)),
     ];
+    if let Some(bytes) = image.preallocated_size {
+        lines.push(format!("preallocated: {bytes} bytes"));
+    }
     if image.dirty_flag {
         lines.push("cleanly shut down: no".to_owned());
     }
     if let Some(qcow2) = &image.qcow2 {
         lines.extend(qcow2_lines(qcow2));
+    }
+    if let Some(journal) = &image.journal {
+        lines.extend(journal.lines());
     }
     // Names come from the image, and this may go to a terminal.
     let lines = lines.iter().map(|line| human::printable(line) + "\n");
