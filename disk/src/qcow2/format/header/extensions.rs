@@ -149,7 +149,8 @@ impl Header {
                 Err(error) => return Err(error),
             },
             // Without the feature it is what another program has kept of one, and means nothing.
-            kind::JOURNAL if self.incompatible.has(IncompatibleFeatures::JOURNAL) => {
+            kind::JOURNAL if !self.incompatible.has(IncompatibleFeatures::JOURNAL) => {}
+            kind::JOURNAL => {
                 let journal = JournalExtension::parse(data);
                 let problem = || FormatError::damaged(offset, "the journal's place makes no sense");
                 self.journal = Some(journal.ok_or_else(problem)?);
