@@ -30,6 +30,9 @@ const STEP_MAX_BYTES: u64 = 64 << 20;
 const PIECE_BYTES: u64 = 256 << 10;
 /// What the host allocates by. Zeros begin and end with such a block.
 const BLOCK_BYTES: u64 = 4096;
+/// Who takes more than this between two flushes gains nothing: the sync takes as long as the data,
+/// and zeros would be written as much again.
+const BULK_BYTES: u64 = 512 << 10;
 /// So many least steps may always be ahead, and otherwise an eighth of what is in use.
 const AHEAD_FLOOR_STEPS: u64 = 8;
 
@@ -48,6 +51,9 @@ pub(crate) struct Growth {
     zeros_end: Cell<u64>,
     /// The last step, 0 before the first.
     step_bytes: Cell<u64>,
+    /// What was claimed since the last flush, and between that and the one before.
+    claimed: Cell<u64>,
+    claimed_before: Cell<u64>,
     /// Whether somebody writes zeros, or cuts them off.
     busy: Cell<bool>,
     /// Whether the one who writes zeros should come to an end.
@@ -92,6 +98,8 @@ impl Growth {
             front: Cell::new(used_end),
             zeros_end: Cell::new(used_end),
             step_bytes: Cell::new(0),
+            claimed: Cell::new(0),
+            claimed_before: Cell::new(0),
             busy: Cell::new(false),
             ending: Cell::new(false),
             stopped: Cell::new(!storage.has_zero_ahead()),
@@ -101,8 +109,15 @@ impl Growth {
         }
     }
 
-    /// From now on `range` is in use. Waits while zeros are being written there, or cut off.
+    /// From now on `range` is in use, for what a guest writes. Waits as [`Growth::pass_over`] does.
     pub(crate) async fn claim(&self, range: Range<u64>) {
+        self.claimed
+            .set(self.claimed.get() + (range.end - range.start));
+        self.pass_over(range).await;
+    }
+
+    /// From now on `range` is in use. Waits while zeros are being written there, or cut off.
+    pub(crate) async fn pass_over(&self, range: Range<u64>) {
         self.used_end.set(self.used_end.get().max(range.end));
         self.front.set(self.front.get().max(range.end));
         while self.is_in_flight(&range) && !mutant("a claim does not wait for zeros") {
@@ -115,11 +130,18 @@ impl Growth {
         self.piece.borrow().as_ref().is_some_and(overlaps)
     }
 
+    /// The guest has flushed.
+    pub(crate) fn flushed(&self) {
+        self.claimed_before.set(self.claimed.replace(0));
+    }
+
     /// Whether there should be more zeros now, for which the caller then spawns [`Growth::grow`]:
-    /// no more than half of the last step is left.
+    /// no more than half of the last step is left, and little is taken between two flushes.
     pub(crate) fn wants_more(&self) -> bool {
         let ahead_bytes = self.front.get() - self.used_end.get();
+        let is_bulk = self.claimed.get().max(self.claimed_before.get()) > BULK_BYTES;
         !self.stopped.get()
+            && !is_bulk
             && !self.busy.get()
             && self.used_end.get() > self.idle_end.get()
             && ahead_bytes <= self.step_bytes.get() / 2

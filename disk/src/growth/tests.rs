@@ -58,6 +58,7 @@ impl<'a, S: Storage> Shop<'a, S> {
     /// Grows ahead of the others.
     async fn grow(&self) {
         while self.writers.get() > 0 {
+            self.growth.flushed();
             self.growth.grow(self.storage).await;
             pause().await;
         }
@@ -136,7 +137,7 @@ fn steps_double_while_they_are_used_up_and_halve_when_given_back() {
         assert!(!growth.wants_more(), "nobody has used the file");
         let mut end = 0;
         let mut ahead = async |used_bytes: u64| {
-            growth.claim(end..end + used_bytes).await;
+            growth.pass_over(end..end + used_bytes).await;
             end += used_bytes;
             growth.grow(storage).await;
             storage.size_bytes() - end
@@ -152,9 +153,25 @@ fn steps_double_while_they_are_used_up_and_halve_when_given_back() {
         assert_eq!(storage.size_bytes(), used_bytes);
         assert_eq!(growth.statistics().given_back_bytes, 8 * MIB);
         assert!(!growth.wants_more(), "nobody has used the file since");
-        growth.claim(used_bytes..used_bytes + 4096).await;
+        growth.pass_over(used_bytes..used_bytes + 4096).await;
         growth.grow(storage).await;
         assert_eq!(storage.size_bytes(), used_bytes + 4096 + 4 * MIB);
+    });
+}
+
+/// A sync of much data takes long enough without zeros that are written as well.
+#[test]
+fn bulk_writes_are_not_grown_for() {
+    simulated(async |storage, growth| {
+        growth.claim(0..4 * MIB).await;
+        assert!(!growth.wants_more());
+        growth.flushed();
+        assert!(!growth.wants_more());
+        growth.claim(4 * MIB..4 * MIB + 4096).await;
+        growth.flushed();
+        assert!(growth.wants_more());
+        growth.grow(storage).await;
+        assert!(storage.size_bytes() > 4 * MIB);
     });
 }
 
@@ -173,7 +190,7 @@ fn errors_and_a_full_host_end_the_growth_and_nothing_else() {
         growth.claim(0..4096).await;
         growth.grow(storage).await;
         assert_eq!(storage.size_bytes(), 4096 + MIB / 2);
-        growth.claim(4096..4096 + MIB / 2).await;
+        growth.pass_over(4096..4096 + MIB / 2).await;
         storage.set_capacity_bytes(MIB);
         growth.grow(storage).await;
         assert_eq!(storage.size_bytes(), 4096 + MIB / 2);
@@ -195,7 +212,9 @@ fn files_grow_by_data_and_are_cut() {
             let end = shop.allocated_end.get();
             shop.growth.give_back(&storage, end).await.unwrap();
             assert_eq!(file.as_file().metadata().unwrap().len(), end);
-            shop.growth.claim(end..end + CLUSTER_BYTES).await;
+            shop.growth.pass_over(end..end + CLUSTER_BYTES).await;
+            shop.growth.flushed();
+            shop.growth.flushed();
             shop.growth.grow(&storage).await;
             let start = end + CLUSTER_BYTES;
             let ahead = storage.extent(start, 1 << 40).await.unwrap();

@@ -121,6 +121,7 @@ impl<S: Storage> Image<S> {
             Op::Flush if self.storage.geometry().read_only => return Ok(()),
             Op::Flush => {
                 self.flush().await?;
+                self.growth.flushed();
                 self.start_tidying();
                 return Ok(());
             }

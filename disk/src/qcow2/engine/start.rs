@@ -69,7 +69,7 @@ impl<S: Storage> Image<S> {
         let space = &self.free_space;
         space.reserve(clusters.clone());
         space.untouched.set(space.untouched.get().max(clusters.end));
-        self.growth.claim(region.clone()).await;
+        self.growth.pass_over(region.clone()).await;
         let kept = file::read(&self.storage, 0, 512).await?;
         let journal = self.create_journal(region.clone(), &kept).await?;
         let header = Header {
