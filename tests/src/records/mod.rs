@@ -9,7 +9,7 @@
 //! ```
 //!
 //! What a writer does is drawn from a seed and nothing else ([`Plan`]). Whoever knows the seed and
-//! the last number that was reported knows every byte that must be there ([`verify`]).
+//! the last number that was reported knows every byte that must be there ([`verify()`]).
 
 mod content;
 mod numbers;
