@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use disk::{Disk as _, FileStorage, Format, OpenOptions, Storage as _, qcow2};
+use disk::{Disk as _, FileStorage, Format, OpenOptions, Order, Storage as _, qcow2};
 
 use super::interrupt::Interrupt;
 use super::new_file::NewFile;
@@ -58,11 +58,15 @@ impl NewImage {
         })
     }
 
-    /// How to open it, with its backing files.
+    /// How to open it, with its backing files. Until it is whole, nobody else sees it: a journal
+    /// would only leave a hole in it.
     pub(super) fn options(&self) -> OpenOptions {
-        let options = OpenOptions::new(self.image.path())
+        let mut options = OpenOptions::new(self.image.path())
             .name(self.image.place())
             .format(self.format);
+        if self.format == Format::Qcow2 {
+            options = options.order(Order::Ordered);
+        }
         match &self.data {
             Some(data) => options.data_file(data.path()),
             None => options,
