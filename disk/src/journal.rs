@@ -12,6 +12,7 @@
 //! "Mitigating Sync Amplification for Copy-on-write Virtual Disk" (FAST 2016).
 
 mod checks;
+mod detour;
 mod format;
 mod home;
 mod ranges;
@@ -27,6 +28,7 @@ use std::ops::Range;
 use zerocopy::IntoBytes as _;
 
 pub(crate) use checks::Checks;
+pub(crate) use detour::Detour;
 pub use format::Identity;
 use format::{BLOCK_BYTES, SUPERBLOCK_CRC_AT, SUPERBLOCK_MAGIC, Superblock};
 pub(crate) use format::{REGION_BYTES_MAX, REGION_BYTES_MIN};
@@ -37,7 +39,7 @@ pub(crate) use record::RecordBuilder;
 pub use recovery::RecoveryReport;
 pub(crate) use recovery::find;
 use ring::Ring;
-pub(crate) use shadows::{Shadows, lay_over};
+pub(crate) use shadows::{Reserved, Shadows, lay_over};
 
 use crate::flush::Flusher;
 use crate::mutant::mutant;
@@ -58,6 +60,8 @@ pub(crate) struct Journal {
     pub(crate) checks: Checks,
     /// New data that is not in its place.
     pub(crate) shadows: Shadows,
+    /// Which new data should not go to its place at once.
+    pub(crate) detour: Detour,
     ring: RefCell<Ring>,
     home: RefCell<Home>,
     /// The last record that is durable.
@@ -84,8 +88,10 @@ pub(crate) struct Placed {
 /// What a durable record leaves to be written.
 #[derive(Default)]
 pub(crate) struct Committed {
-    /// Whole sectors.
-    pub(crate) sectors: Vec<(u64, Vec<u8>)>,
+    /// Whole sectors of metadata.
+    pub(crate) metadata: Vec<(u64, Vec<u8>)>,
+    /// Whole sectors of the guest's data.
+    pub(crate) data: Vec<(u64, Vec<u8>)>,
     /// Parts of sectors of which the rest is not in any record.
     pub(crate) fields: Option<(u64, Vec<u8>)>,
 }
@@ -136,6 +142,7 @@ impl Journal {
             kept: kept.to_vec(),
             checks: Checks::new(max / SHARE),
             shadows: Shadows::default(),
+            detour: Detour::default(),
             ring: RefCell::new(ring),
             home: RefCell::default(),
             durable: Cell::new(0),
@@ -221,10 +228,17 @@ impl Journal {
         bytes == 0 || (pending <= self.record_bytes_max() / SHARE && all <= len)
     }
 
+    /// Keeps room for so many bytes more that will wait for a record, if there is any.
+    pub(crate) fn reserve(&self, bytes: u64) -> Option<Reserved> {
+        self.has_room_for(bytes)
+            .then(|| self.shadows.reserve(bytes))
+    }
+
     /// Nothing points to a range any more once the pending transaction is durable.
     pub(crate) fn forget(&self, range: &Range<u64>) {
         self.checks.forget(range);
         self.shadows.forget(range);
+        self.detour.note_written(range);
     }
 
     /// The range may become somebody else's: nothing of what was there is written any more.
@@ -287,8 +301,11 @@ impl Journal {
         self.shadows.committed(sequence);
         self.release(placed.tail);
         let mut home = self.home.borrow_mut();
-        for (offset, bytes) in &committed.sectors {
-            home.add(*offset, bytes);
+        for (offset, bytes) in &committed.metadata {
+            home.add_metadata(*offset, bytes);
+        }
+        for (offset, bytes) in &committed.data {
+            home.add_data(*offset, bytes);
         }
         if let Some((offset, bytes)) = committed.fields {
             home.add_field(offset, bytes);

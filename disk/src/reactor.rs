@@ -9,6 +9,7 @@ mod clock;
 mod extent;
 mod inline;
 mod operation;
+mod own_sync;
 mod pool;
 mod probe;
 mod signals;
@@ -34,6 +35,7 @@ use crate::event::Event;
 use crate::executor::{Alarm, Backend};
 use clock::Clock;
 use inline::{Inline, Verdict};
+use own_sync::OwnSync;
 use pool::Pool;
 use submitted::Progress;
 use uring::Uring;
@@ -57,6 +59,7 @@ pub(crate) struct Reactor {
     /// Does what the driver cannot do itself.
     pool: Pool,
     inline: Inline,
+    own_sync: OwnSync,
     alarm: Arc<Alarm>,
 }
 
@@ -128,6 +131,7 @@ impl Reactor {
             done: RefCell::default(),
             pool: Pool::new(Arc::clone(&alarm)),
             inline: Inline::default(),
+            own_sync: OwnSync::default(),
             alarm,
         })
     }
@@ -166,15 +170,37 @@ impl Reactor {
         Progress::Slot(slot)
     }
 
-    /// Hands an operation to the driver and returns its slot.
+    /// Hands an operation to whoever does it, and returns its slot.
     fn queue(&self, operation: Operation, locks: bool) -> usize {
-        let mut slots = self.slots.borrow_mut();
+        let own = matches!(operation, Operation::Sync { .. }) && self.may_do_sync();
         self.in_flight.set(self.in_flight.get() + 1);
         self.locking.set(self.locking.get() + usize::from(locks));
-        let slot = slots.vacant_key();
+        let slot = self.slots.borrow().vacant_key();
+        if own {
+            self.own_sync.keep(slot);
+        } else {
+            self.hand_over(&operation, slot);
+        }
+        self.slots.borrow_mut().insert(Slot {
+            operation: Some(operation),
+            locks,
+            state: State::Pending(None),
+        })
+    }
+
+    /// Whether this thread may do a sync itself.
+    fn may_do_sync(&self) -> bool {
+        let is_finite = |operation: &Operation| !operation.is_endless();
+        let in_flight = |slot: &Slot| slot.operation.as_ref().is_some_and(is_finite);
+        let alone = || !self.slots.borrow().iter().any(|(_, slot)| in_flight(slot));
+        !matches!(&*self.driver.borrow(), Driver::Simulated(_)) && self.own_sync.wants(alone())
+    }
+
+    /// Hands an operation to the driver.
+    fn hand_over(&self, operation: &Operation, slot: usize) {
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => {
-                if !uring.submit(&operation, slot) {
+                if !uring.submit(operation, slot) {
                     self.pool.submit(operation.clone(), slot);
                 }
             }
@@ -182,7 +208,7 @@ impl Reactor {
             Driver::Threads(_) => self.pool.submit(operation.clone(), slot),
             Driver::Simulated(clock) => {
                 if let Operation::Delay { duration_ns } = operation {
-                    clock.start(duration_ns, slot);
+                    clock.start(*duration_ns, slot);
                 } else {
                     let result = operation.perform();
                     self.done
@@ -191,19 +217,47 @@ impl Reactor {
                 }
             }
         }
-        slots.insert(Slot {
-            operation: Some(operation),
-            locks,
-            state: State::Pending(None),
-        })
     }
 
     /// Hands over what was submitted, and takes what is done. Sleeps until there is something if
     /// `idle` says that the executor has nothing else to do.
     pub(crate) fn turn(&self, idle: impl Fn() -> bool) {
         self.at_once.set(AT_ONCE_MAX);
-        let idle = || idle() && self.done.borrow().is_empty() && !self.pool.has_done();
+        if let Some(slot) = self.own_sync.take() {
+            self.sync(slot, &idle);
+        }
+        let idle = || idle() && self.has_none_done();
         let sleep = idle() && self.alarm.prepare_sleep(idle);
+        self.take_done(sleep);
+    }
+
+    /// Does a sync itself, if there is nothing else to do.
+    fn sync(&self, slot: usize, idle: impl Fn() -> bool) {
+        self.take_done(false);
+        let operation = self.slots.borrow()[slot].operation.clone();
+        let operation = operation.expect("it was not begun");
+        if !idle() || !self.has_none_done() {
+            if !self.own_sync.keep_on(slot) {
+                self.hand_over(&operation, slot);
+            }
+            return;
+        }
+        let result = operation.perform();
+        self.take_done(false);
+        if !idle() || !self.has_none_done() {
+            self.own_sync.held_others_up();
+        }
+        self.done
+            .borrow_mut()
+            .push(Completion::Operation { slot, result });
+    }
+
+    fn has_none_done(&self) -> bool {
+        self.done.borrow().is_empty() && !self.pool.has_done()
+    }
+
+    /// Takes what is done, and tells who waits for it.
+    fn take_done(&self, sleep: bool) {
         let mut done = mem::take(&mut *self.done.borrow_mut());
         match &mut *self.driver.borrow_mut() {
             Driver::Uring(uring) => uring.turn(sleep, &mut done),

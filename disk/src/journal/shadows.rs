@@ -4,9 +4,11 @@
 //! (full mode). From then on, as long as recovery might write that record's data home, all that the
 //! guest writes there goes the same way.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::mem;
 use std::ops::Range;
+use std::rc::Rc;
 
 use super::format::BLOCK_BYTES;
 use super::ranges::Ranges;
@@ -31,8 +33,34 @@ struct Shadow {
 /// All data that is not in its place.
 #[derive(Default)]
 pub(crate) struct Shadows {
+    table: RefCell<Table>,
+    /// Room for what is not here yet.
+    reserved_bytes: Rc<Cell<u64>>,
+}
+
+/// Room that is kept, until this is dropped.
+pub(crate) struct Reserved {
+    all: Rc<Cell<u64>>,
+    bytes: u64,
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.bytes);
+    }
+}
+
+#[derive(Default)]
+struct Table {
     /// By the numbers of their blocks.
-    blocks: RefCell<BTreeMap<u64, Shadow>>,
+    blocks: BTreeMap<u64, Shadow>,
+    /// Those of which something waits for a record, and how many sectors.
+    pending: BTreeSet<u64>,
+    pending_sectors: u64,
+    /// Those of which something is in a record that is not durable yet.
+    sealed: Vec<u64>,
+    /// Those of which something is in a durable record, by its number.
+    durable: VecDeque<(u64, Vec<u64>)>,
 }
 
 /// The sectors of a block that a range touches, as a mask.
@@ -50,42 +78,45 @@ fn blocks(range: &Range<u64>) -> Range<u64> {
 
 impl Shadows {
     pub(super) fn is_empty(&self) -> bool {
-        self.blocks.borrow().is_empty()
+        self.table.borrow().blocks.is_empty()
     }
 
-    /// How much memory they take.
+    /// How much memory they take, or will.
     pub(super) fn bytes(&self) -> u64 {
-        self.blocks.borrow().len() as u64 * BLOCK_BYTES
+        self.table.borrow().blocks.len() as u64 * BLOCK_BYTES + self.reserved_bytes.get()
     }
 
-    /// How much of them waits for a record.
+    /// How much of them waits for a record, or will.
     pub(super) fn pending_bytes(&self) -> u64 {
-        let blocks = self.blocks.borrow();
-        let pending = blocks.values().map(|shadow| shadow.pending.count_ones());
-        u64::from(pending.sum::<u32>()) * SECTOR_BYTES
+        self.table.borrow().pending_sectors * SECTOR_BYTES + self.reserved_bytes.get()
+    }
+
+    /// Keeps room for so many bytes.
+    pub(super) fn reserve(&self, bytes: u64) -> Reserved {
+        let all = Rc::clone(&self.reserved_bytes);
+        all.set(all.get() + bytes);
+        Reserved { all, bytes }
     }
 
     /// Whether something waits for a record.
     pub(crate) fn has_pending(&self) -> bool {
-        let blocks = self.blocks.borrow();
-        blocks.values().any(|shadow| shadow.pending != 0)
+        self.table.borrow().pending_sectors != 0
     }
 
     /// The parts of a range that are here.
     pub(super) fn within(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let mut parts = Ranges::default();
-        for (block, shadow) in self.blocks.borrow().range(blocks(range)) {
-            let here = shadow.here & mask(*block, range);
-            sectors_of(*block, here).for_each(|sector| parts.insert(sector));
+        for (block, shadow) in self.table.borrow().blocks.range(blocks(range)) {
+            runs(*block, shadow.here & mask(*block, range)).for_each(|run| parts.insert(run));
         }
         parts.iter().collect()
     }
 
     /// Keeps what the guest writes to a range, whole sectors.
     pub(crate) fn put(&self, range: &Range<u64>, bytes: &[u8]) {
-        let mut shadows = self.blocks.borrow_mut();
+        let table = &mut *self.table.borrow_mut();
         for block in blocks(range) {
-            let shadow = shadows.entry(block).or_insert_with(|| Shadow {
+            let shadow = table.blocks.entry(block).or_insert_with(|| Shadow {
                 bytes: Box::new([0; BLOCK]),
                 here: 0,
                 pending: 0,
@@ -94,6 +125,8 @@ impl Shadows {
             });
             let touched = mask(block, range);
             shadow.here |= touched;
+            table.pending_sectors += u64::from((touched & !shadow.pending).count_ones());
+            table.pending.insert(block);
             shadow.pending |= touched;
             let start = block * BLOCK_BYTES;
             let (from, to) = (start.max(range.start), (start + BLOCK_BYTES).min(range.end));
@@ -105,60 +138,88 @@ impl Shadows {
     /// Copies what is here of a range, to be laid over what is read from its place.
     pub(crate) fn copy(&self, range: &Range<u64>) -> Vec<(u64, Vec<u8>)> {
         let mut copies = Vec::new();
-        for (block, shadow) in self.blocks.borrow().range(blocks(range)) {
-            for sector in sectors_of(*block, shadow.here & mask(*block, range)) {
-                let at = index(sector.start - block * BLOCK_BYTES);
-                copies.push((sector.start, shadow.bytes[at..at + 512].to_vec()));
-            }
+        for (block, shadow) in self.table.borrow().blocks.range(blocks(range)) {
+            copies.extend(shadow.copy(*block, shadow.here & mask(*block, range)));
         }
         copies
     }
 
     /// What goes into the next record: offsets and whole sectors.
     pub(crate) fn seal(&self) -> Vec<(u64, Vec<u8>)> {
-        let mut sealed = Vec::new();
-        for (block, shadow) in self.blocks.borrow_mut().iter_mut() {
-            let pending = std::mem::take(&mut shadow.pending);
-            if pending == 0 {
-                continue;
-            }
+        let table = &mut *self.table.borrow_mut();
+        let mut copies = Vec::new();
+        for block in mem::take(&mut table.pending) {
+            let shadow = table.blocks.get_mut(&block).expect("what waits is here");
+            let pending = mem::take(&mut shadow.pending);
             shadow.sealed |= pending;
-            for sector in sectors_of(*block, pending) {
-                let at = index(sector.start - block * BLOCK_BYTES);
-                sealed.push((sector.start, shadow.bytes[at..at + 512].to_vec()));
-            }
+            copies.extend(shadow.copy(block, pending));
+            table.sealed.push(block);
         }
-        sealed
+        table.pending_sectors = 0;
+        copies
     }
 
     /// Nothing points to a range any more.
     pub(super) fn forget(&self, range: &Range<u64>) {
-        let mut shadows = self.blocks.borrow_mut();
-        if shadows.range(blocks(range)).next().is_none() {
-            return;
-        }
-        for (block, shadow) in shadows.range_mut(blocks(range)) {
-            let gone = mask(*block, range);
+        let table = &mut *self.table.borrow_mut();
+        let gone: Vec<_> = table.blocks.range(blocks(range)).map(|(n, _)| *n).collect();
+        for block in gone {
+            let shadow = table.blocks.get_mut(&block).expect("it was just found");
+            let gone = mask(block, range);
+            table.pending_sectors -= u64::from((gone & shadow.pending).count_ones());
             shadow.here &= !gone;
             shadow.pending &= !gone;
             shadow.sealed &= !gone;
+            if shadow.pending == 0 {
+                table.pending.remove(&block);
+            }
+            if shadow.here == 0 {
+                table.blocks.remove(&block);
+            }
         }
-        shadows.retain(|_, shadow| shadow.here != 0);
     }
 
     /// What was sealed is in record `sequence`, which is durable.
     pub(super) fn committed(&self, sequence: u64) {
-        for shadow in self.blocks.borrow_mut().values_mut() {
-            if std::mem::take(&mut shadow.sealed) != 0 {
-                shadow.last = sequence;
-            }
+        let table = &mut *self.table.borrow_mut();
+        let mut sealed = mem::take(&mut table.sealed);
+        sealed.retain(|block| {
+            let shadow = table.blocks.get_mut(block);
+            let Some(shadow) = shadow.filter(|shadow| shadow.sealed != 0) else {
+                return false;
+            };
+            (shadow.sealed, shadow.last) = (0, sequence);
+            true
+        });
+        if !sealed.is_empty() {
+            table.durable.push_back((sequence, sealed));
         }
     }
 
     /// Recovery writes home no record before `tail` any more.
     pub(super) fn release(&self, tail: u64) {
-        let mut shadows = self.blocks.borrow_mut();
-        shadows.retain(|_, shadow| shadow.pending | shadow.sealed != 0 || shadow.last >= tail);
+        let table = &mut *self.table.borrow_mut();
+        while table.durable.front().is_some_and(|(n, _)| *n < tail) {
+            let (_, blocks) = table.durable.pop_front().expect("there is one");
+            for block in blocks {
+                let is_home =
+                    |shadow: &Shadow| shadow.pending | shadow.sealed == 0 && shadow.last < tail;
+                if table.blocks.get(&block).is_some_and(is_home) {
+                    table.blocks.remove(&block);
+                }
+            }
+        }
+    }
+}
+
+impl Shadow {
+    /// Copies the sectors in a mask.
+    fn copy(&self, block: u64, mask: u8) -> impl Iterator<Item = (u64, Vec<u8>)> + '_ {
+        let start = block * BLOCK_BYTES;
+        runs(block, mask).map(move |run| {
+            let bytes = &self.bytes[index(run.start - start)..index(run.end - start)];
+            (run.start, bytes.to_vec())
+        })
     }
 }
 
@@ -166,7 +227,7 @@ impl Shadows {
 pub(crate) fn lay_over(copies: Vec<(u64, Vec<u8>)>, offset: u64, buffers: &Buffers) {
     let end = offset + buffers.len() as u64;
     for (at, bytes) in copies {
-        let (from, to) = (at.max(offset), (at + SECTOR_BYTES).min(end));
+        let (from, to) = (at.max(offset), (at + bytes.len() as u64).min(end));
         if from < to {
             let target = buffers.slice(index(from - offset)..index(to - offset));
             target.copy_from(&bytes[index(from - at)..index(to - at)]);
@@ -178,10 +239,14 @@ fn index(n: u64) -> usize {
     usize::try_from(n).expect("within memory")
 }
 
-/// The sectors in a mask.
-fn sectors_of(block: u64, mask: u8) -> impl Iterator<Item = Range<u64>> {
+/// The runs of sectors in a mask.
+fn runs(block: u64, mask: u8) -> impl Iterator<Item = Range<u64>> {
     let start = block * BLOCK_BYTES;
+    let is_in = move |n: u64| n < 8 && mask >> n & 1 == 1;
     (0..8_u64)
-        .filter(move |n| mask >> n & 1 == 1)
-        .map(move |n| start + n * SECTOR_BYTES..start + (n + 1) * SECTOR_BYTES)
+        .filter(move |n| is_in(*n) && (*n == 0 || !is_in(n - 1)))
+        .map(move |first| {
+            let end = (first..=8).find(|n| !is_in(*n)).expect("8 is not in");
+            start + first * SECTOR_BYTES..start + end * SECTOR_BYTES
+        })
 }

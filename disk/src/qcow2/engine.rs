@@ -26,6 +26,7 @@ mod locks;
 mod maintain;
 mod mapping;
 mod metadata;
+mod new_data;
 mod open;
 mod read;
 mod reshape;
@@ -40,6 +41,7 @@ use std::rc::Rc;
 
 use super::format::Header;
 use crate::executor::uninterrupted;
+use crate::journal::Journal;
 use crate::request::Counted;
 use crate::{
     BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
@@ -122,6 +124,9 @@ impl<S: Storage> Image<S> {
             Op::Flush => {
                 self.flush().await?;
                 self.growth.flushed();
+                if let Some(journal) = self.journal() {
+                    journal.detour.flushed();
+                }
                 self.start_tidying();
                 return Ok(());
             }
@@ -157,7 +162,8 @@ impl<S: Storage> Image<S> {
 
     /// Grows the file, beside what comes next, so that new data finds its place ready.
     fn start_growing(self: &Rc<Self>) {
-        if self.growth.wants_more() {
+        let takes_detour = |journal: Rc<Journal>| journal.detour.is_open();
+        if self.growth.wants_more() && !self.guarding_journal().is_some_and(takes_detour) {
             let image = Rc::clone(self);
             spawn(async move {
                 image.growth.grow(&image.storage).await;

@@ -219,6 +219,9 @@ impl<S: Storage> Image<S> {
         if self.storage.discard(offset, len).await.is_ok() {
             self.flusher.changed();
         }
+        if let Some(journal) = self.journal() {
+            journal.detour.note_written(&(offset..offset + len));
+        }
         let first = layout.cluster_index(offset);
         for cluster in first..first + allocation.clusters {
             if !self.free_space.unpin(cluster) {

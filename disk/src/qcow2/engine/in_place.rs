@@ -15,13 +15,18 @@ use crate::{Buffers, Error, Storage};
 impl<S: Storage> Image<S> {
     /// Writes guest data to its place, whatever a journal says.
     pub(super) async fn write_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
+        if let Some(journal) = self.guarding_journal() {
+            let range = host..host + buffers.len() as u64;
+            journal.detour.note_written(&range);
+        }
         let result = self.data_storage().write_at(host, buffers).await;
         self.data_changed();
         result
     }
 
     /// Writes guest data to where the guest has data already. Returns which of it is there: what
-    /// the last transaction vouches for must stay as it is, and new data waits for the next one.
+    /// the last transaction vouches for must stay as it is, and what comes instead waits for the
+    /// next one. So does what takes the detour.
     pub(super) async fn overwrite(
         &self,
         host: u64,
@@ -29,8 +34,8 @@ impl<S: Storage> Image<S> {
     ) -> Result<Vec<Range<u64>>, Error> {
         let range = host..host + buffers.len() as u64;
         match self.guarding_journal() {
-            Some(journal) if !journal.is_free(&range) => {
-                self.overwrite_guarded(&journal, range, &buffers).await
+            Some(journal) if !journal.is_free(&range) || journal.detour.has(&range) => {
+                self.overwrite_in_part(&journal, range, &buffers).await
             }
             _ => {
                 self.write_host(host, buffers).await?;
@@ -39,7 +44,7 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    async fn overwrite_guarded(
+    async fn overwrite_in_part(
         &self,
         journal: &Rc<Journal>,
         range: Range<u64>,
@@ -54,7 +59,7 @@ impl<S: Storage> Image<S> {
             return Ok(vec![range]);
         }
         let mut attempts = 0;
-        let (_writing, kept) = loop {
+        let (_writing, mut kept) = loop {
             let writing = journal.checks.write(&range).await;
             let kept = journal.not_in_place(&range);
             let bytes: u64 = kept.iter().map(|part| part.end - part.start).sum();
@@ -65,6 +70,14 @@ impl<S: Storage> Image<S> {
             self.lift_guard(journal, attempts > 0).await?;
             attempts += 1;
         };
+        let detours = journal.detour.parts(&range);
+        let bytes = kept
+            .iter()
+            .chain(&detours)
+            .map(|part| part.end - part.start);
+        if journal.has_room_for(bytes.sum()) {
+            kept.extend(detours);
+        }
         // The guest may change its memory meanwhile, and both copies of it must be one.
         let bytes = buffers.to_vec();
         let index = |n: u64| usize::try_from(n - range.start).expect("within the memory");

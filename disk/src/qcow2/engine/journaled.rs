@@ -21,6 +21,10 @@ const REQUEST_PART: u64 = 16;
 /// What a cluster that is mapped takes of a record at most: two words and a refcount.
 const CLUSTER_BYTES: u64 = 72;
 
+/// So much must the host have to spare, in lengths of the journal, before new data goes home by way
+/// of it: what is on the way then fits, whatever others write meanwhile.
+const SPARE_REGIONS: u64 = 16;
+
 /// What an image has beside its journal.
 #[derive(Default)]
 pub(super) struct Journaled {
@@ -245,9 +249,12 @@ impl<S: Storage> Image<S> {
         let mut pages = self.journaled.pages.borrow_mut();
         pages.push_back((journal.next_sequence(), ready.pages));
         let fields = ready.sealed.header().cloned();
-        let mut sectors = ready.data;
-        sectors.extend(ready.sealed.sectors_to_write(!ready.fresh_in_place));
-        let committed = Committed { sectors, fields };
+        let metadata = ready.sealed.sectors_to_write(!ready.fresh_in_place);
+        let committed = Committed {
+            metadata: metadata.collect(),
+            data: ready.data,
+            fields,
+        };
         journal.committed(&placed, committed);
         let freed = ready.sealed.into_freed();
         self.committer.freed.borrow_mut().extend(freed);
@@ -261,19 +268,25 @@ impl<S: Storage> Image<S> {
             return Ok(());
         }
         self.check_writable("checkpoint")?;
-        let writes = batch.writes();
-        let bytes: usize = writes.iter().map(|(_, bytes)| bytes.len()).sum();
-        let writes = writes
-            .into_iter()
-            .map(|(at, bytes)| file::write(&self.storage, at, bytes));
+        self.bar_detours(journal);
+        let (metadata, data) = (batch.metadata(), batch.data());
+        let count = |writes: &[(u64, Vec<u8>)]| -> u64 {
+            writes.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+        };
+        let (metadata_bytes, data_bytes) = (count(&metadata), count(&data));
+        for (at, bytes) in &data {
+            journal.detour.note_written(&(*at..at + bytes.len() as u64));
+        }
+        let writes = metadata.into_iter().chain(data);
+        let writes = writes.map(|(at, bytes)| file::write(&self.storage, at, bytes));
         let results: Vec<_> = join_all(writes).await;
         self.flusher.changed();
         if let Err(error) = results.into_iter().collect::<Result<(), _>>() {
             journal.checkpoint_failed(batch);
             return Err(error);
         }
-        self.count(|statistics| statistics.metadata_bytes += bytes as u64);
-        journal.count(|statistics| statistics.checkpoint_bytes += bytes as u64);
+        self.count(|statistics| statistics.metadata_bytes += metadata_bytes);
+        journal.count(|statistics| statistics.checkpoint_bytes += metadata_bytes + data_bytes);
         let upto = journal.checkpoint_written(&batch, self.flusher.mark());
         let mut pages = self.journaled.pages.borrow_mut();
         let behind = pages.partition_point(|(sequence, _)| *sequence <= upto);
@@ -281,6 +294,13 @@ impl<S: Storage> Image<S> {
             self.metadata.written(pages);
         }
         Ok(())
+    }
+
+    /// Lets no more data take the detour if the host might have no place for it in the end.
+    pub(super) fn bar_detours(&self, journal: &Journal) {
+        let region = journal.region();
+        let least = SPARE_REGIONS * (region.end - region.start);
+        journal.detour.bar(self.storage.spare_bytes() < least);
     }
 
     /// Makes data free to be overwritten that the last transaction vouches for. If that is not

@@ -93,6 +93,7 @@ impl<S: Storage> Image<S> {
         }
         self.switch_sector(sector).await?;
         self.header.replace(header);
+        self.bar_detours(&journal);
         self.journaled.journal.replace(Some(Rc::new(journal)));
         Ok(None)
     }

@@ -11,8 +11,8 @@ use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file, insp
 use crate::test_support::seeded;
 use crate::timer::sleep;
 use crate::{
-    Backend, Executor, Fault, FaultyOperation, Format, OpenOptions, Order, Recording,
-    SimulatedStorage,
+    Backend, Executor, Fault, FaultyOperation, Format, GrowthStatistics, OpenOptions, Order,
+    Recording, SimulatedStorage,
 };
 
 const SEED: u64 = 1;
@@ -61,19 +61,19 @@ async fn flush(disk: &dyn Disk) {
     disk.submit(Request::flush()).await.unwrap();
 }
 
-/// What a flush costs after an allocating write of 4 KiB: host syncs, writes, bytes of metadata, and
-/// bytes of the journal.
-fn cost_of_an_allocating_flush(order: Order) -> [u64; 4] {
+/// What a flush costs after an allocating write: host syncs, writes, bytes of metadata, and bytes of
+/// the journal.
+fn cost_of_an_allocating_flush(order: Order, len: usize) -> [u64; 4] {
     let cost = Rc::new(Cell::default());
     let found = Rc::clone(&cost);
     let options = CreateOptions::new(1 << 30);
     with_image_in(order, &options, |disk, storage| async move {
         for n in 0..3 {
-            write(&disk, n << 20, 1, 4096).await;
+            write(&disk, n << 20, 1, len).await;
             flush(&disk).await;
         }
         let (before, earlier) = (storage.counters(), disk.statistics());
-        write(&disk, 100 << 16, 1, 4096).await;
+        write(&disk, 100 << 16, 1, len).await;
         flush(&disk).await;
         let (after, now) = (storage.counters(), disk.statistics());
         let syncs = after.syncs - before.syncs;
@@ -88,18 +88,55 @@ fn cost_of_an_allocating_flush(order: Order) -> [u64; 4] {
     cost.get()
 }
 
-/// The data, a record beside it, and one sync.
+/// One record, with the data if that is little and else beside it, and one sync.
 #[test]
 fn a_flush_after_an_allocating_write_costs_one_sync_and_one_record() {
-    assert_eq!(cost_of_an_allocating_flush(Order::Journal), [1, 2, 0, 4096]);
+    let cost = |len| cost_of_an_allocating_flush(Order::Journal, len);
+    assert_eq!(cost(4096), [1, 1, 0, 8192]);
+    assert_eq!(cost(65536), [1, 2, 0, 4096]);
+}
+
+/// What is in records comes home by a checkpoint, and until then is read from memory.
+#[test]
+fn a_little_new_data_goes_home_by_way_of_the_journal() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        let len = 1000;
+        let byte = |n: u64| n.to_le_bytes()[0];
+        for n in 0..len {
+            write(&disk, n << 20, byte(n), 4096).await;
+            flush(&disk).await;
+            write(&disk, (n << 20) + 4096, !byte(n), 4096).await;
+        }
+        for n in 0..len {
+            assert_eq!(read(&disk, n << 20, 4096).await, [byte(n); 4096]);
+            let next = read(&disk, (n << 20) + 4096, 4096).await;
+            assert_eq!(next, [!byte(n); 4096]);
+        }
+        let done = disk.statistics();
+        assert!(done.journal.checkpoints > 2, "{done:?}");
+        assert_eq!(done.journal.checkpoints_forced, 0);
+        assert_eq!(done.growth, GrowthStatistics::default());
+        let all = 2 * len * 4096;
+        assert!(done.journal.checkpoint_bytes > all / 2, "{done:?}");
+        assert!(done.metadata_bytes < all / 8, "{done:?}");
+        disk.close().await.unwrap();
+        let report = check(&storage, Repair::None).await.unwrap();
+        assert_eq!(report.exit_status(), 0, "{report:#?}");
+    });
 }
 
 /// Refcounts need no sync of their own: they go with the data, before the one that precedes the
 /// mapping.
 #[test]
 fn without_a_journal_it_costs_two_syncs_and_two_sectors() {
-    assert_eq!(cost_of_an_allocating_flush(Order::Ordered), [2, 3, 1024, 0]);
-    assert_eq!(cost_of_an_allocating_flush(Order::Unsafe), [0, 3, 1024, 0]);
+    assert_eq!(
+        cost_of_an_allocating_flush(Order::Ordered, 4096),
+        [2, 3, 1024, 0]
+    );
+    assert_eq!(
+        cost_of_an_allocating_flush(Order::Unsafe, 4096),
+        [0, 3, 1024, 0]
+    );
 }
 
 #[test]
@@ -122,7 +159,7 @@ fn a_flush_after_a_write_in_place_costs_one_sync() {
 fn an_idle_image_comes_to_rest() {
     with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
         for n in 0..20 {
-            write(&disk, n << 20, 1, 4096).await;
+            write(&disk, n << 20, 1, 65536).await;
             flush(&disk).await;
         }
         let busy = disk.statistics();
@@ -146,7 +183,8 @@ fn an_idle_image_comes_to_rest() {
 /// A cluster at the end of the file is zeros already.
 #[test]
 fn a_small_write_to_a_new_cluster_writes_only_itself() {
-    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+    let options = CreateOptions::new(1 << 30);
+    with_image_in(Order::Ordered, &options, |disk, storage| async move {
         write(&disk, 1 << 20, 1, 512).await;
         let before = storage.counters();
         write(&disk, 8192, 1, 512).await;

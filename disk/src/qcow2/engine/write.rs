@@ -1,13 +1,12 @@
 //! Writing: in place where the guest's data has a cluster of its own, else to a new cluster, with
 //! what the write leaves out copied around it.
 
-use std::ops::Range;
-
 use futures_util::future::join_all;
 
 use super::allocator::Allocation;
 use super::image::Image;
 use super::mapping::Source;
+use super::new_data::NewData;
 use super::read::slice;
 use crate::mutant::mutant;
 use crate::qcow2::format::{Cluster, Layout, Subclusters};
@@ -233,15 +232,15 @@ impl<S: Storage> Image<S> {
         Ok(clusters)
     }
 
-    /// Writes the data to its new place. Returns what of that a journal must vouch for: all of it,
-    /// unless what is there if it gets lost is what the guest had there before.
+    /// Writes the data to its new place, or keeps it for the journal. What is written a journal must
+    /// vouch for, unless what is there if it gets lost is what the guest had there before.
     async fn fill_new(
         &self,
         offset: u64,
         buffers: &Buffers,
         old: &[Cluster],
         new: Allocation,
-    ) -> Result<Option<Range<u64>>, Error> {
+    ) -> Result<NewData, Error> {
         let layout = self.layout();
         let end = offset + buffers.len() as u64;
         let head = (align_down(offset, unit(old[0], layout)), offset);
@@ -253,9 +252,12 @@ impl<S: Storage> Image<S> {
             .await?;
         let host = new.offset + (at - layout.cluster_start(offset));
         let (start, len) = (at, data.len() as u64);
+        if let Some(kept) = self.keep_new(host, &data, new) {
+            return Ok(kept);
+        }
         self.write_host(host, data).await?;
         let same = is_zero && self.reads_as_zeros(start, len).await?;
-        Ok((!same).then_some(host..host + len))
+        Ok(NewData::InPlace((!same).then_some(host..host + len)))
     }
 
     /// Maps the clusters that a write touches to new ones. Where that fails, those before stay as
@@ -266,7 +268,7 @@ impl<S: Storage> Image<S> {
         buffers: &Buffers,
         old: &[Cluster],
         new: Allocation,
-        filled: Option<Range<u64>>,
+        filled: NewData,
     ) -> Result<(), Error> {
         let layout = self.layout();
         let end = offset + buffers.len() as u64;
@@ -291,10 +293,11 @@ impl<S: Storage> Image<S> {
                 self.unallocate(left).await;
                 return Err(error);
             }
-            if let (Some(journal), Some(filled)) = (self.guarding_journal(), &filled) {
-                let own = left.offset..left.offset + layout.cluster_bytes();
-                let part = filled.start.max(own.start)..filled.end.min(own.end);
-                journal.checks.note_fresh(part);
+            if let Some(journal) = self.guarding_journal() {
+                filled.mapped(
+                    &journal,
+                    &(left.offset..left.offset + layout.cluster_bytes()),
+                );
             }
             start = cluster_end;
             left.offset += layout.cluster_bytes();
