@@ -15,7 +15,6 @@ mod checks;
 mod detour;
 mod format;
 mod home;
-mod ranges;
 mod record;
 mod recovery;
 mod ring;
@@ -34,7 +33,6 @@ use format::{BLOCK_BYTES, SUPERBLOCK_CRC_AT, SUPERBLOCK_MAGIC, Superblock};
 pub(crate) use format::{REGION_BYTES_MAX, REGION_BYTES_MIN};
 pub(crate) use home::Batch;
 use home::Home;
-use ranges::Ranges;
 pub(crate) use record::RecordBuilder;
 pub use recovery::RecoveryReport;
 pub(crate) use recovery::find;
@@ -43,6 +41,7 @@ pub(crate) use shadows::{Reserved, Shadows, lay_over};
 
 use crate::flush::Flusher;
 use crate::mutant::mutant;
+use crate::ranges::Ranges;
 use crate::wait_queue::WaitQueue;
 use crate::{Buffers, Error, JournalStatistics, Storage};
 

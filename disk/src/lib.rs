@@ -23,6 +23,7 @@ mod open;
 mod order;
 pub mod probe;
 pub mod qcow2;
+mod ranges;
 mod raw;
 mod reactor;
 mod request;

@@ -81,7 +81,7 @@ impl<S: Storage> Raw<S> {
             Op::Write(buffers) => self.storage.write_at(offset, buffers).await,
             Op::Flush => self.flusher.flush(&self.storage).await,
             Op::Discard | Op::WriteZeroes { .. } if len == 0 => Ok(()),
-            Op::Discard => self.storage.discard(offset, len).await,
+            Op::Discard => self.storage.discard(offset, len).await.map(drop),
             Op::WriteZeroes { unmap } => self.storage.write_zeroes(offset, len, unmap).await,
         };
         if changes {

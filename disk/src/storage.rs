@@ -97,8 +97,8 @@ pub trait Storage: 'static {
     fn spare_bytes(&self) -> u64;
 
     /// Says that a range is not needed any more, to give back its space where that is possible.
-    /// It may read as anything afterwards.
-    fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<(), Error>>;
+    /// Returns whether it reads as zeros from then on; it may read as anything otherwise.
+    fn discard(&self, offset: u64, len: u64) -> impl Future<Output = Result<bool, Error>>;
 
     /// Makes a range within the size read as zeros: without giving back its space, or, with
     /// `unmap`, giving it back where that is possible.

@@ -10,8 +10,8 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::format::{BLOCK_BYTES, part_end};
-use super::ranges::Ranges;
 use crate::mutant::mutant;
+use crate::ranges::Ranges;
 use crate::wait_queue::WaitQueue;
 use crate::{Buffers, Error, Storage};
 

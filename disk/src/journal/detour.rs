@@ -13,7 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use super::format::BLOCK_BYTES;
-use super::ranges::Ranges;
+use crate::ranges::Ranges;
 
 /// So much new data between two flushes takes the detour: less than a cluster of the usual size,
 /// which is better written once.

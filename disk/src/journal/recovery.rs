@@ -16,9 +16,9 @@ use super::format::{
     BLOCK_BYTES, Identity, REGION_BYTES_MAX, REGION_BYTES_MIN, SUPERBLOCK_CRC_AT, SUPERBLOCK_MAGIC,
     Superblock, crc_without,
 };
-use super::ranges::Ranges;
 use super::record::{Item, Record};
 use crate::mutant::mutant;
+use crate::ranges::Ranges;
 use crate::{Buffers, Error, Storage};
 
 /// Data that a record may have checksums of: more than any of ours has.

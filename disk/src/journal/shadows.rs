@@ -11,8 +11,8 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::format::BLOCK_BYTES;
-use super::ranges::Ranges;
 use crate::Buffers;
+use crate::ranges::Ranges;
 
 const SECTOR_BYTES: u64 = 512;
 const BLOCK: usize = 4096;

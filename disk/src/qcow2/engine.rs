@@ -29,6 +29,7 @@ mod metadata;
 mod new_data;
 mod open;
 mod read;
+mod reclaim;
 mod reshape;
 mod session;
 mod start;
@@ -49,6 +50,7 @@ use crate::{
 use image::Image;
 pub use maintain::Preallocation;
 pub use open::Parts;
+use reclaim::Reclaim;
 
 /// A qcow2 image.
 pub struct Qcow2<S: Storage> {
@@ -142,13 +144,19 @@ impl<S: Storage> Image<S> {
         // Before, not after: while commits fail, nothing more is taken in.
         self.relieve().await?;
         let mut result = self.change_content(op.clone(), offset, len).await;
-        if matches!(&result, Err(error) if error.is_no_space()) && self.growth.has_ahead() {
+        if matches!(&result, Err(error) if error.is_no_space()) && self.has_spare() {
             // What was set aside is for this.
             self.shrink().await;
+            self.reclaim(Reclaim::All).await?;
             result = self.change_content(op, offset, len).await;
         }
         self.start_growing();
         result
+    }
+
+    /// Whether there is space that could be given back to the host.
+    fn has_spare(&self) -> bool {
+        self.growth.has_ahead() || !self.committer.freed.borrow().is_empty()
     }
 
     async fn change_content(&self, op: Op, offset: u64, len: u64) -> Result<(), Error> {
@@ -189,14 +197,20 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
-    /// Commits if too much waits for it, and leaves it to others to tidy up.
+    /// Makes room if too much waits for it, and leaves it to others to tidy up: by a checkpoint, which
+    /// needs no sync, and if that is not enough by a commit.
     async fn relieve_here(&self) -> Result<(), Error> {
-        if self.wants_relief() {
-            self.commit_all().await?;
+        let journal = self.journal().filter(|_| self.metadata.wants_commit());
+        if let Some(journal) = &journal {
+            self.checkpoint(journal).await?;
         }
-        match self.journal() {
-            Some(journal) if self.metadata.wants_commit() => self.checkpoint(&journal).await,
-            _ => Ok(()),
+        if !self.wants_relief() {
+            return Ok(());
+        }
+        self.commit_all().await?;
+        match journal {
+            Some(journal) => self.checkpoint(&journal).await,
+            None => Ok(()),
         }
     }
 
@@ -216,10 +230,10 @@ impl<S: Storage> Image<S> {
                 }
             });
         }
-        if self.committer.has_freed() {
+        if self.has_to_reclaim() {
             let image = Rc::clone(self);
             spawn(async move {
-                if let Err(error) = image.reclaim().await {
+                if let Err(error) = image.reclaim(Reclaim::Usual).await {
                     tracing::warn!(%error, "cannot give back what is free");
                 }
             });

@@ -92,7 +92,7 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
         storage.set_len(region.start).await
     } else {
         let len = region.end - region.start;
-        storage.discard(region.start, len).await
+        storage.discard(region.start, len).await.map(drop)
     };
     if let Err(error) = given {
         tracing::debug!(%error, "the journal's space stays with the file");

@@ -291,7 +291,7 @@ impl Storage for FileStorage {
         ahead::spare_bytes(&self.file)
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+    async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
         self.check_range("discard", offset, len)?;
         let error = self.error("discard", offset, len);
         let _exclusive = self.exclusive(offset, len).await;
@@ -300,15 +300,17 @@ impl Storage for FileStorage {
             let start = offset.next_multiple_of(block);
             let len = (offset + len).saturating_sub(start) / block * block;
             if len == 0 {
-                return Ok(());
+                return Ok(false);
             }
             let offset = start;
             let discard = |file| Operation::Discard { file, offset, len };
-            self.ask_host(&self.cannot_discard, discard).await
+            // What is read afterwards depends on the device.
+            let asked = self.ask_host(&self.cannot_discard, discard).await;
+            asked.map(|_| false)
         } else {
             self.allocate(offset, len, AllocateMode::PunchHole).await
         };
-        asked.map(drop).map_err(error)
+        asked.map_err(error)
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {

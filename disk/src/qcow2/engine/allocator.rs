@@ -86,11 +86,12 @@ impl<S: Storage> Image<S> {
         let untouched = space.untouched.get();
         space.hand_out(start + count);
         let bytes = start << layout.cluster_bits..(start + count) << layout.cluster_bits;
+        let is_zero = space.take_zeros(&bytes) || start >= untouched;
         self.growth.claim(bytes).await;
         Ok(Allocation {
             offset: start << layout.cluster_bits,
             clusters: count,
-            is_zero: start >= untouched,
+            is_zero,
         })
     }
 
@@ -178,6 +179,7 @@ impl<S: Storage> Image<S> {
         self.check_free(cluster, 1).await?;
         let layout = self.layout();
         let place = cluster << layout.cluster_bits..(cluster + 1) << layout.cluster_bits;
+        self.free_space.take_zeros(&place);
         self.growth.claim(place).await;
         let table = self.metadata.page(&self.storage, entry_offset).await?;
         let bytes = self.new_block(cluster, cluster, cluster + 1);

@@ -9,7 +9,8 @@ use futures_util::future::join_all;
 
 use super::committer::Running;
 use super::image::Image;
-use super::transaction::{Freed, Sealed, Stage, Transaction};
+use super::reclaim::Reclaim;
+use super::transaction::{Sealed, Stage, Transaction};
 use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::{Error, Order, Storage};
@@ -125,65 +126,20 @@ impl<S: Storage> Image<S> {
         self.flusher.flush(&self.storage).await
     }
 
-    /// Makes clusters free that nothing points to any more, and gives their space back.
-    pub(super) async fn reclaim(&self) -> Result<(), Error> {
-        let _turn = self.committer.reclaiming.all().await;
-        let journal = self.journal();
-        let mut freed = std::mem::take(&mut *self.committer.freed.borrow_mut());
-        freed.retain(|freed| self.is_held(freed));
-        let mut runs = joined(freed).into_iter();
-        while let Some(run) = runs.next() {
-            if let Some(journal) = &journal {
-                journal.let_go(&(run.offset..run.offset + run.len)).await;
-            }
-            if run.give_back {
-                // Before it is free: afterwards it may be another's.
-                if let Err(error) = self.storage.discard(run.offset, run.len).await {
-                    tracing::warn!(%error, "the host keeps what is free");
-                }
-                self.flusher.changed();
-            }
-            if journal.is_some() {
-                self.let_go(run.offset, run.len);
-            } else if let Err(error) = self.drop_references(run.offset, run.len).await {
-                self.committer.freed.borrow_mut().extend(runs);
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
     /// Commits until nothing is left to be written or freed.
     pub(super) async fn settle(&self) -> Result<(), Error> {
         loop {
             self.commit_all().await?;
-            self.reclaim().await?;
+            self.reclaim(Reclaim::All).await?;
             if self.is_clean() {
                 break;
             }
         }
         // What was written in place changed no metadata.
         self.make_durable().await?;
+        self.let_go_of_zeros();
         self.end_journal().await?;
         self.shrink().await;
         Ok(())
     }
-}
-
-/// Joins neighbours, so that the host is asked seldom. Only whole clusters are given back, so that
-/// what is joined counts one reference a cluster.
-fn joined(mut freed: Vec<Freed>) -> Vec<Freed> {
-    freed.sort_by_key(|run| run.offset);
-    let mut joined: Vec<Freed> = Vec::new();
-    for run in freed {
-        match joined.last_mut() {
-            Some(last)
-                if last.give_back && run.give_back && last.offset + last.len == run.offset =>
-            {
-                last.len += run.len;
-            }
-            _ => joined.push(run),
-        }
-    }
-    joined
 }

@@ -1,6 +1,7 @@
 //! Who commits, one at a time, and how far that has come.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 
 use super::locks::RangeLocks;
@@ -23,6 +24,8 @@ pub(super) struct Committer {
     pub(super) failed: RefCell<Option<(Sealed, Vec<Rc<Page>>)>>,
     /// What nothing points to any more, durably.
     pub(super) freed: RefCell<Vec<Freed>>,
+    /// What was given back, and is zeros once a change of the file is durable.
+    pub(super) zeroed: RefCell<VecDeque<(u64, Freed)>>,
     /// One gives it back at a time.
     pub(super) reclaiming: RangeLocks,
 }
@@ -34,12 +37,5 @@ impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.set(false);
         self.0.waiting.wake_all();
-    }
-}
-
-impl Committer {
-    /// Whether there is something to reclaim.
-    pub(super) fn has_freed(&self) -> bool {
-        !self.freed.borrow().is_empty()
     }
 }

@@ -8,6 +8,10 @@ use foldhash::fast::RandomState;
 
 use super::locks::RangeLocks;
 use crate::qcow2::format::Layout;
+use crate::ranges::Ranges;
+
+/// So many runs of zeros are known.
+const ZEROS_MAX: usize = 1 << 16;
 
 /// Where to look for free clusters.
 pub(super) struct FreeSpace {
@@ -28,6 +32,8 @@ pub(super) struct FreeSpace {
     /// Each time has its number.
     limbo: RefCell<HashMap<u64, u64, RandomState>>,
     held: Cell<u64>,
+    /// Free clusters that read as zeros, durably, as bytes of the file.
+    zeros: RefCell<Ranges>,
     /// Clusters that belong to nobody whom refcounts know.
     reserved: RefCell<Range<u64>>,
 }
@@ -44,6 +50,7 @@ impl FreeSpace {
             pins: RefCell::default(),
             limbo: RefCell::default(),
             held: Cell::default(),
+            zeros: RefCell::default(),
             reserved: RefCell::new(0..0),
         }
     }
@@ -112,6 +119,21 @@ impl FreeSpace {
         self.limbo.borrow_mut().remove(&cluster);
     }
 
+    /// What was given back reads as zeros, durably.
+    pub(super) fn note_zeros(&self, offset: u64, len: u64) {
+        let mut zeros = self.zeros.borrow_mut();
+        if zeros.len() < ZEROS_MAX {
+            zeros.insert(offset..offset + len);
+        }
+    }
+
+    /// A range of the file is in use from now on; whether all of it was zeros.
+    pub(super) fn take_zeros(&self, range: &Range<u64>) -> bool {
+        let mut zeros = self.zeros.borrow_mut();
+        let taken = zeros.remove(range);
+        taken.iter().map(|part| part.end - part.start).sum::<u64>() == range.end - range.start
+    }
+
     /// Keeps clusters from being handed out that are not counted; none in place of those before.
     pub(super) fn reserve(&self, clusters: Range<u64>) {
         self.reserved.replace(clusters);
@@ -143,5 +165,6 @@ impl FreeSpace {
         self.packed.set(None);
         self.pins.borrow_mut().clear();
         self.limbo.borrow_mut().clear();
+        self.zeros.replace(Ranges::default());
     }
 }

@@ -5,6 +5,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::image::Image;
+use super::reclaim::Reclaim;
 use crate::timer::sleep;
 use crate::{Error, Storage, spawn};
 
@@ -30,7 +31,7 @@ impl<S: Storage> Image<S> {
         };
         self.check_writable("tidy up")?;
         self.commit_all().await?;
-        self.reclaim().await?;
+        self.reclaim(Reclaim::All).await?;
         if !journal.is_at_rest() {
             self.checkpoint(&journal).await?;
             self.make_durable().await?;

@@ -163,7 +163,7 @@ impl<S: Storage> Image<S> {
             self.storage.set_len(region.start).await
         } else {
             let len = region.end - region.start;
-            self.storage.discard(region.start, len).await
+            self.storage.discard(region.start, len).await.map(drop)
         };
         self.flusher.changed();
         if let Err(error) = given {

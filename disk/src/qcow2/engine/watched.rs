@@ -66,7 +66,7 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.storage.spare_bytes()
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+    async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
         self.0.flusher.changed();
         self.0.storage.discard(offset, len).await
     }

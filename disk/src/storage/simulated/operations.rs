@@ -187,11 +187,11 @@ impl Storage for SimulatedStorage {
         state.capacity_bytes.saturating_sub(used_bytes)
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+    async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
         self.count(|counters| counters.others += 1);
         // A disk may ignore it, and nobody may rely on what is read afterwards.
         if self.state.borrow_mut().rng.coin() {
-            return Ok(());
+            return Ok(false);
         }
         let change = Change::Zero {
             offset,
@@ -200,6 +200,7 @@ impl Storage for SimulatedStorage {
         };
         self.change(change)
             .await
+            .map(|()| true)
             .map_err(self.error("discard", offset, len))
     }
 

@@ -137,7 +137,7 @@ impl<S: Storage> Storage for WholeClusters<S> {
         self.storage.barrier().await
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
+    async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
         self.storage.discard(offset, len).await
     }
 

@@ -128,10 +128,10 @@ impl Storage for HostFile {
         self.file.barrier().await
     }
 
-    async fn discard(&self, offset: u64, len: u64) -> Result<(), Error> {
-        self.file.discard(offset, len).await?;
+    async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
+        let is_zero = self.file.discard(offset, len).await?;
         self.note(offset, len, false);
-        Ok(())
+        Ok(is_zero)
     }
 
     async fn write_zeroes(&self, offset: u64, len: u64, unmap: bool) -> Result<(), Error> {

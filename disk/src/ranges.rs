@@ -5,27 +5,27 @@ use std::ops::Range;
 
 /// Ranges that do not touch each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ranges {
+pub(crate) struct Ranges {
     /// Ends, by where they start.
     ends: BTreeMap<u64, u64>,
 }
 
 impl Ranges {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.ends.is_empty()
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.ends.len()
     }
 
     /// All of them, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Range<u64>> + '_ {
         self.ends.iter().map(|(start, end)| *start..*end)
     }
 
     /// Adds a range, joined with those that it touches.
-    pub(super) fn insert(&mut self, mut range: Range<u64>) {
+    pub(crate) fn insert(&mut self, mut range: Range<u64>) {
         if range.is_empty() {
             return;
         }
@@ -40,7 +40,7 @@ impl Ranges {
     }
 
     /// Takes a range out, and returns what of it was there.
-    pub(super) fn remove(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn remove(&mut self, range: &Range<u64>) -> Vec<Range<u64>> {
         let removed: Vec<_> = self.within(range).collect();
         for part in &removed {
             let (&start, &end) = self
@@ -59,7 +59,7 @@ impl Ranges {
     }
 
     /// The parts of `range` that are in the set, in order.
-    pub(super) fn within(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
+    pub(crate) fn within(&self, range: &Range<u64>) -> impl Iterator<Item = Range<u64>> + '_ {
         let Range { start, end } = *range;
         let first = self
             .ends
@@ -73,12 +73,12 @@ impl Ranges {
     }
 
     /// Whether any of `range` is in the set.
-    pub(super) fn overlaps(&self, range: &Range<u64>) -> bool {
+    pub(crate) fn overlaps(&self, range: &Range<u64>) -> bool {
         !self.is_empty() && self.within(range).next().is_some()
     }
 
     /// The parts of `range` that are not in the set, in order.
-    pub(super) fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    pub(crate) fn missing(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let (mut at, mut missing) = (range.start, Vec::new());
         for part in self.within(range) {
             if at < part.start {
