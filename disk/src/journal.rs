@@ -42,6 +42,7 @@ pub(crate) use shadows::{Reserved, Shadows, lay_over};
 use crate::flush::Flusher;
 use crate::mutant::mutant;
 use crate::ranges::Ranges;
+use crate::storage::write_zeros;
 use crate::wait_queue::WaitQueue;
 use crate::{Buffers, Error, JournalStatistics, Storage};
 
@@ -358,19 +359,4 @@ impl Journal {
         self.count(|statistics| statistics.checkpoints += 1);
         batch.upto
     }
-}
-
-/// Writes zeros, past the end of the file too.
-async fn write_zeros(storage: &impl Storage, region: Range<u64>) -> Result<(), Error> {
-    const PIECE_BYTES: u64 = 1 << 20;
-    let len = |bytes: u64| usize::try_from(bytes).expect("at most 1 MiB");
-    let zeros = Buffers::zeroed(len(PIECE_BYTES.min(region.end - region.start)));
-    let mut at = region.start;
-    while at < region.end {
-        let piece = PIECE_BYTES.min(region.end - at);
-        let buffers = zeros.slice(0..len(piece));
-        storage.write_at(at, buffers).await?;
-        at += piece;
-    }
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Sets of bytes of a file.
+//! Sets of bytes of a file, and of bits in a mask.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -93,6 +93,21 @@ impl Ranges {
     }
 }
 
+/// The runs of ones in a mask: the first of each, and the one behind its last.
+pub(crate) fn ones(mask: u64) -> impl Iterator<Item = (usize, usize)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = mask.checked_shr(at).unwrap_or(0);
+        if rest == 0 {
+            return None;
+        }
+        let first = at + rest.trailing_zeros();
+        let len = (mask >> first).trailing_ones();
+        at = first + len;
+        Some((first as usize, at as usize))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,5 +152,14 @@ mod tests {
                 assert_eq!(all, runs(bits.into_iter()));
             }
         });
+    }
+
+    #[test]
+    fn runs_of_ones_are_found() {
+        let found = |mask| ones(mask).collect::<Vec<_>>();
+        assert_eq!(found(0), []);
+        assert_eq!(found(u64::MAX), [(0, 64)]);
+        assert_eq!(found(0b1011_0000), [(4, 6), (7, 8)]);
+        assert_eq!(found(1 << 63 | 1), [(0, 1), (63, 64)]);
     }
 }

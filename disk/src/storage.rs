@@ -3,6 +3,7 @@
 mod file;
 mod lock;
 mod simulated;
+mod zeros;
 
 use std::future::Future;
 use std::path::Path;
@@ -15,6 +16,7 @@ pub use simulated::{
     Fault, FaultyOperation, LatencyModel, Recording, SimulatedCounters, SimulatedDevice,
     SimulatedStorage,
 };
+pub(crate) use zeros::write_zeros;
 
 /// What a storage is like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

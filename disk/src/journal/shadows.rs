@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use super::format::BLOCK_BYTES;
 use crate::Buffers;
-use crate::ranges::Ranges;
+use crate::ranges::{Ranges, ones};
 
 const SECTOR_BYTES: u64 = 512;
 const BLOCK: usize = 4096;
@@ -241,12 +241,6 @@ fn index(n: u64) -> usize {
 
 /// The runs of sectors in a mask.
 fn runs(block: u64, mask: u8) -> impl Iterator<Item = Range<u64>> {
-    let start = block * BLOCK_BYTES;
-    let is_in = move |n: u64| n < 8 && mask >> n & 1 == 1;
-    (0..8_u64)
-        .filter(move |n| is_in(*n) && (*n == 0 || !is_in(n - 1)))
-        .map(move |first| {
-            let end = (first..=8).find(|n| !is_in(*n)).expect("8 is not in");
-            start + first * SECTOR_BYTES..start + end * SECTOR_BYTES
-        })
+    let at = move |n: usize| block * BLOCK_BYTES + n as u64 * SECTOR_BYTES;
+    ones(mask.into()).map(move |(first, end)| at(first)..at(end))
 }

@@ -10,6 +10,7 @@ use super::format::{
     Layout, REFCOUNT_TABLE_BYTES_MAX, RefcountWidth,
 };
 use crate::request::SECTOR_BYTES;
+use crate::storage::write_zeros;
 use crate::{Error, Storage};
 
 /// What an image is to be like.
@@ -230,7 +231,8 @@ pub async fn create(storage: &impl Storage, options: &CreateOptions) -> Result<H
         storage.sync().await?;
     }
     write_refcounts(storage, &header, &parts).await?;
-    file::write_zeros(storage, header.l1_offset, parts.l1 << layout.cluster_bits).await?;
+    let l1_end = header.l1_offset + (parts.l1 << layout.cluster_bits);
+    write_zeros(storage, header.l1_offset..l1_end).await?;
     storage.sync().await?;
     file::write(storage, 0, first).await?;
     storage.sync().await?;

@@ -34,24 +34,6 @@ pub(crate) async fn write(
 /// The most that is read or written at once where a table may be large.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Writes zeros, piece by piece: the range may be past the end of the file.
-pub(crate) async fn write_zeros(
-    storage: &impl Storage,
-    offset: u64,
-    len: u64,
-) -> Result<(), Error> {
-    let mut done = 0;
-    let zeros = Buffers::zeroed(self::len(len.min(PIECE_BYTES)));
-    while done < len {
-        let piece = self::len((len - done).min(PIECE_BYTES));
-        storage
-            .write_at(offset + done, zeros.slice(0..piece))
-            .await?;
-        done += piece as u64;
-    }
-    Ok(())
-}
-
 /// A length in memory, which a format's limits keep far below what memory has.
 ///
 /// # Panics

@@ -10,6 +10,7 @@ use crate::executor::uninterrupted;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};
+use crate::storage::write_zeros;
 use crate::{Error, Storage};
 
 /// How much to write at the end of what a file must hold.
@@ -196,7 +197,7 @@ impl<S: Storage> Image<S> {
             Preallocation::Metadata | Preallocation::Falloc => {
                 storage.write_zeroes(offset, len, false).await
             }
-            Preallocation::Full => file::write_zeros(storage, offset, len).await,
+            Preallocation::Full => write_zeros(storage, offset..offset + len).await,
         };
         self.data_changed();
         result

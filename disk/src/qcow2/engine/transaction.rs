@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::mutant::mutant;
+use crate::ranges::ones;
 
 /// What no disk tears.
 pub(super) const SECTOR_BYTES: u64 = 512;
@@ -161,7 +162,7 @@ impl Sealed {
             let sectors = bytes.chunks(512).zip(start / SECTOR_BYTES..);
             sectors.flat_map(move |(content, sector)| {
                 let mask = self.transaction.sectors[&(*stage, sector)];
-                runs(mask).map(move |(first, end)| {
+                ones(mask).map(move |(first, end)| {
                     let offset = sector * SECTOR_BYTES + first as u64 * WORD_BYTES;
                     (offset, &content[first * 8..end * 8])
                 })
@@ -202,28 +203,4 @@ impl Sealed {
     pub(super) fn into_freed(self) -> Vec<Freed> {
         self.transaction.freed
     }
-}
-
-/// The runs of ones in a mask: the first of each, and the one behind its last.
-fn runs(mask: u64) -> impl Iterator<Item = (usize, usize)> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = mask.checked_shr(at).unwrap_or(0);
-        if rest == 0 {
-            return None;
-        }
-        let first = at + rest.trailing_zeros();
-        let len = (mask >> first).trailing_ones();
-        at = first + len;
-        Some((first as usize, at as usize))
-    })
-}
-
-#[test]
-fn runs_of_ones_are_found() {
-    let found = |mask| runs(mask).collect::<Vec<_>>();
-    assert_eq!(found(0), []);
-    assert_eq!(found(u64::MAX), [(0, 64)]);
-    assert_eq!(found(0b1011_0000), [(4, 6), (7, 8)]);
-    assert_eq!(found(1 << 63 | 1), [(0, 1), (63, 64)]);
 }
