@@ -332,9 +332,14 @@ impl Journal {
             && self.last_written.get() != self.durable.get()
     }
 
+    /// Whether a checkpoint has something to write.
+    pub(crate) fn has_to_write(&self) -> bool {
+        !self.home.borrow().is_empty()
+    }
+
     /// Whether recovery would find nothing but one record, and that in its place.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.shadows.is_empty() && self.ring.borrow().live() <= 1 && self.home.borrow().is_empty()
+        self.shadows.is_empty() && self.ring.borrow().live() <= 1 && !self.has_to_write()
     }
 
     /// Takes what waits for a checkpoint, when no other is running.

@@ -190,10 +190,19 @@ impl Reactor {
 
     /// Whether this thread may do a sync itself.
     fn may_do_sync(&self) -> bool {
+        let is_real = !matches!(&*self.driver.borrow(), Driver::Simulated(_));
+        is_real && self.own_sync.wants(self.finite_in_flight() == 0)
+    }
+
+    /// How many operations are in flight that do not wait for somebody else.
+    fn finite_in_flight(&self) -> usize {
         let is_finite = |operation: &Operation| !operation.is_endless();
-        let in_flight = |slot: &Slot| slot.operation.as_ref().is_some_and(is_finite);
-        let alone = || !self.slots.borrow().iter().any(|(_, slot)| in_flight(slot));
-        !matches!(&*self.driver.borrow(), Driver::Simulated(_)) && self.own_sync.wants(alone())
+        let slots = self.slots.borrow();
+        let finite = slots.iter().filter(|(_, slot)| {
+            let operation = slot.operation.as_ref();
+            operation.is_some_and(is_finite)
+        });
+        finite.count()
     }
 
     /// Hands an operation to the driver.
@@ -236,17 +245,17 @@ impl Reactor {
         self.take_done(false);
         let operation = self.slots.borrow()[slot].operation.clone();
         let operation = operation.expect("it was not begun");
-        if !idle() || !self.has_none_done() {
-            if !self.own_sync.keep_on(slot) {
+        let is_needed = || !idle() || !self.has_none_done();
+        let others = self.finite_in_flight() > 1;
+        if others || is_needed() {
+            if others || !self.own_sync.keep_on(slot) {
                 self.hand_over(&operation, slot);
             }
             return;
         }
         let result = operation.perform();
         self.take_done(false);
-        if !idle() || !self.has_none_done() {
-            self.own_sync.held_others_up();
-        }
+        self.own_sync.done(is_needed());
         self.done
             .borrow_mut()
             .push(Completion::Operation { slot, result });

@@ -35,11 +35,8 @@ pub(crate) struct Detour {
 impl Detour {
     /// Nothing was ever written to a range.
     pub(crate) fn note_new(&self, range: Range<u64>) {
-        let mut unwritten = self.unwritten.borrow_mut();
-        if unwritten.len() >= PLACES_MAX {
-            *unwritten = Ranges::default();
-        }
-        unwritten.insert(range);
+        self.unwritten.borrow_mut().insert(range);
+        self.bound();
     }
 
     /// A range is about to be written, or is nobody's any more.
@@ -49,7 +46,21 @@ impl Detour {
         let mut unwritten = self.unwritten.borrow_mut();
         if unwritten.overlaps(&blocks) {
             unwritten.remove(&blocks);
+            drop(unwritten);
+            self.bound();
         }
+    }
+
+    fn bound(&self) {
+        let mut unwritten = self.unwritten.borrow_mut();
+        if unwritten.len() > PLACES_MAX {
+            *unwritten = Ranges::default();
+        }
+    }
+
+    /// Whether nothing new came since the last flush.
+    pub(crate) fn is_unused(&self) -> bool {
+        self.bytes.get() == 0
     }
 
     /// Whether nothing was ever written to some of a range.
@@ -75,7 +86,7 @@ impl Detour {
         self.bytes_before.set(self.bytes.replace(0));
     }
 
-    /// Whether the host has room for all that may be on the way.
+    /// Whether the host might have no room for what is on the way.
     pub(crate) fn bar(&self, is_barred: bool) {
         self.is_barred.set(is_barred);
     }
@@ -131,6 +142,11 @@ mod tests {
         let detour = Detour::default();
         for n in 0..=PLACES_MAX as u64 {
             detour.note_new(n * 8192..n * 8192 + 4096);
+        }
+        assert!(detour.unwritten.borrow().len() <= PLACES_MAX);
+        detour.note_new(0..1 << 30);
+        for n in 0..=PLACES_MAX as u64 {
+            detour.note_written(&(n * 8192..n * 8192 + 1));
         }
         assert!(detour.unwritten.borrow().len() <= PLACES_MAX);
     }

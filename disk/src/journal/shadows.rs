@@ -41,12 +41,20 @@ pub(crate) struct Shadows {
 /// Room that is kept, until this is dropped.
 pub(crate) struct Reserved {
     all: Rc<Cell<u64>>,
-    bytes: u64,
+    bytes: Cell<u64>,
+}
+
+impl Reserved {
+    /// So much of it is used.
+    pub(crate) fn used(&self, bytes: u64) {
+        self.bytes.set(self.bytes.get() - bytes);
+        self.all.set(self.all.get() - bytes);
+    }
 }
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        self.all.set(self.all.get() - self.bytes);
+        self.used(self.bytes.get());
     }
 }
 
@@ -95,6 +103,7 @@ impl Shadows {
     pub(super) fn reserve(&self, bytes: u64) -> Reserved {
         let all = Rc::clone(&self.reserved_bytes);
         all.set(all.get() + bytes);
+        let bytes = Cell::new(bytes);
         Reserved { all, bytes }
     }
 
@@ -175,6 +184,9 @@ impl Shadows {
             }
             if shadow.here == 0 {
                 table.blocks.remove(&block);
+            } else if shadow.pending | shadow.sealed == 0 {
+                // It may have been passed over while something of it was to come.
+                table.durable.push_front((shadow.last, vec![block]));
             }
         }
     }
@@ -243,4 +255,43 @@ fn index(n: u64) -> usize {
 fn runs(block: u64, mask: u8) -> impl Iterator<Item = Range<u64>> {
     let at = move |n: usize| block * BLOCK_BYTES + n as u64 * SECTOR_BYTES;
     ones(mask.into()).map(move |(first, end)| at(first)..at(end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two clusters of 512 bytes share a block. One is in a durable record; something of the other
+    /// is to come when that record is home, and then is forgotten.
+    #[test]
+    fn a_shadow_goes_when_nothing_of_it_is_to_come() {
+        for is_sealed in [false, true] {
+            let shadows = Shadows::default();
+            shadows.put(&(0..512), &[1; 512]);
+            assert_eq!(shadows.seal(), [(0, vec![1; 512])]);
+            shadows.committed(5);
+            shadows.put(&(512..1024), &[2; 512]);
+            if is_sealed {
+                shadows.seal();
+            }
+            shadows.release(6);
+            assert_eq!(shadows.within(&(0..4096)).len(), 1);
+            shadows.forget(&(512..1024));
+            shadows.committed(6);
+            shadows.release(7);
+            assert!(shadows.is_empty());
+            assert_eq!((shadows.bytes(), shadows.pending_bytes()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn room_is_kept_until_it_is_used() {
+        let shadows = Shadows::default();
+        let room = shadows.reserve(8192);
+        shadows.put(&(0..4096), &[1; 4096]);
+        room.used(4096);
+        assert_eq!((shadows.bytes(), shadows.pending_bytes()), (8192, 8192));
+        drop(room);
+        assert_eq!((shadows.bytes(), shadows.pending_bytes()), (4096, 4096));
+    }
 }

@@ -104,8 +104,16 @@ impl<S: Storage> Image<S> {
         let (counted, len) = (Counted::of(&request.op), request.len);
         let result = match (self.direct(&request), request.op) {
             (Some((_shared, host)), Op::Read(buffers)) => self.read_host(host, buffers).await,
-            (Some((_shared, host)), Op::Write(buffers)) => {
-                self.overwrite(host, buffers).await.map(drop)
+            (Some((shared, host)), Op::Write(buffers)) => {
+                match self.overwrite(host, buffers.clone()).await {
+                    Err(error) if error.is_no_space() && self.has_spare() => {
+                        drop(shared);
+                        let op = Op::Write(buffers);
+                        let request = Request { op, ..request };
+                        Box::pin(Rc::clone(&self).perform(request)).await
+                    }
+                    written => written.map(drop),
+                }
             }
             // Most requests do not need all that this can do, nor the room for it.
             (_, op) => {
@@ -141,25 +149,19 @@ impl<S: Storage> Image<S> {
         if !self.is_watched.replace(true) {
             self.watch_idleness();
         }
-        // Before, not after: while commits fail, nothing more is taken in.
-        self.relieve().await?;
-        let mut result = self.change_content(op.clone(), offset, len).await;
+        let mut result = self.change(op.clone(), offset, len).await;
         if matches!(&result, Err(error) if error.is_no_space()) && self.has_spare() {
             // What was set aside is for this.
-            self.shrink().await;
-            self.reclaim(Reclaim::All).await?;
-            result = self.change_content(op, offset, len).await;
+            self.give_back_spare().await?;
+            result = self.change(op, offset, len).await;
         }
         self.start_growing();
         result
     }
 
-    /// Whether there is space that could be given back to the host.
-    fn has_spare(&self) -> bool {
-        self.growth.has_ahead() || !self.committer.freed.borrow().is_empty()
-    }
-
-    async fn change_content(&self, op: Op, offset: u64, len: u64) -> Result<(), Error> {
+    async fn change(self: &Rc<Self>, op: Op, offset: u64, len: u64) -> Result<(), Error> {
+        // Before, not after: while commits fail, nothing more is taken in.
+        self.relieve().await?;
         match op {
             Op::Write(buffers) => self.write(offset, buffers).await,
             Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await,
@@ -201,7 +203,7 @@ impl<S: Storage> Image<S> {
     /// needs no sync, and if that is not enough by a commit.
     async fn relieve_here(&self) -> Result<(), Error> {
         let journal = self.journal().filter(|_| self.metadata.wants_commit());
-        if let Some(journal) = &journal {
+        if let Some(journal) = journal.as_ref().filter(|journal| journal.has_to_write()) {
             self.checkpoint(journal).await?;
         }
         if !self.wants_relief() {

@@ -3,12 +3,14 @@
 //! A thread that has nothing to do but wait for a sync may as well do it itself: to hand it to
 //! another and be woken takes two thread switches, on a fast disk a good part of the sync. But who
 //! comes meanwhile has to wait. So that is found out: whatever else is there after a sync has
-//! waited, and then the next ones go the usual way.
+//! waited, and then the next ones go the usual way: more each time that it happens again.
 
 use std::cell::Cell;
 
-/// So many syncs go the usual way after one that held others up.
-const HELD_BACK: u32 = 64;
+/// So many syncs go the usual way after one that held others up, and twice as many after each that
+/// follows, up to a bound.
+const HELD_BACK_MIN: u32 = 64;
+const HELD_BACK_MAX: u32 = 1 << 16;
 
 /// Decides who does a sync.
 #[derive(Default)]
@@ -19,6 +21,8 @@ pub(super) struct OwnSync {
     kept_on: Cell<bool>,
     /// So many go the usual way from now on.
     held_back: Cell<u32>,
+    /// So many did the last time that one had held others up; 0 if the last did not.
+    held_back_before: Cell<u32>,
 }
 
 impl OwnSync {
@@ -54,9 +58,16 @@ impl OwnSync {
         self.slot.take()
     }
 
-    /// Somebody has waited for a sync that was not theirs.
-    pub(super) fn held_others_up(&self) {
-        self.held_back.set(HELD_BACK);
+    /// A sync is done; whether others have waited.
+    pub(super) fn done(&self, others_waited: bool) {
+        let before = self.held_back_before.get();
+        let held_back = if others_waited {
+            (before * 2).clamp(HELD_BACK_MIN, HELD_BACK_MAX)
+        } else {
+            0
+        };
+        self.held_back.set(held_back);
+        self.held_back_before.set(held_back);
     }
 }
 
@@ -69,11 +80,17 @@ mod tests {
         let own = OwnSync::default();
         assert!(!own.wants(false));
         assert!(own.wants(true));
-        own.held_others_up();
-        for _ in 0..HELD_BACK {
-            assert!(!own.wants(true));
-        }
-        assert!(own.wants(true));
+        let usual = || (0..1 << 20).take_while(|_| !own.wants(true)).count();
+        own.done(true);
+        assert_eq!(usual(), 64);
+        own.done(true);
+        assert_eq!(usual(), 128);
+        (0..20).for_each(|_| own.done(true));
+        assert_eq!(usual(), 1 << 16);
+        own.done(false);
+        assert_eq!(usual(), 0);
+        own.done(true);
+        assert_eq!(usual(), 64);
     }
 
     #[test]

@@ -237,6 +237,9 @@ mod tests {
                 Rc::default(),
                 Terms::default(),
             ));
+            // Where the host's file system reads nothing without waiting, replies come later.
+            let sender = Rc::clone(&connection);
+            disk::spawn(async move { sender.outbox.run().await });
             let end = connection.take_requests(&mut inbox).await;
             assert!(matches!(end, Err(End::Closed)), "{end:?}");
             let reads = disk.statistics().reads;

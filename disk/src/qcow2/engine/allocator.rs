@@ -83,10 +83,8 @@ impl<S: Storage> Image<S> {
         (start..start + count).for_each(|cluster| self.free_space.pin(cluster));
         let space = &self.free_space;
         space.hint.set(start + count);
-        let untouched = space.untouched.get();
-        space.hand_out(start + count);
+        let is_zero = space.hand_out(start..start + count, layout);
         let bytes = start << layout.cluster_bits..(start + count) << layout.cluster_bits;
-        let is_zero = space.take_zeros(&bytes) || start >= untouched;
         self.growth.claim(bytes).await;
         Ok(Allocation {
             offset: start << layout.cluster_bits,
@@ -179,17 +177,15 @@ impl<S: Storage> Image<S> {
         self.check_free(cluster, 1).await?;
         let layout = self.layout();
         let place = cluster << layout.cluster_bits..(cluster + 1) << layout.cluster_bits;
-        self.free_space.take_zeros(&place);
         self.growth.claim(place).await;
         let table = self.metadata.page(&self.storage, entry_offset).await?;
         let bytes = self.new_block(cluster, cluster, cluster + 1);
-        let untouched = self.free_space.untouched.get();
         let offset = cluster << layout.cluster_bits;
-        self.metadata.fresh(offset, &bytes, cluster >= untouched);
+        let is_zero = self.free_space.hand_out(cluster..cluster + 1, layout);
+        self.metadata.fresh(offset, &bytes, is_zero);
         self.metadata
             .set_word(Stage::RefcountTable, &table, entry_offset, offset);
         self.add_table(Kind::RefcountBlock, offset);
-        self.free_space.hand_out(cluster + 1);
         Ok(())
     }
 

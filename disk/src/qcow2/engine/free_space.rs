@@ -127,13 +127,6 @@ impl FreeSpace {
         }
     }
 
-    /// A range of the file is in use from now on; whether all of it was zeros.
-    pub(super) fn take_zeros(&self, range: &Range<u64>) -> bool {
-        let mut zeros = self.zeros.borrow_mut();
-        let taken = zeros.remove(range);
-        taken.iter().map(|part| part.end - part.start).sum::<u64>() == range.end - range.start
-    }
-
     /// Keeps clusters from being handed out that are not counted; none in place of those before.
     pub(super) fn reserve(&self, clusters: Range<u64>) {
         self.reserved.replace(clusters);
@@ -152,10 +145,16 @@ impl FreeSpace {
         }
     }
 
-    /// Clusters up to `end` are handed out.
-    pub(super) fn hand_out(&self, end: u64) {
-        self.untouched.set(self.untouched.get().max(end));
-        self.allocated_end.set(self.allocated_end.get().max(end));
+    /// Clusters are handed out. Returns whether all of them read as zeros, durably.
+    pub(super) fn hand_out(&self, clusters: Range<u64>, layout: Layout) -> bool {
+        let is_untouched = clusters.start >= self.untouched.get();
+        self.untouched.set(self.untouched.get().max(clusters.end));
+        self.allocated_end
+            .set(self.allocated_end.get().max(clusters.end));
+        let bytes = clusters.start << layout.cluster_bits..clusters.end << layout.cluster_bits;
+        let zeros = self.zeros.borrow_mut().remove(&bytes);
+        let zeros: u64 = zeros.iter().map(|part| part.end - part.start).sum();
+        is_untouched || zeros == bytes.end - bytes.start
     }
 
     /// Starts again, after the file has been changed by others.

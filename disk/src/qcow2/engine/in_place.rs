@@ -9,6 +9,7 @@ use super::image::Image;
 use super::read::slice;
 use crate::journal::Journal;
 use crate::mutant::mutant;
+use crate::ranges::Ranges;
 use crate::request::SECTOR_BYTES;
 use crate::{Buffers, Error, Storage};
 
@@ -59,7 +60,7 @@ impl<S: Storage> Image<S> {
             return Ok(vec![range]);
         }
         let mut attempts = 0;
-        let (_writing, mut kept) = loop {
+        let (_writing, kept) = loop {
             let writing = journal.checks.write(&range).await;
             let kept = journal.not_in_place(&range);
             let bytes: u64 = kept.iter().map(|part| part.end - part.start).sum();
@@ -70,13 +71,10 @@ impl<S: Storage> Image<S> {
             self.lift_guard(journal, attempts > 0).await?;
             attempts += 1;
         };
-        let detours = journal.detour.parts(&range);
-        let bytes = kept
-            .iter()
-            .chain(&detours)
-            .map(|part| part.end - part.start);
-        if journal.has_room_for(bytes.sum()) {
-            kept.extend(detours);
+        let kept = self.with_detours(journal, &range, kept);
+        if kept.is_empty() {
+            self.write_host(range.start, buffers.clone()).await?;
+            return Ok(vec![range]);
         }
         // The guest may change its memory meanwhile, and both copies of it must be one.
         let bytes = buffers.to_vec();
@@ -96,5 +94,27 @@ impl<S: Storage> Image<S> {
         let results: Vec<_> = join_all(writes).await;
         results.into_iter().collect::<Result<(), _>>()?;
         Ok(in_place)
+    }
+
+    /// The parts of a range that are kept from its place, and those whose new data takes the detour,
+    /// if there is room for that.
+    fn with_detours(
+        &self,
+        journal: &Journal,
+        range: &Range<u64>,
+        kept: Vec<Range<u64>>,
+    ) -> Vec<Range<u64>> {
+        let mut all = Ranges::default();
+        let detours = self.detours(journal, range);
+        kept.iter()
+            .cloned()
+            .chain(detours)
+            .for_each(|part| all.insert(part));
+        let bytes = all.iter().map(|part| part.end - part.start).sum();
+        if journal.has_room_for(bytes) {
+            all.iter().collect()
+        } else {
+            kept
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
@@ -21,8 +22,8 @@ const REQUEST_PART: u64 = 16;
 /// What a cluster that is mapped takes of a record at most: two words and a refcount.
 const CLUSTER_BYTES: u64 = 72;
 
-/// So much must the host have to spare, in lengths of the journal, before new data goes home by way
-/// of it: what is on the way then fits, whatever others write meanwhile.
+/// So much must the host have to spare, in lengths of the journal, when new data begins to take the
+/// detour after a flush: then what is on the way has its place, unless others take that meanwhile.
 const SPARE_REGIONS: u64 = 16;
 
 /// What an image has beside its journal.
@@ -261,14 +262,24 @@ impl<S: Storage> Image<S> {
     }
 
     /// Writes what durable records say to its places, with no sync: that of a later flush will do.
+    /// If the host is full, what could be given back is first.
     pub(super) async fn checkpoint(&self, journal: &Rc<Journal>) -> Result<(), Error> {
+        match self.write_home(journal).await {
+            Err(error) if error.is_no_space() && self.has_spare() => {
+                self.give_back_spare().await?;
+                self.write_home(journal).await
+            }
+            written => written,
+        }
+    }
+
+    async fn write_home(&self, journal: &Rc<Journal>) -> Result<(), Error> {
         let (_turn, batch) = journal.begin_checkpoint().await;
         let is_current = |current: Rc<Journal>| Rc::ptr_eq(&current, journal);
         if !self.journal().is_some_and(is_current) {
             return Ok(());
         }
         self.check_writable("checkpoint")?;
-        self.bar_detours(journal);
         let (metadata, data) = (batch.metadata(), batch.data());
         let count = |writes: &[(u64, Vec<u8>)]| -> u64 {
             writes.iter().map(|(_, bytes)| bytes.len() as u64).sum()
@@ -296,11 +307,15 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
-    /// Lets no more data take the detour if the host might have no place for it in the end.
-    pub(super) fn bar_detours(&self, journal: &Journal) {
-        let region = journal.region();
-        let least = SPARE_REGIONS * (region.end - region.start);
-        journal.detour.bar(self.storage.spare_bytes() < least);
+    /// The parts of a range whose new data should go into a record; none if the host might have no
+    /// place for them in the end.
+    pub(super) fn detours(&self, journal: &Journal, range: &Range<u64>) -> Vec<Range<u64>> {
+        if journal.detour.is_unused() {
+            let region = journal.region();
+            let least = SPARE_REGIONS * (region.end - region.start);
+            journal.detour.bar(self.storage.spare_bytes() < least);
+        }
+        journal.detour.parts(range)
     }
 
     /// Makes data free to be overwritten that the last transaction vouches for. If that is not

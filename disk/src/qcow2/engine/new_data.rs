@@ -11,13 +11,15 @@ use crate::{Buffers, Storage};
 
 /// Where new data is until it is mapped.
 pub(super) enum NewData {
-    /// In its place. A journal must vouch for this range, if any.
-    InPlace(Option<Range<u64>>),
+    /// In its place, and zeros that were there before are as good.
+    InPlace,
+    /// In its place, where a journal must vouch for it.
+    Unproven(Range<u64>),
     /// In memory: it goes into a record with what maps it.
     Kept {
         place: Range<u64>,
         bytes: Vec<u8>,
-        _room: Reserved,
+        room: Reserved,
     },
 }
 
@@ -29,19 +31,20 @@ impl NewData {
             (!part.is_empty()).then_some(part)
         };
         match self {
-            Self::InPlace(Some(range)) => {
+            Self::InPlace => {}
+            Self::Unproven(range) => {
                 if let Some(part) = within(range) {
                     journal.checks.note_fresh(part);
                 }
             }
-            Self::InPlace(None) => {}
-            Self::Kept { place, bytes, .. } => {
+            Self::Kept { place, bytes, room } => {
                 let forgotten = mutant("new data that is kept is forgotten");
                 if let Some(part) = within(place).filter(|_| !forgotten) {
                     let index =
                         |n: u64| usize::try_from(n - place.start).expect("within the memory");
                     let bytes = &bytes[index(part.start)..index(part.end)];
                     journal.shadows.put(&part, bytes);
+                    room.used(part.end - part.start);
                 }
             }
         }
@@ -56,14 +59,14 @@ impl<S: Storage> Image<S> {
         journal.detour.note_new(new.offset..end);
         let place = host..host + data.len() as u64;
         let is_whole = (place.start | place.end).is_multiple_of(SECTOR_BYTES);
-        if !is_whole || journal.detour.parts(&place) != [place.clone()] {
+        if !is_whole || self.detours(&journal, &place) != [place.clone()] {
             return None;
         }
         let room = journal.reserve(data.len() as u64)?;
         Some(NewData::Kept {
             place,
             bytes: data.to_vec(),
-            _room: room,
+            room,
         })
     }
 }

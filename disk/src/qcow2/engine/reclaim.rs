@@ -42,6 +42,17 @@ impl<S: Storage> Image<S> {
         freed.give_back && self.journal().is_some()
     }
 
+    /// Whether the host could have some space back.
+    pub(super) fn has_spare(&self) -> bool {
+        self.growth.has_ahead() || !self.committer.freed.borrow().is_empty()
+    }
+
+    /// Gives it back.
+    pub(super) async fn give_back_spare(&self) -> Result<(), Error> {
+        self.shrink().await;
+        self.reclaim(Reclaim::All).await
+    }
+
     /// Makes clusters free that nothing points to any more, and gives their space back.
     pub(super) async fn reclaim(&self, what: Reclaim) -> Result<(), Error> {
         let _turn = self.committer.reclaiming.all().await;
@@ -55,7 +66,8 @@ impl<S: Storage> Image<S> {
             let is_zero = run.give_back && self.give_back_space(&run).await;
             if self.journal().is_none() {
                 if let Err(error) = self.drop_references(run.offset, run.len).await {
-                    self.committer.freed.borrow_mut().extend(runs);
+                    let left = std::iter::once(run).chain(runs);
+                    self.committer.freed.borrow_mut().extend(left);
                     return Err(error);
                 }
             } else if is_zero {

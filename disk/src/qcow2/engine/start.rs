@@ -93,7 +93,6 @@ impl<S: Storage> Image<S> {
         }
         self.switch_sector(sector).await?;
         self.header.replace(header);
-        self.bar_detours(&journal);
         self.journaled.journal.replace(Some(Rc::new(journal)));
         Ok(None)
     }

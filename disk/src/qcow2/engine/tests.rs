@@ -194,6 +194,56 @@ fn a_small_write_to_a_new_cluster_writes_only_itself() {
     });
 }
 
+/// Leaves free clusters whose space waits to be given back, and then no space on the host.
+async fn fill_host(disk: &dyn Disk, storage: &SimulatedStorage) {
+    let place = |n: u64| (2000 + n) << 16;
+    for n in 0..120 {
+        write(disk, place(n), 7, 65536).await;
+    }
+    flush(disk).await;
+    // Not next to each other in the file, for a simulated disk may ignore what it is told.
+    for n in 0..60 {
+        let discard = Request::discard(place(2 * n), 65536);
+        disk.submit(discard).await.unwrap();
+    }
+    flush(disk).await;
+    storage.set_capacity_bytes(storage.allocated_bytes());
+}
+
+/// New data on its way through the journal finds the place that was promised to it.
+#[test]
+fn full_host_gets_back_what_waits_before_a_flush_fails() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        let (len, rounds) = (100, 20);
+        for n in 0..len {
+            write(&disk, n << 20, 1, 4096).await;
+            flush(&disk).await;
+        }
+        fill_host(&disk, &storage).await;
+        for n in 0..len * rounds {
+            write(&disk, (n % len) << 20, 2, 4096).await;
+            flush(&disk).await;
+        }
+        assert!(disk.statistics().journal.checkpoints > 1);
+        assert_eq!(read(&disk, 99 << 20, 4096).await, [2; 4096]);
+        disk.close().await.unwrap();
+        let report = check(&storage, Repair::None).await.unwrap();
+        assert_eq!(report.exit_status(), 0, "{report:#?}");
+    });
+}
+
+#[test]
+fn full_host_gets_back_what_waits_before_a_write_in_place_fails() {
+    with_image(&CreateOptions::new(1 << 30), |disk, storage| async move {
+        write(&disk, 0, 1, 4096).await;
+        fill_host(&disk, &storage).await;
+        // With nothing to spare, it takes no detour.
+        write(&disk, 32768, 2, 4096).await;
+        assert_eq!(disk.statistics().journal.full_blocks, 1);
+        assert_eq!(read(&disk, 32768, 4096).await, [2; 4096]);
+    });
+}
+
 /// What was discarded is reused only when nothing can point to it any more.
 #[test]
 fn freed_clusters_are_reused_after_a_flush_and_not_before() {

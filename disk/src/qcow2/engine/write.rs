@@ -257,7 +257,11 @@ impl<S: Storage> Image<S> {
         }
         self.write_host(host, data).await?;
         let same = is_zero && self.reads_as_zeros(start, len).await?;
-        Ok(NewData::InPlace((!same).then_some(host..host + len)))
+        Ok(if same {
+            NewData::InPlace
+        } else {
+            NewData::Unproven(host..host + len)
+        })
     }
 
     /// Maps the clusters that a write touches to new ones. Where that fails, those before stay as

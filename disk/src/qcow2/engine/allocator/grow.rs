@@ -46,8 +46,7 @@ impl<S: Storage> Image<S> {
             return Box::pin(self.grow_refcount_table(reserved.end)).await;
         }
         self.check_free(cluster, end - cluster).await?;
-        let is_zero = cluster >= self.free_space.untouched.get();
-        self.free_space.hand_out(end);
+        let is_zero = self.free_space.hand_out(cluster..end, layout);
         self.growth
             .claim(cluster << layout.cluster_bits..end << layout.cluster_bits)
             .await;
