@@ -9,7 +9,7 @@ pub use give_up::give_up_journal;
 
 use super::check::CheckReport;
 use super::file;
-use super::format::{Header, IncompatibleFeatures, JournalExtension};
+use super::format::{FormatError, Header, IncompatibleFeatures, JournalExtension};
 use crate::journal::{RecoveryReport, find};
 use crate::mutant::mutant;
 use crate::{Error, Storage};
@@ -59,17 +59,12 @@ pub(super) fn sector_without_journal(kept: &[u8], header: &Header) -> Vec<u8> {
     sector
 }
 
-/// Where an image's journal is, if it was not closed.
-fn extension(header: &Header) -> Option<&JournalExtension> {
-    header.journal.as_ref()
-}
-
 /// Brings an image back that was not closed: what its journal holds goes to its places, and the
 /// image is an ordinary one afterwards. Interrupted, it is begun again by the next one. An image
 /// without a journal stays as it is, and there is no report.
 pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, Error> {
     let header = file::read_header(storage).await?;
-    let Some(extension) = extension(&header).cloned() else {
+    let Some(extension) = header.journal else {
         return Ok(None);
     };
     if storage.geometry().read_only {
@@ -84,6 +79,10 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
     header.incompatible = header
         .incompatible
         .with(IncompatibleFeatures::JOURNAL, false);
+    header.journal = None;
+    header
+        .check_tables(storage.size_bytes())
+        .map_err(FormatError::at(storage.path()))?;
     let sector = sector_without_journal(&found.kept, &header);
     file::write(storage, 0, sector).await?;
     storage.sync().await?;
@@ -105,7 +104,7 @@ pub async fn inspect(
     storage: &impl Storage,
     header: &Header,
 ) -> Result<Option<RecoveryReport>, Error> {
-    let Some(JournalExtension { region, identity }) = extension(header).cloned() else {
+    let Some(JournalExtension { region, identity }) = header.journal.clone() else {
         return Ok(None);
     };
     let found = find(storage, region, identity).await?;
@@ -118,7 +117,7 @@ pub(super) async fn check_report(
     storage: &impl Storage,
     header: &Header,
 ) -> Result<Option<CheckReport>, Error> {
-    let Some(JournalExtension { region, .. }) = extension(header) else {
+    let Some(JournalExtension { region, .. }) = &header.journal else {
         return Ok(None);
     };
     let (offset, problem) = match inspect(storage, header).await {

@@ -11,9 +11,10 @@ use tests::artifacts::{target_dir, workspace_dir};
 use crate::test::cargo;
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 8] = [
+const TRIALS: [(&str, u64); 9] = [
     ("growth::tests::zeros", 20),
     ("qcow2::engine::tests::the_refcount_table", 2),
+    ("qcow2::engine::tests::clusters_that_are", 1),
     ("qcow2::tests::model", 200),
     ("qcow2::tests::crash", 20),
     ("qcow2::tests::faults", 100),
@@ -36,7 +37,7 @@ pub(super) fn run(first: u64) -> Result<bool> {
     let mut names = BTreeSet::new();
     collect(&workspace_dir().join("disk/src"), &mut names)?;
     ensure!(!names.is_empty(), "the disk engine names no mutants");
-    let whole = TRIALS[..5]
+    let whole = TRIALS[..6]
         .iter()
         .find_map(|trial| attempt("", *trial, first).transpose());
     if let Some(catch) = whole.transpose()? {

@@ -6,6 +6,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
+use crate::executor::yield_now;
 use crate::qcow2::format::{AutoclearFeatures, BitmapsExtension, SnapshotEntry};
 use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file, inspect, recover};
 use crate::test_support::seeded;
@@ -266,6 +267,45 @@ fn freed_clusters_are_reused_after_a_flush_and_not_before() {
         assert_eq!(read(&disk, (2 << 20) + 512, 4096).await, [0; 4096]);
         assert_eq!(read(&disk, 0, 4096).await, [0; 4096]);
     });
+}
+
+/// More compressed data is on its way to a cluster when what was there is freed.
+#[test]
+fn clusters_that_are_used_again_are_not_given_back() {
+    let mut freed_first = 0;
+    for polls in 0..20 {
+        let met = Rc::new(Cell::new(false));
+        let has_met = Rc::clone(&met);
+        with_image(&CreateOptions::new(1 << 30), |disk, _| async move {
+            let image = &disk.image;
+            let data = |byte| Buffers::from_vec(vec![byte; 65536]);
+            image.write_compressed(0, &data(1)).await.unwrap();
+            flush(&disk).await;
+            let second = data(2);
+            let mut more = Box::pin(image.write_compressed(1 << 20, &second));
+            let mut is_done = false;
+            for _ in 0..polls {
+                let poll = poll_fn(|context| Poll::Ready(more.as_mut().poll(context)));
+                is_done = is_done || poll.await.is_ready();
+                yield_now().await;
+            }
+            disk.submit(Request::discard(0, 65536)).await.unwrap();
+            flush(&disk).await;
+            has_met.set(!is_done && !image.committer.freed.borrow().is_empty());
+            if !is_done {
+                more.await.unwrap();
+            }
+            flush(&disk).await;
+            for _ in 0..4 {
+                image.reclaim(Reclaim::All).await.unwrap();
+                write(&disk, 2 << 20, 3, 65536).await;
+                flush(&disk).await;
+            }
+            assert_eq!(read(&disk, 1 << 20, 65536).await, [2; 65536], "{polls}");
+        });
+        freed_first += u32::from(met.get());
+    }
+    assert!(freed_first > 0);
 }
 
 /// The part that is mapped when a write fails keeps its clusters.

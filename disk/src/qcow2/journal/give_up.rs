@@ -1,6 +1,5 @@
 //! Giving up a journal that is damaged, and with it what was written last.
 
-use super::extension;
 use crate::qcow2::file;
 use crate::qcow2::format::{FormatError, Header, IncompatibleFeatures};
 use crate::{Error, Storage};
@@ -18,15 +17,17 @@ const SECTOR_BYTES: usize = 512;
 /// trusted either.
 pub async fn give_up_journal(storage: &impl Storage) -> Result<(), Error> {
     let mut header = file::read_header(storage).await?;
-    if extension(&header).is_none() {
+    if header.journal.is_none() {
         return Ok(());
     }
     header.journal = None;
+    let at = || FormatError::at(storage.path());
+    header.check_tables(storage.size_bytes()).map_err(at())?;
     header.incompatible = header
         .incompatible
         .with(IncompatibleFeatures::JOURNAL, false);
     let old = file::read(storage, 0, file::len(header.layout.cluster_bytes())).await?;
-    let sector = ordinary_sector(&header, &old).map_err(FormatError::at(storage.path()))?;
+    let sector = ordinary_sector(&header, &old).map_err(at())?;
     file::write(storage, 0, sector).await?;
     storage.sync().await
 }

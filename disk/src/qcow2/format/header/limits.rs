@@ -41,8 +41,9 @@ impl Header {
         Ok(())
     }
 
-    /// The tables that the header names must lie on clusters, in the file, and not be absurd.
-    pub(super) fn check_tables(&self, file_bytes: u64) -> Result<(), FormatError> {
+    /// The tables that the header names must lie on clusters, in the file unless that is not closed,
+    /// and not be absurd.
+    pub(crate) fn check_tables(&self, file_bytes: u64) -> Result<(), FormatError> {
         let snapshots_bytes = u64::from(self.snapshots) * 40;
         let needed = self.layout.l1_entries_for(self.size_bytes);
         let damaged = |offset, problem: String| Err(FormatError::damaged(offset, problem));
@@ -79,11 +80,12 @@ impl Header {
             if !self.layout.is_aligned(start) {
                 return damaged(field, format!("the {what} does not start on a cluster"));
             }
-            if start == 0
-                || end.is_none_or(|end| {
-                    end > file_bytes.next_multiple_of(self.layout.cluster_bytes())
-                })
-            {
+            let file_end = match self.journal {
+                // Which may have what the file does not yet.
+                Some(_) => u64::MAX,
+                None => file_bytes.next_multiple_of(self.layout.cluster_bytes()),
+            };
+            if start == 0 || end.is_none_or(|end| end > file_end) {
                 return damaged(field, format!("the {what} is not within the file"));
             }
         }
