@@ -248,3 +248,35 @@ pub(super) async fn checksums(
     }
     Ok(sums)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Backend, Executor, SimulatedStorage};
+
+    /// It is durable with the record that guards it, and what is written over it waits: it may go
+    /// home while a record that vouches for it again is the newest.
+    #[test]
+    fn what_is_guarded_gets_no_other_checksum() {
+        let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).unwrap();
+        executor.run(async {
+            let storage = SimulatedStorage::new(16384, 1);
+            let checks = Checks::new(4096);
+            let seal = async || {
+                let _closed = checks.close(&storage).await.unwrap();
+                let (sums, unchecked) = checks.seal();
+                assert!(!unchecked);
+                checks.committed();
+                sums.into_iter()
+                    .map(|(range, _)| (range.start, range.end))
+                    .collect::<Vec<_>>()
+            };
+            checks.note_fresh(0..8192);
+            assert_eq!(seal().await, [(0, 8192)]);
+            checks.note_fresh(4096..12_288);
+            assert_eq!(seal().await, [(8192, 12_288)]);
+            checks.note_fresh(0..8192);
+            assert_eq!(seal().await, [(0, 8192)], "it is not guarded any more");
+        });
+    }
+}

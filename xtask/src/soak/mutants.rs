@@ -11,10 +11,11 @@ use tests::artifacts::{target_dir, workspace_dir};
 use crate::test::cargo;
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 9] = [
+const TRIALS: [(&str, u64); 10] = [
     ("growth::tests::zeros", 20),
     ("qcow2::engine::tests::the_refcount_table", 2),
-    ("qcow2::engine::tests::clusters_that_are", 1),
+    ("qcow2::engine::tests::clusters_that", 1),
+    ("journal::checks", 1),
     ("qcow2::tests::model", 200),
     ("qcow2::tests::crash", 20),
     ("qcow2::tests::faults", 100),
@@ -37,7 +38,7 @@ pub(super) fn run(first: u64) -> Result<bool> {
     let mut names = BTreeSet::new();
     collect(&workspace_dir().join("disk/src"), &mut names)?;
     ensure!(!names.is_empty(), "the disk engine names no mutants");
-    let whole = TRIALS[..6]
+    let whole = TRIALS[..7]
         .iter()
         .find_map(|trial| attempt("", *trial, first).transpose());
     if let Some(catch) = whole.transpose()? {
@@ -113,14 +114,18 @@ fn attempt(mutant: &str, (filter, seeds): (&str, u64), first: u64) -> Result<Opt
     Ok(Some(catch))
 }
 
-/// What the first command says that replays a failure.
+/// The first test that failed, and the seed that replays it, if it has any.
 fn catch_in(printed: &str) -> Option<Catch> {
-    let command = printed.split("to replay: MICROVM_SEED=").nth(1)?;
-    let (seed, rest) = command.split_once(' ')?;
-    let test = rest.split(" -- ").nth(1)?.split(' ').next()?;
+    let failed = |line: &str| {
+        let name = line.strip_prefix("---- ")?.strip_suffix(" stdout ----")?;
+        Some(name.to_owned())
+    };
+    let test = printed.lines().find_map(failed)?;
+    let command = printed.split("to replay: MICROVM_SEED=").nth(1);
+    let seed = command.and_then(|rest| rest.split(' ').next());
     Some(Catch {
-        test: test.to_owned(),
-        seed: seed.to_owned(),
+        test,
+        seed: seed.unwrap_or("-").to_owned(),
     })
 }
 
@@ -135,9 +140,11 @@ fn names_are_found_in_code() {
 
 #[test]
 fn a_failure_names_its_test_and_seed() {
-    let printed =
-        "x\nto replay: MICROVM_SEED=7 cargo test -p disk --lib -- a::b --exact --nocapture\n";
-    let catch = catch_in(printed).unwrap();
-    assert_eq!((catch.test.as_str(), catch.seed.as_str()), ("a::b", "7"));
-    assert!(catch_in("error: could not compile").is_none());
+    let caught = |printed| catch_in(printed).map(|catch| (catch.test, catch.seed));
+    let failed = "failures:\n\n---- a::b stdout ----\nx\n";
+    let named = |seed: &str| Some(("a::b".to_owned(), seed.to_owned()));
+    assert_eq!(caught(failed), named("-"));
+    let seeded = format!("{failed}to replay: MICROVM_SEED=7 cargo test -- a::b --exact\n");
+    assert_eq!(caught(&seeded), named("7"));
+    assert_eq!(caught("error: could not compile"), None);
 }

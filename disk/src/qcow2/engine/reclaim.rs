@@ -34,7 +34,12 @@ impl<S: Storage> Image<S> {
         let zeroed = committer.zeroed.borrow();
         is_much(&freed)
             || freed.iter().any(is_cheap)
-            || (zeroed.front()).is_some_and(|(mark, _)| self.flusher.is_durable(*mark))
+            || (zeroed.front()).is_some_and(|(mark, _)| self.has_zeros_of(*mark))
+    }
+
+    /// Whether the zeros are durable that a change of the file has left.
+    fn has_zeros_of(&self, mark: u64) -> bool {
+        self.flusher.is_durable(mark) || mutant("zeros are used at once")
     }
 
     /// Whether a freed cluster had better be given back together with others.
@@ -116,8 +121,7 @@ impl<S: Storage> Image<S> {
     /// Makes those clusters free whose zeros are durable.
     pub(super) fn let_go_of_zeros(&self) {
         let mut zeroed = self.committer.zeroed.borrow_mut();
-        let is_durable = |mark| self.flusher.is_durable(mark) || mutant("zeros are used at once");
-        while let Some((_, run)) = zeroed.pop_front_if(|(mark, _)| is_durable(*mark)) {
+        while let Some((_, run)) = zeroed.pop_front_if(|(mark, _)| self.has_zeros_of(*mark)) {
             self.let_go(run.offset, run.len);
             self.free_space.note_zeros(run.offset, run.len);
         }
