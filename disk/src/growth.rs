@@ -17,6 +17,7 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
+use crate::between_flushes::BetweenFlushes;
 use crate::mutant::mutant;
 use crate::wait_queue::WaitQueue;
 use crate::{Error, GrowthStatistics, Storage};
@@ -51,9 +52,7 @@ pub(crate) struct Growth {
     zeros_end: Cell<u64>,
     /// The last step, 0 before the first.
     step_bytes: Cell<u64>,
-    /// What was claimed since the last flush, and between that and the one before.
-    claimed: Cell<u64>,
-    claimed_before: Cell<u64>,
+    claimed: BetweenFlushes,
     /// Whether somebody writes zeros, or cuts them off.
     busy: Cell<bool>,
     /// Whether the one who writes zeros should come to an end.
@@ -98,8 +97,7 @@ impl Growth {
             front: Cell::new(used_end),
             zeros_end: Cell::new(used_end),
             step_bytes: Cell::new(0),
-            claimed: Cell::new(0),
-            claimed_before: Cell::new(0),
+            claimed: BetweenFlushes::default(),
             busy: Cell::new(false),
             ending: Cell::new(false),
             stopped: Cell::new(!storage.has_zero_ahead()),
@@ -111,8 +109,7 @@ impl Growth {
 
     /// From now on `range` is in use, for what a guest writes. Waits as [`Growth::pass_over`] does.
     pub(crate) async fn claim(&self, range: Range<u64>) {
-        self.claimed
-            .set(self.claimed.get() + (range.end - range.start));
+        self.claimed.add(range.end - range.start);
         self.pass_over(range).await;
     }
 
@@ -132,14 +129,14 @@ impl Growth {
 
     /// The guest has flushed.
     pub(crate) fn flushed(&self) {
-        self.claimed_before.set(self.claimed.replace(0));
+        self.claimed.flushed();
     }
 
     /// Whether there should be more zeros now, for which the caller then spawns [`Growth::grow`]:
     /// no more than half of the last step is left, and little is taken between two flushes.
     pub(crate) fn wants_more(&self) -> bool {
         let ahead_bytes = self.front.get() - self.used_end.get();
-        let is_bulk = self.claimed.get().max(self.claimed_before.get()) > BULK_BYTES;
+        let is_bulk = self.claimed.max() > BULK_BYTES;
         !self.stopped.get()
             && !is_bulk
             && !self.busy.get()

@@ -10,6 +10,7 @@
 //! All of it is async code on a single thread: nothing is `Send`, nothing is locked, and many
 //! requests are in flight at once.
 
+mod between_flushes;
 mod buffers;
 mod disk;
 mod error;

@@ -13,6 +13,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
 use super::format::BLOCK_BYTES;
+use crate::between_flushes::BetweenFlushes;
 use crate::ranges::Ranges;
 
 /// So much new data between two flushes takes the detour: less than a cluster of the usual size,
@@ -25,8 +26,8 @@ const PLACES_MAX: usize = 1 << 16;
 #[derive(Default)]
 pub(crate) struct Detour {
     unwritten: RefCell<Ranges>,
-    bytes: Cell<u64>,
-    bytes_before: Cell<u64>,
+    /// How much new data came for such places.
+    bytes: BetweenFlushes,
     /// Whether the host may soon be full. Data in a record has its place only later, when it is too
     /// late to refuse it.
     is_barred: Cell<bool>,
@@ -60,7 +61,7 @@ impl Detour {
 
     /// Whether nothing new came since the last flush.
     pub(crate) fn is_unused(&self) -> bool {
-        self.bytes.get() == 0
+        self.bytes.is_empty()
     }
 
     /// Whether nothing was ever written to some of a range.
@@ -71,19 +72,19 @@ impl Detour {
     /// The parts of a range whose new data should go into a record.
     pub(crate) fn parts(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let parts: Vec<_> = self.unwritten.borrow().within(range).collect();
-        let bytes: u64 = parts.iter().map(|part| part.end - part.start).sum();
-        self.bytes.set(self.bytes.get() + bytes);
+        let bytes = parts.iter().map(|part| part.end - part.start).sum();
+        self.bytes.add(bytes);
         if self.is_open() { parts } else { Vec::new() }
     }
 
     /// Whether new data takes the detour, as far as can be told.
     pub(crate) fn is_open(&self) -> bool {
-        self.bytes.get().max(self.bytes_before.get()) <= BYTES_MAX && !self.is_barred.get()
+        self.bytes.max() <= BYTES_MAX && !self.is_barred.get()
     }
 
     /// The guest has flushed.
     pub(crate) fn flushed(&self) {
-        self.bytes_before.set(self.bytes.replace(0));
+        self.bytes.flushed();
     }
 
     /// Whether the host might have no room for what is on the way.

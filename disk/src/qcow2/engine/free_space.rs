@@ -152,9 +152,10 @@ impl FreeSpace {
         self.allocated_end
             .set(self.allocated_end.get().max(clusters.end));
         let bytes = clusters.start << layout.cluster_bits..clusters.end << layout.cluster_bits;
-        let zeros = self.zeros.borrow_mut().remove(&bytes);
-        let zeros: u64 = zeros.iter().map(|part| part.end - part.start).sum();
-        is_untouched || zeros == bytes.end - bytes.start
+        let mut zeros = self.zeros.borrow_mut();
+        let is_zero = zeros.missing(&bytes).is_empty();
+        zeros.remove(&bytes);
+        is_untouched || is_zero
     }
 
     /// Starts again, after the file has been changed by others.
