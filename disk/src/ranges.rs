@@ -8,6 +8,8 @@ use std::ops::Range;
 pub(crate) struct Ranges {
     /// Ends, by where they start.
     ends: BTreeMap<u64, u64>,
+    /// How much they are together.
+    bytes: u64,
 }
 
 impl Ranges {
@@ -17,6 +19,11 @@ impl Ranges {
 
     pub(crate) fn len(&self) -> usize {
         self.ends.len()
+    }
+
+    /// How much all of them are together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// All of them, in order.
@@ -34,8 +41,10 @@ impl Ranges {
                 break;
             }
             self.ends.remove(&start);
+            self.bytes -= end - start;
             range = range.start.min(start)..range.end.max(end);
         }
+        self.bytes += range.end - range.start;
         self.ends.insert(range.start, range.end);
     }
 
@@ -49,6 +58,7 @@ impl Ranges {
                 .next_back()
                 .expect("it is there");
             self.ends.remove(&start);
+            self.bytes -= part.end - part.start;
             for rest in [start..part.start, part.end..end] {
                 if !rest.is_empty() {
                     self.ends.insert(rest.start, rest.end);
@@ -150,6 +160,10 @@ mod tests {
                 }
                 let all: Vec<_> = ranges.iter().collect();
                 assert_eq!(all, runs(bits.into_iter()));
+                assert_eq!(
+                    ranges.bytes(),
+                    bits.iter().filter(|bit| **bit).count() as u64
+                );
             }
         });
     }

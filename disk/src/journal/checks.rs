@@ -100,8 +100,7 @@ impl Checks {
             }
         }
         let mut fresh = self.fresh.borrow_mut();
-        let bytes: u64 = fresh.iter().map(|range| range.end - range.start).sum();
-        if bytes >= self.fresh_bytes_max || fresh.len() >= self.ranges_max {
+        if fresh.bytes() >= self.fresh_bytes_max || fresh.len() >= self.ranges_max {
             self.unchecked.set(true);
             return;
         }

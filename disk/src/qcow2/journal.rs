@@ -9,7 +9,7 @@ pub use give_up::give_up_journal;
 
 use super::check::CheckReport;
 use super::file;
-use super::format::{FormatError, Header, IncompatibleFeatures, JournalExtension};
+use super::format::{FormatError, Header, JournalExtension};
 use crate::journal::{RecoveryReport, find};
 use crate::mutant::mutant;
 use crate::{Error, Storage};
@@ -75,11 +75,7 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
         found.bring_home(storage).await?;
     }
     // Tables may have moved.
-    let mut header = file::read_header(storage).await?;
-    header.incompatible = header
-        .incompatible
-        .with(IncompatibleFeatures::JOURNAL, false);
-    header.journal = None;
+    let header = file::read_header(storage).await?.without_journal();
     header
         .check_tables(storage.size_bytes())
         .map_err(FormatError::at(storage.path()))?;

@@ -110,8 +110,7 @@ impl<S: Storage> Image<S> {
             .cloned()
             .chain(detours)
             .for_each(|part| all.insert(part));
-        let bytes = all.iter().map(|part| part.end - part.start).sum();
-        if journal.has_room_for(bytes) {
+        if journal.has_room_for(all.bytes()) {
             all.iter().collect()
         } else {
             kept

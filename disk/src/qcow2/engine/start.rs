@@ -135,15 +135,7 @@ impl<S: Storage> Image<S> {
             self.flusher.changed();
             self.flusher.flush(&self.storage).await?;
         }
-        let header = Header {
-            incompatible: self
-                .header
-                .borrow()
-                .incompatible
-                .with(IncompatibleFeatures::JOURNAL, false),
-            journal: None,
-            ..self.header.borrow().clone()
-        };
+        let header = self.header.borrow().clone().without_journal();
         self.switch_sector(sector_without_journal(journal.kept(), &header))
             .await?;
         self.header.replace(header);

@@ -166,6 +166,16 @@ impl Header {
         }
     }
 
+    /// The header of the image once it has no journal.
+    pub(crate) fn without_journal(self) -> Self {
+        let incompatible = self.incompatible;
+        Self {
+            incompatible: incompatible.with(IncompatibleFeatures::JOURNAL, false),
+            journal: None,
+            ..self
+        }
+    }
+
     /// Whether there is an external data file.
     pub fn has_data_file(&self) -> bool {
         self.incompatible.has(IncompatibleFeatures::DATA_FILE)

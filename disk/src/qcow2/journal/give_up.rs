@@ -1,7 +1,7 @@
 //! Giving up a journal that is damaged, and with it what was written last.
 
 use crate::qcow2::file;
-use crate::qcow2::format::{FormatError, Header, IncompatibleFeatures};
+use crate::qcow2::format::{FormatError, Header};
 use crate::{Error, Storage};
 
 const SECTOR_BYTES: usize = 512;
@@ -16,16 +16,13 @@ const SECTOR_BYTES: usize = 512;
 /// The journal's space stays with the file, where nothing refers to it: its place is not to be
 /// trusted either.
 pub async fn give_up_journal(storage: &impl Storage) -> Result<(), Error> {
-    let mut header = file::read_header(storage).await?;
+    let header = file::read_header(storage).await?;
     if header.journal.is_none() {
         return Ok(());
     }
-    header.journal = None;
+    let header = header.without_journal();
     let at = || FormatError::at(storage.path());
     header.check_tables(storage.size_bytes()).map_err(at())?;
-    header.incompatible = header
-        .incompatible
-        .with(IncompatibleFeatures::JOURNAL, false);
     let old = file::read(storage, 0, file::len(header.layout.cluster_bytes())).await?;
     let sector = ordinary_sector(&header, &old).map_err(at())?;
     file::write(storage, 0, sector).await?;
