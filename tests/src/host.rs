@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -76,19 +75,6 @@ pub struct Host {
 }
 
 impl Host {
-    /// The host that all tests of this program share, started by the first that asks.
-    ///
-    /// # Panics
-    /// When it cannot be had: no guest test can run then.
-    pub fn shared() -> &'static Self {
-        // A failure is kept too: starting again would make every test wait for the next one.
-        static HOST: OnceLock<Result<Host>> = OnceLock::new();
-        match HOST.get_or_init(|| Parts::for_tests().and_then(Self::start)) {
-            Ok(host) => host,
-            Err(error) => panic!("no host for guests: {error:#}"),
-        }
-    }
-
     /// This machine where its KVM is native, else an emulated host.
     pub fn start(parts: Parts) -> Result<Self> {
         match Choice::make(&parts.microvm)? {

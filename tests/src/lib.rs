@@ -13,6 +13,7 @@ pub mod artifacts;
 mod console;
 mod guest;
 pub mod host;
+mod hosts;
 pub mod lab;
 pub mod nbd;
 mod parts;

@@ -13,7 +13,7 @@ use crate::lab::scratch;
 use crate::lab::share::Share;
 
 /// What every guest needs, built or fetched, in the cache after the first time.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Parts {
     /// The program under test, static and optimised.
     pub microvm: PathBuf,
@@ -28,7 +28,7 @@ pub struct Parts {
 }
 
 /// What only the tests need.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Extra {
     /// A Debian root file system with its own initrd.
     pub debian: debian::Root,
