@@ -27,7 +27,7 @@ use slab::Slab;
 
 pub(crate) use operation::{AllocateMode, Operation, barrier};
 pub(crate) use probe::uring_features;
-pub(crate) use socket::{Readiness, send, shutdown};
+pub(crate) use socket::{Readiness, send, send_slices, shutdown};
 pub(crate) use submitted::submit;
 
 use crate::Error;

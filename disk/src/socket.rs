@@ -1,8 +1,9 @@
 //! Stream sockets, for servers whose requests and disk share one thread.
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, IoSlice};
+use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use crate::Buffers;
@@ -10,29 +11,68 @@ use crate::reactor::{self, Operation, Readiness, submit};
 
 /// Accepts connections, as one of the tasks of an executor.
 pub struct Listener {
-    listener: UnixListener,
+    socket: ListeningSocket,
     descriptor: Arc<OwnedFd>,
 }
 
+/// A socket that is bound and listens.
+pub enum ListeningSocket {
+    /// Has a name in the file system.
+    Unix(UnixListener),
+    /// Has an address and a port.
+    Tcp(TcpListener),
+}
+
+impl From<UnixListener> for ListeningSocket {
+    fn from(socket: UnixListener) -> Self {
+        Self::Unix(socket)
+    }
+}
+
+impl From<TcpListener> for ListeningSocket {
+    fn from(socket: TcpListener) -> Self {
+        Self::Tcp(socket)
+    }
+}
+
+impl ListeningSocket {
+    /// A descriptor for it that does not wait.
+    fn descriptor(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Unix(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(socket.try_clone()?.into())
+            }
+            Self::Tcp(socket) => {
+                socket.set_nonblocking(true)?;
+                Ok(socket.try_clone()?.into())
+            }
+        }
+    }
+
+    fn accept(&self) -> io::Result<Stream> {
+        match self {
+            Self::Unix(socket) => socket.accept().map(|(stream, _)| Stream::new(stream)),
+            Self::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::new(stream)),
+        }
+    }
+}
+
 impl Listener {
-    /// Takes over a socket that is bound and listens.
-    pub fn new(listener: UnixListener) -> io::Result<Self> {
-        listener.set_nonblocking(true)?;
-        let descriptor = Arc::new(listener.try_clone()?.into());
-        Ok(Self {
-            listener,
-            descriptor,
-        })
+    /// Takes over a socket. Whoever it accepts has its options.
+    pub fn new(socket: impl Into<ListeningSocket>) -> io::Result<Self> {
+        let socket = socket.into();
+        let descriptor = Arc::new(socket.descriptor()?);
+        Ok(Self { socket, descriptor })
     }
 
     /// Waits for the next connection. Some errors concern it only, others the host's resources:
-    /// the next call may go well.
+    /// the next call may go well. Nobody is lost if the future is dropped.
     pub async fn accept(&self) -> io::Result<Stream> {
         loop {
-            match self.listener.accept() {
-                Ok((stream, _)) => return Stream::new(stream),
+            match self.socket.accept() {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+                accepted => return accepted,
             }
             readable(Arc::clone(&self.descriptor)).await?;
         }
@@ -46,12 +86,11 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Takes over a connected socket.
-    pub fn new(stream: UnixStream) -> io::Result<Self> {
-        // `io_uring` waits for a socket that blocks, and reports one that does not.
-        stream.set_nonblocking(false)?;
-        let descriptor = Arc::new(stream.into());
-        Ok(Self { descriptor })
+    /// Takes over a connected socket, of whatever family, that blocks: `io_uring` waits for one
+    /// that does, and reports one that does not.
+    pub fn new(socket: impl Into<OwnedFd>) -> Self {
+        let descriptor = Arc::new(socket.into());
+        Self { descriptor }
     }
 
     /// Receives at least one byte, and at most as many as `buffers` has, which is one piece of
@@ -72,6 +111,16 @@ impl Stream {
     pub fn try_send(&self, buffers: &Buffers) -> io::Result<usize> {
         loop {
             match reactor::send(&self.descriptor, &buffers.clone().exact()) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                result => return result.map(|count| usize::try_from(count).unwrap_or(0)),
+            }
+        }
+    }
+
+    /// As [`Self::try_send`], for memory that nobody else has a part in.
+    pub fn try_send_slices(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        loop {
+            match reactor::send_slices(&self.descriptor, slices) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 result => return result.map(|count| usize::try_from(count).unwrap_or(0)),
             }
@@ -126,6 +175,8 @@ async fn wait(descriptor: Arc<OwnedFd>, readiness: Readiness) -> io::Result<()> 
 mod tests {
     use std::cell::Cell;
     use std::io::{Read as _, Write as _};
+    use std::net::TcpStream;
+    use std::os::unix::net::UnixStream;
     use std::rc::Rc;
     use std::thread;
 
@@ -135,7 +186,7 @@ mod tests {
 
     fn pair() -> (Stream, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        (Stream::new(ours).unwrap(), theirs)
+        (Stream::new(ours), theirs)
     }
 
     #[test]
@@ -246,30 +297,57 @@ mod tests {
     }
 
     #[test]
+    fn slices_are_sent_as_far_as_there_is_room() {
+        let executor = Executor::new().unwrap();
+        let (stream, mut other) = pair();
+        executor.run(async {
+            let slices = [b"ab".as_slice(), b"", b"cde"].map(IoSlice::new);
+            assert_eq!(stream.try_send_slices(&slices).unwrap(), 5);
+            let mut received = [0; 5];
+            other.read_exact(&mut received).unwrap();
+            assert_eq!(&received, b"abcde");
+            let large = vec![0; 1 << 20];
+            while stream.try_send_slices(&[IoSlice::new(&large)]).is_ok() {}
+            let full = stream.try_send_slices(&slices).unwrap_err();
+            assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        });
+    }
+
+    #[test]
     fn accepts_one_after_the_other() {
         for backend in real_backends() {
-            let executor = Executor::with_backend(backend).unwrap();
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("socket");
-            let listener = Listener::new(UnixListener::bind(&path).unwrap()).unwrap();
-            let client = thread::spawn(move || {
-                for byte in *b"abc" {
-                    let mut stream = UnixStream::connect(&path).unwrap();
-                    stream.write_all(&[byte]).unwrap();
-                }
-            });
-            let received = executor.run(async {
-                let mut received = Vec::new();
-                let buffers = Buffers::zeroed(1);
-                for _ in 0..3 {
-                    let stream = listener.accept().await.unwrap();
-                    assert_eq!(stream.receive(buffers.clone()).await.unwrap(), 1);
-                    received.extend(buffers.to_vec());
-                }
-                received
-            });
-            assert_eq!(received, b"abc");
-            client.join().unwrap();
+            let unix = UnixListener::bind(&path).unwrap();
+            accept_three(backend, unix, move || UnixStream::connect(&path).unwrap());
+            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = tcp.local_addr().unwrap();
+            accept_three(backend, tcp, move || TcpStream::connect(address).unwrap());
         }
+    }
+
+    fn accept_three<T: std::io::Write>(
+        backend: crate::Backend,
+        socket: impl Into<ListeningSocket>,
+        connect: impl Fn() -> T + Send + 'static,
+    ) {
+        let listener = Listener::new(socket).unwrap();
+        let client = thread::spawn(move || {
+            for byte in *b"abc" {
+                connect().write_all(&[byte]).unwrap();
+            }
+        });
+        let received = Executor::with_backend(backend).unwrap().run(async {
+            let mut received = Vec::new();
+            let buffers = Buffers::zeroed(1);
+            for _ in 0..3 {
+                let stream = listener.accept().await.unwrap();
+                assert_eq!(stream.receive(buffers.clone()).await.unwrap(), 1);
+                received.extend(buffers.to_vec());
+            }
+            received
+        });
+        assert_eq!(received, b"abc");
+        client.join().unwrap();
     }
 }

@@ -228,7 +228,7 @@ mod tests {
         Executor::new().unwrap().run(async {
             let disk = OpenOptions::new(image.path()).open().await.unwrap();
             let export = Rc::new(Export::new("", disk.clone()));
-            let (stream, pool) = (Rc::new(Stream::new(ours).unwrap()), Rc::new(Pool::new()));
+            let (stream, pool) = (Rc::new(Stream::new(ours)), Rc::new(Pool::new()));
             let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
             let connection = Rc::new(Connection::new(
                 stream,
