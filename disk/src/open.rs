@@ -72,6 +72,7 @@ pub struct OpenOptions {
     direct: bool,
     share_all: bool,
     data_file: Option<PathBuf>,
+    snapshot: Option<String>,
     l2_cache_bytes: Option<u64>,
     order: Option<Order>,
     barrier_syscall: Option<u32>,
@@ -90,6 +91,7 @@ impl OpenOptions {
             direct: false,
             share_all: false,
             data_file: None,
+            snapshot: None,
             l2_cache_bytes: None,
             order: None,
             barrier_syscall: None,
@@ -137,6 +139,14 @@ impl OpenOptions {
     #[must_use]
     pub fn data_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.data_file = Some(path.into());
+        self
+    }
+
+    /// Opens an internal snapshot, by its ID or else by its name, in place of the disk as it is now.
+    /// It is as large as the disk was then, and can only be read, whatever was asked for.
+    #[must_use]
+    pub fn snapshot(mut self, id_or_name: impl Into<String>) -> Self {
+        self.snapshot = Some(id_or_name.into());
         self
     }
 
@@ -192,6 +202,11 @@ impl OpenOptions {
     /// Runs on an [`Executor`](crate::Executor).
     pub async fn chain(self) -> Result<Chain, Error> {
         Chain::open(self).await
+    }
+
+    /// Whether nothing may be written.
+    fn is_read_only(&self) -> bool {
+        self.read_only || self.snapshot.is_some()
     }
 
     /// How to open one of the files.

@@ -57,6 +57,9 @@ impl Chain {
         let backing = self.backing().await?;
         let image = self.layers.remove(0);
         match image.format {
+            Format::Raw if self.options.snapshot.is_some() => {
+                Err(image.unsupported("is a raw image, which has no snapshots".into()))
+            }
             Format::Raw => image.into_disk(None, &self.options).await,
             Format::Qcow2 => Ok(self.image(image, backing).await?),
         }
@@ -101,7 +104,10 @@ impl Chain {
                 path
             }
         };
-        image.into_qcow2(backing, data_path, &self.options).await
+        let snapshot = self.options.snapshot.clone();
+        image
+            .into_qcow2(backing, data_path, snapshot, &self.options)
+            .await
     }
 }
 

@@ -31,7 +31,7 @@ impl Layer {
         above: Option<&Self>,
         options: &OpenOptions,
     ) -> Result<(Self, bool), Error> {
-        let mut file = options.file(path.clone(), options.read_only || above.is_some());
+        let mut file = options.file(path.clone(), options.is_read_only() || above.is_some());
         if let Some(name) = options.name.as_ref().filter(|_| above.is_none()) {
             file = file.name(name);
         }
@@ -175,15 +175,17 @@ impl Layer {
             Format::Raw => Ok(Rc::new(Raw::with_order(self.storage, options.order)?)),
             Format::Qcow2 => {
                 let data_path = self.data_path()?;
-                Ok(self.into_qcow2(backing, data_path, options).await?)
+                Ok(self.into_qcow2(backing, data_path, None, options).await?)
             }
         }
     }
 
+    /// A disk of this layer, or of one of its internal snapshots, on top of `backing`.
     pub(super) async fn into_qcow2(
         self,
         backing: Option<Rc<dyn Disk>>,
         data_path: Option<PathBuf>,
+        snapshot: Option<String>,
         options: &OpenOptions,
     ) -> Result<Rc<Qcow2<FileStorage>>, Error> {
         let read_only = self.storage.geometry().read_only;
@@ -191,6 +193,7 @@ impl Layer {
         let parts = Parts {
             backing,
             data_file: data_file.transpose()?,
+            snapshot,
             l2_cache_bytes: options.l2_cache_bytes,
             order: options.order,
             journal_bytes: None,

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{CHAIN_MAX, Chain, Format, OpenOptions};
-use crate::qcow2::{CreateOptions, Repair, check, create};
+use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create};
 use crate::test_support::real_backends;
-use crate::{Buffers, Error, Executor, FileOptions, Order, Request, Storage as _};
+use crate::{Buffers, Disk as _, Error, Executor, FileOptions, Order, Request, Storage as _};
 
 /// A directory of images.
 struct Images {
@@ -178,6 +178,37 @@ fn loops_and_endless_chains_end() {
     let longest = images.options(&(CHAIN_MAX - 1).to_string());
     assert_eq!(images.names(longest).len(), CHAIN_MAX);
     images.refused(images.options(&CHAIN_MAX.to_string()), &["200 files"]);
+}
+
+#[test]
+fn a_snapshot_is_read_beside_the_disk() {
+    let images = Images::new();
+    images.raw("base", &vec![7; 65536]);
+    images.overlay("disk", "base", "raw");
+    images.executor.run(async {
+        let disk = images.options("disk").open_qcow2().await.unwrap();
+        let new = NewSnapshot {
+            name: "before".into(),
+            ..NewSnapshot::default()
+        };
+        disk.create_snapshot(new).await.unwrap();
+        let data = Buffers::from_vec([8; 512]);
+        disk.submit(Request::write(0, data)).await.unwrap();
+        disk.close().await.unwrap();
+    });
+    let snapshot = |name: &str| images.options("disk").snapshot(name);
+    let live = images
+        .executor
+        .run(images.options("disk").read_only(true).open());
+    for name in ["before", "1"] {
+        assert_eq!(images.head(snapshot(name)), [7; 512]);
+        assert_eq!(images.head(snapshot(name).read_only(false)), [7; 512]);
+    }
+    drop(live);
+    assert_eq!(images.head(images.options("disk")), [8; 512]);
+    images.refused(snapshot("after"), &["disk", "no snapshot 'after'"]);
+    let raw = OpenOptions::new(images.path("base")).snapshot("before");
+    images.refused(raw, &["base", "a raw image, which has no snapshots"]);
 }
 
 /// A sync keeps an order as a barrier does, and every host has the system call.

@@ -35,6 +35,32 @@ pub(crate) async fn list(
     Ok(read_table(storage, header).await?.0)
 }
 
+/// A header that has the disk as it was when a snapshot was taken: its L1 table, and its size.
+pub(crate) async fn view(
+    storage: &impl Storage,
+    header: &Header,
+    id_or_name: &str,
+) -> Result<Header, Error> {
+    let unusable = |problem: String| {
+        let problem = format!("snapshot '{id_or_name}': {problem}");
+        refused(storage, problem)
+    };
+    if !storage.geometry().read_only {
+        return Err(unusable("can only be read".into()));
+    }
+    let snapshots = list(storage, header).await?;
+    let snapshot = &snapshots[find(storage, &snapshots, id_or_name)?];
+    let view = Header {
+        l1_offset: snapshot.l1_offset,
+        l1_entries: snapshot.l1_entries,
+        size_bytes: snapshot.disk_bytes.unwrap_or(header.size_bytes),
+        ..header.clone()
+    };
+    let checked = view.check_tables(storage.size_bytes());
+    checked.map_err(|error| unusable(error.problem))?;
+    Ok(view)
+}
+
 /// Takes a snapshot of the disk as it is. Returns the image's header as it is then.
 pub(crate) async fn create(
     storage: &impl Storage,

@@ -68,6 +68,7 @@ pub struct SimulatedCounters {
 #[derive(Clone)]
 pub struct SimulatedStorage {
     path: Rc<Path>,
+    read_only: bool,
     state: Rc<RefCell<State>>,
 }
 
@@ -101,6 +102,13 @@ impl SimulatedStorage {
         self
     }
 
+    /// The same disk for who may only read it: a change by this way is a mistake, and panics.
+    #[must_use]
+    pub fn read_only(mut self) -> Self {
+        self.read_only = true;
+        self
+    }
+
     /// What is read at this moment, from the first byte to the last.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.state.borrow().cache.current().to_bytes()
@@ -118,6 +126,7 @@ impl SimulatedStorage {
         };
         Self {
             path: Path::new(PATH).into(),
+            read_only: false,
             state: Rc::new(RefCell::new(state)),
         }
     }

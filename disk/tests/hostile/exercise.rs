@@ -19,13 +19,15 @@ fn parts() -> Parts<SimulatedStorage> {
 const OPERATIONS_MAX: u64 = 50_000;
 /// More than what is written: refcounts may say that much of a file that is not there is in use.
 const GROWTH_BYTES_MAX: u64 = 64 << 20;
+/// How many snapshots of an image are read.
+const SNAPSHOTS: usize = 3;
 /// How much of a disk is read and written at each place.
 const PIECE_BYTES: u64 = 8192;
 
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Aim {
-    /// Opens, reads, and looks for holes.
+    /// Opens, reads, and looks for holes, in the disk and in its snapshots.
     Read,
     /// Looks for faults.
     Check,
@@ -90,6 +92,20 @@ fn places(size_bytes: u64) -> [(u64, u64); 3] {
 
 async fn read(storage: &SimulatedStorage) -> Result<(), Error> {
     let disk = Qcow2::open(storage.clone(), parts()).await?;
+    let result = read_places(&disk).await;
+    let snapshots = disk.snapshots().await?;
+    for snapshot in snapshots.iter().take(SNAPSHOTS) {
+        let parts = Parts {
+            snapshot: Some(snapshot.id.clone()),
+            ..parts()
+        };
+        let disk = Qcow2::open(storage.clone().read_only(), parts).await?;
+        read_places(&disk).await?;
+    }
+    result
+}
+
+async fn read_places(disk: &impl Disk) -> Result<(), Error> {
     let size_bytes = disk.properties().size_bytes;
     let mut result = Ok(());
     for (offset, len) in places(size_bytes) {
@@ -112,7 +128,7 @@ async fn read(storage: &SimulatedStorage) -> Result<(), Error> {
             }
         }
     }
-    result.and(disk.snapshots().await.map(drop))
+    result
 }
 
 async fn write(storage: &SimulatedStorage) -> Result<(), Error> {

@@ -45,6 +45,7 @@ pub(super) struct Image<S> {
     pub(super) journaled: Journaled,
     /// What journals have done that are over.
     pub(super) past_journals: Cell<JournalStatistics>,
+    /// With the L1 table and the size of the disk that is read, which may be a snapshot's.
     pub(super) header: RefCell<Header>,
     pub(super) metadata: Metadata,
     pub(super) free_space: FreeSpace,
@@ -112,6 +113,7 @@ impl<S: Storage> Image<S> {
         let Parts {
             backing,
             data_file,
+            snapshot: _,
             l2_cache_bytes,
             order,
             journal_bytes,
@@ -188,8 +190,8 @@ impl<S: Storage> Image<S> {
     }
 
     /// Learns which clusters are metadata; finds tables that overlap or are not in the file.
-    pub(super) async fn learn_kinds(&self) -> Result<(), Error> {
-        let header = self.header.borrow().clone();
+    /// `header` is the file's, whose disk may be another than this one.
+    pub(super) async fn learn_kinds(&self, header: &Header) -> Result<(), Error> {
         self.add_kind(Kind::Header, 0, header.layout.cluster_bytes())
             .await?;
         self.add_kind(Kind::L1Table, header.l1_offset, header.l1_bytes())
@@ -197,7 +199,7 @@ impl<S: Storage> Image<S> {
         let table = header.refcount_table_offset;
         self.add_kind(Kind::RefcountTable, table, header.refcount_table_bytes())
             .await?;
-        self.learn_snapshots(&header).await?;
+        self.learn_snapshots(header).await?;
         if let Some(bitmaps) = header.bitmaps
             && header.autoclear.0 & AutoclearFeatures::BITMAPS != 0
         {
@@ -206,8 +208,11 @@ impl<S: Storage> Image<S> {
         }
         self.learn_entries(table, header.refcount_table_bytes(), Kind::RefcountBlock)
             .await?;
-        self.learn_entries(header.l1_offset, header.l1_bytes(), Kind::L2Table)
-            .await
+        let (offset, bytes) = {
+            let disk = self.header.borrow();
+            (disk.l1_offset, disk.l1_bytes())
+        };
+        self.learn_entries(offset, bytes, Kind::L2Table).await
     }
 
     async fn learn_snapshots(&self, header: &Header) -> Result<(), Error> {

@@ -108,7 +108,7 @@ impl<S: Storage> Image<S> {
         self.decompressed.clear();
         self.kinds.borrow_mut().clear();
         self.free_space.reset(file_clusters);
-        self.learn_kinds().await
+        self.learn_kinds(header).await
     }
 
     /// Handles the clusters from `start` on that are alike. Returns how many bytes those are.

@@ -8,7 +8,7 @@ use super::image::Image;
 use crate::journal::RecoveryReport;
 use crate::qcow2::check::{Repair, check};
 use crate::qcow2::format::{Header, IncompatibleFeatures};
-use crate::qcow2::{file, journal};
+use crate::qcow2::{file, journal, snapshot};
 use crate::{Disk, Error, Order, Storage};
 
 /// What an image needs beside its own file.
@@ -17,6 +17,8 @@ pub struct Parts<S> {
     pub backing: Option<Rc<dyn Disk>>,
     /// The data file, if the image has one.
     pub data_file: Option<S>,
+    /// The internal snapshot to read in place of the disk as it is now, by its ID or its name.
+    pub snapshot: Option<String>,
     /// How many bytes of L2 tables to keep in memory; absent: enough for 64 GiB of the disk, but
     /// at most 64 MiB.
     pub l2_cache_bytes: Option<u64>,
@@ -33,6 +35,7 @@ impl<S> Default for Parts<S> {
         Self {
             backing: None,
             data_file: None,
+            snapshot: None,
             l2_cache_bytes: None,
             order: None,
             journal_bytes: None,
@@ -45,34 +48,57 @@ impl<S: Storage> Qcow2<S> {
     /// Opens the image in `storage`, read-only if that is. A writable image that was not closed
     /// properly, and says that its refcounts may be wrong, is repaired first.
     pub async fn open(storage: S, parts: Parts<S>) -> Result<Self, Error> {
-        let mut header = file::read_header(&storage).await?;
-        let mut recovered = None;
-        if !storage.geometry().read_only {
-            refuse_corrupt(&storage, &header)?;
-            if header.journal.is_some() {
-                let begun = parts.clock.map(|now| (now, now()));
-                let report = journal::recover(&storage).await?;
-                let took = begun.map_or(Duration::ZERO, |(now, begun)| now() - begun);
-                recovered = report.map(|report| (report, took));
-                header = file::read_header(&storage).await?;
-            }
-            if header.incompatible.has(IncompatibleFeatures::DIRTY) {
-                repair(&storage).await?;
-                header = file::read_header(&storage).await?;
-            }
-            check_order(&storage, &header, parts.order).await?;
-        } else if header.journal.is_some() {
-            return Err(journal::unclosed(&storage));
-        }
-        let image = Image::new(storage, header, parts);
+        let (header, recovered) = if storage.geometry().read_only {
+            (closed(&storage).await?, None)
+        } else {
+            made_whole(&storage, &parts).await?
+        };
+        let disk = match &parts.snapshot {
+            Some(id_or_name) => snapshot::view(&storage, &header, id_or_name).await?,
+            None => header.clone(),
+        };
+        let image = Image::new(storage, disk, parts);
         if let Some((report, took)) = recovered {
             image.note_recovery(&report, took);
         }
-        image.learn_kinds().await?;
+        image.learn_kinds(&header).await?;
         Ok(Self {
             image: Rc::new(image),
         })
     }
+}
+
+/// The header of an image that is only read: one that was not closed is refused.
+async fn closed(storage: &impl Storage) -> Result<Header, Error> {
+    let header = file::read_header(storage).await?;
+    if header.journal.is_some() {
+        return Err(journal::unclosed(storage));
+    }
+    Ok(header)
+}
+
+/// The header of an image that is written, once what was left of the last time is done; also what
+/// was recovered, and how long that took.
+async fn made_whole<S: Storage>(
+    storage: &S,
+    parts: &Parts<S>,
+) -> Result<(Header, Option<(RecoveryReport, Duration)>), Error> {
+    let mut header = file::read_header(storage).await?;
+    refuse_corrupt(storage, &header)?;
+    let mut recovered = None;
+    if header.journal.is_some() {
+        let begun = parts.clock.map(|now| (now, now()));
+        let report = journal::recover(storage).await?;
+        let took = begun.map_or(Duration::ZERO, |(now, begun)| now() - begun);
+        recovered = report.map(|report| (report, took));
+        header = file::read_header(storage).await?;
+    }
+    if header.incompatible.has(IncompatibleFeatures::DIRTY) {
+        repair(storage).await?;
+        header = file::read_header(storage).await?;
+    }
+    check_order(storage, &header, parts.order).await?;
+    Ok((header, recovered))
 }
 
 impl<S: Storage> Image<S> {

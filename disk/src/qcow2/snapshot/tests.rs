@@ -1,12 +1,12 @@
 //! Snapshots of images of all kinds, at power cuts, and as QEMU sees them.
 
 use super::*;
-use crate::SimulatedStorage;
-use crate::qcow2::CreateOptions;
 use crate::qcow2::qemu::Workshop;
 use crate::qcow2::samples::{
     Range, assert_clean, content, cut_at_every_step, executor, fill, image, kinds,
 };
+use crate::qcow2::{CreateOptions, Parts, Qcow2};
+use crate::{Buffers, Disk as _, Request, SimulatedStorage};
 
 fn named(name: &str) -> NewSnapshot {
     NewSnapshot {
@@ -35,6 +35,25 @@ async fn forget(storage: &SimulatedStorage, name: &str) {
     delete(storage, &header, name).await.unwrap();
 }
 
+/// All that the disk held at a snapshot.
+async fn content_at(storage: &SimulatedStorage, name: &str) -> Vec<u8> {
+    let parts = Parts {
+        snapshot: Some(name.into()),
+        ..Parts::default()
+    };
+    let storage = storage.clone().read_only();
+    let disk = Qcow2::open(storage, parts).await.unwrap();
+    let len = disk.properties().size_bytes;
+    let buffers = Buffers::zeroed(len.try_into().unwrap());
+    disk.submit(Request::read(0, buffers.clone()))
+        .await
+        .unwrap();
+    let refused = disk.submit(Request::write_zeroes(0, 512, true)).await;
+    assert!(matches!(refused, Err(Error::ReadOnly { .. })));
+    disk.close().await.unwrap();
+    buffers.to_vec()
+}
+
 async fn assert_holds(storage: &SimulatedStorage, expected: &[u8], what: &str) {
     assert_clean(storage, what).await;
     assert!(content(storage).await == expected, "{what}: wrong content");
@@ -58,6 +77,8 @@ async fn live(options: &CreateOptions) {
     take(&storage, "two").await.unwrap();
     fill(&storage, &THIRD).await;
     assert_clean(&storage, &what).await;
+    assert!(content_at(&storage, "one").await == first, "{what}");
+    assert!(content_at(&storage, "2").await == second, "{what}");
     go_to(&storage, "one").await;
     assert_holds(&storage, &first, &what).await;
     fill(&storage, &THIRD).await;
@@ -123,6 +144,64 @@ fn what_is_no_snapshot_is_refused() {
         };
         let error = create(&storage, &header, &twice).await.unwrap_err();
         assert!(error.to_string().contains("ID '1' already"), "{error}");
+    });
+}
+
+#[test]
+fn a_snapshot_is_as_large_as_the_disk_was() {
+    executor().run(async {
+        let storage = image(&CreateOptions {
+            cluster_bits: 9,
+            ..CreateOptions::new(1 << 20)
+        })
+        .await;
+        fill(&storage, &FIRST).await;
+        let first = content(&storage).await;
+        take(&storage, "small").await.unwrap();
+        resize_to(&storage, 8 << 20).await;
+        fill(&storage, &[(12_000, 8, 9)]).await;
+        take(&storage, "large").await.unwrap();
+        let before = storage.to_bytes();
+        assert!(content_at(&storage, "small").await == first);
+        assert!(storage.to_bytes() == before, "the image was changed");
+        resize_to(&storage, 512).await;
+        assert!(content_at(&storage, "small").await == first);
+        let large = content_at(&storage, "large").await;
+        assert_eq!((large.len(), large[12_000 * 512]), (8 << 20, 9));
+    });
+}
+
+#[test]
+fn snapshots_that_cannot_be_read_are_refused() {
+    executor().run(async {
+        let storage = image(&CreateOptions::new(1 << 20)).await;
+        take(&storage, "one").await.unwrap();
+        let parts = |name: &str| Parts {
+            snapshot: Some(name.into()),
+            ..Parts::default()
+        };
+        let refusal = async |storage: SimulatedStorage, name: &str| {
+            let opened = Qcow2::open(storage, parts(name)).await;
+            opened.err().expect("refused").to_string()
+        };
+        let error = refusal(storage.clone(), "one").await;
+        assert!(error.contains("'one': can only be read"), "{error}");
+        let error = refusal(storage.clone().read_only(), "two").await;
+        assert!(error.contains("no snapshot 'two'"), "{error}");
+        // Where the L1 table is, and then, behind 40 bytes and the state's size, the disk's size.
+        let table = header(&storage).await.snapshots_offset;
+        for (at, word, part) in [
+            (0, 1_u64, "does not start on a cluster"),
+            (0, 1 << 40, "not within the file"),
+            (48, 1 << 40, "too small for the disk"),
+            (48, u64::MAX, "larger than 32 MiB"),
+        ] {
+            let damaged = SimulatedStorage::from_bytes(&storage.to_bytes(), 1);
+            let word = word.to_be_bytes().to_vec();
+            file::write(&damaged, table + at, word).await.unwrap();
+            let error = refusal(damaged.read_only(), "one").await;
+            assert!(error.contains(part), "{error}");
+        }
     });
 }
 

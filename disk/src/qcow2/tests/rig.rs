@@ -62,7 +62,7 @@ impl Rig {
             // Version 2 cannot have a journal if one is asked for.
             order: (self.geometry.order != Order::Journal).then_some(self.geometry.order),
             journal_bytes: self.geometry.journal_bytes,
-            clock: None,
+            ..Parts::default()
         };
         Qcow2::open(self.image.clone(), parts).await
     }

@@ -45,6 +45,7 @@ impl SimulatedStorage {
     /// Applies a change, somewhere between its beginning and its end. If the future is dropped
     /// before the end, no sync ever covers the change.
     async fn change(&self, change: Change) -> io::Result<()> {
+        assert!(!self.read_only, "a disk that is only read is changed");
         let (offset, len) = change.extent();
         // It takes no time to write zeros that nobody hands over.
         let len = match change {
@@ -76,7 +77,7 @@ impl Storage for SimulatedStorage {
     fn geometry(&self) -> Geometry {
         let page = u32::try_from(PAGE_BYTES).expect("small");
         Geometry {
-            read_only: false,
+            read_only: self.read_only,
             block_size_bytes: 512,
             physical_block_size_bytes: page,
             optimal_io_size_bytes: 0,
