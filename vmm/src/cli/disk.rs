@@ -11,8 +11,8 @@ use super::parse_size;
 const SERIAL_MAX_BYTES: usize = 20;
 
 /// The options beside the path, for messages.
-const KNOWN: &str = "readonly, format=F, data-file=PATH, l2-cache-size=SIZE, order=MODE, \
-                     barrier-syscall=N and serial=S";
+const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
+                     order=MODE, barrier-syscall=N and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub(crate) struct DiskArgument {
     pub(crate) format: Option<Format>,
     /// The external data file, in place of the one that the image names.
     pub(crate) data_file: Option<PathBuf>,
+    /// The internal snapshot, in place of the disk as it is now.
+    pub(crate) snapshot: Option<String>,
     /// The most memory for the metadata of each file of the image.
     pub(crate) l2_cache_bytes: Option<u64>,
     /// How metadata is kept in order with data; without it, as the engine likes.
@@ -39,7 +41,14 @@ impl FromStr for DiskArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut fields = split_fields(text).into_iter();
+        Self::from_fields(split_fields(text))
+    }
+}
+
+impl DiskArgument {
+    /// Of a path and options, as they were between commas.
+    pub(crate) fn from_fields(fields: impl IntoIterator<Item = String>) -> Result<Self, String> {
+        let mut fields = fields.into_iter();
         let path = fields.next().filter(|path| !path.is_empty());
         let path = path.ok_or("the path is missing")?.into();
         let mut argument = Self {
@@ -47,6 +56,7 @@ impl FromStr for DiskArgument {
             read_only: false,
             format: None,
             data_file: None,
+            snapshot: None,
             l2_cache_bytes: None,
             order: None,
             barrier_syscall: None,
@@ -60,9 +70,7 @@ impl FromStr for DiskArgument {
         }
         Ok(argument)
     }
-}
 
-impl DiskArgument {
     /// How to open the image.
     pub(crate) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions::new(&self.path).read_only(self.read_only);
@@ -71,6 +79,9 @@ impl DiskArgument {
         }
         if let Some(path) = &self.data_file {
             options = options.data_file(path);
+        }
+        if let Some(id_or_name) = &self.snapshot {
+            options = options.snapshot(id_or_name);
         }
         if let Some(bytes) = self.l2_cache_bytes {
             options = options.l2_cache_bytes(bytes);
@@ -89,6 +100,7 @@ impl DiskArgument {
             None if field == "readonly" => self.read_only = true,
             Some(("format", name)) => self.format = Some(parse(name)?),
             Some(("data-file", path)) if !path.is_empty() => self.data_file = Some(path.into()),
+            Some(("snapshot", id_or_name)) => self.snapshot = Some(id_or_name.to_owned()),
             Some(("l2-cache-size", size)) => self.l2_cache_bytes = Some(parse_size(size)?),
             Some(("order", name)) => self.order = Some(parse(name)?),
             Some(("barrier-syscall", number)) => {
@@ -144,7 +156,8 @@ mod tests {
 
     #[test]
     fn options_follow_the_path_in_any_order() {
-        let text = "vm.img,serial=S 1,readonly,l2-cache-size=2M,data-file=d,,1,format=raw";
+        let text =
+            "vm.img,serial=S 1,readonly,l2-cache-size=2M,data-file=d,,1,format=raw,snapshot=s";
         let disk: DiskArgument = text.parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("vm.img"));
         assert!(disk.read_only);
@@ -152,6 +165,7 @@ mod tests {
         assert_eq!(disk.serial.as_deref(), Some("S 1"));
         assert_eq!(disk.l2_cache_bytes, Some(2 << 20));
         assert_eq!(disk.data_file, Some("d,1".into()));
+        assert_eq!(disk.snapshot.as_deref(), Some("s"));
     }
 
     #[test]
