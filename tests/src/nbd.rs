@@ -92,6 +92,14 @@ impl Server {
         self.child.id()
     }
 
+    /// The most memory that it has had, in KiB.
+    pub fn memory_peak_kib(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kib = line.context("no VmHWM")?.trim().trim_end_matches(" kB");
+        Ok(kib.parse()?)
+    }
+
     /// What its threads have had of a processor; those that have ended do not count.
     pub fn cpu_time(&self) -> Result<Duration> {
         let mut total_ns = 0;

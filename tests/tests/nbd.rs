@@ -5,6 +5,8 @@
 mod clients;
 #[path = "nbd/hostile.rs"]
 mod hostile;
+#[path = "nbd/large.rs"]
+mod large;
 #[path = "nbd/life.rs"]
 mod life;
 #[path = "nbd/raw_client.rs"]

@@ -1,7 +1,5 @@
 //! Clients that break the rules, and what others notice of it: nothing.
 
-use std::fs;
-
 use tests::nbd::Server;
 
 use crate::raw_client::{
@@ -49,14 +47,6 @@ impl Guarded {
         assert_eq!(self.witness.read(1 << 20, 10), b"still here");
         stop(self.server);
         drop(self.setting);
-    }
-
-    /// The most memory that the server has had, in KiB.
-    fn memory_peak_kib(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.server.pid())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.unwrap().trim().trim_end_matches(" kB");
-        kib.parse().unwrap()
     }
 }
 
@@ -198,7 +188,7 @@ fn a_client_that_dies_in_the_middle_changes_nothing() {
 fn who_takes_no_replies_costs_others_nothing_and_little_memory() {
     const KIB_MAX: u64 = 256 << 10;
     let guarded = Guarded::new();
-    let idle = guarded.memory_peak_kib();
+    let idle = guarded.server.memory_peak_kib().unwrap();
     let mut slow: Vec<_> = (0..3).map(|_| guarded.client()).collect();
     for client in &mut slow {
         client.send(&request(CMD_READ, 0, 0, 1 << 20).repeat(1000));
@@ -211,7 +201,7 @@ fn who_takes_no_replies_costs_others_nothing_and_little_memory() {
     let mut guarded = guarded;
     guarded.witness.write(0, b"quick");
     assert_eq!(guarded.witness.read(0, 5), b"quick");
-    let peak = guarded.memory_peak_kib();
+    let peak = guarded.server.memory_peak_kib().unwrap();
     assert!(peak < idle + KIB_MAX, "{peak} KiB, {idle} at rest");
     drop((slow, promising));
     guarded.finish();
@@ -221,7 +211,7 @@ fn who_takes_no_replies_costs_others_nothing_and_little_memory() {
 fn memory_is_bounded_for_all_who_take_no_replies_together() {
     const KIB_MAX: u64 = 256 << 10;
     let guarded = Guarded::new();
-    let idle = guarded.memory_peak_kib();
+    let idle = guarded.server.memory_peak_kib().unwrap();
     let mut greedy: Vec<_> = (0..20).map(|_| guarded.client()).collect();
     for client in &mut greedy {
         client.send(&request(CMD_READ, 0, 0, 1 << 20).repeat(100));
@@ -234,7 +224,7 @@ fn memory_is_bounded_for_all_who_take_no_replies_together() {
     for _ in 0..20 {
         guarded.witness.read(0, 2 << 20);
     }
-    let peak = guarded.memory_peak_kib();
+    let peak = guarded.server.memory_peak_kib().unwrap();
     assert!(peak < idle + KIB_MAX, "{peak} KiB, {idle} at rest");
     // Whoever takes its replies at last gets all of them.
     let mut late = greedy.pop().unwrap();

@@ -1,5 +1,6 @@
 //! A client's connection, from its greeting to its end.
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use disk::{Buffers, Stream};
 
 use super::budget::{Budget, Common, Permit};
 use super::end::End;
-use super::execute::execute;
+use super::execute::{How, execute};
 use super::export::Export;
 use super::handshake::{Terms, handshake};
 use super::inbox::Inbox;
@@ -27,6 +28,8 @@ struct Connection {
     budget: Rc<Budget>,
     limits: Limits,
     replies: Replies,
+    /// Whether nobody waits for replies any more.
+    over: Cell<bool>,
 }
 
 /// Serves a client until it leaves, breaks the rules, or is shut down. `negotiated` is called when
@@ -47,6 +50,7 @@ pub(super) async fn serve(
     let sender = Rc::clone(&connection);
     disk::spawn(async move { sender.outbox.run().await });
     let end = connection.take_requests(&mut inbox).await;
+    connection.over.set(true);
     connection.outbox.send_soon();
     while !connection.budget.is_unused() {
         connection.budget.changed().await;
@@ -78,6 +82,7 @@ impl Connection {
             replies: Replies {
                 structured: terms.structured,
             },
+            over: Cell::new(false),
         }
     }
 
@@ -113,7 +118,7 @@ impl Connection {
         if request.command == Command::Write && request.len > PAYLOAD_MAX_BYTES {
             return Err(End::Violation("a write of more than 32 MiB"));
         }
-        let permit = self.permit(request.data_bytes()).await;
+        let permit = self.permit(request.memory_bytes()).await;
         let data = match request.command {
             Command::Write => Some(self.take_data(request.data_bytes(), inbox).await?),
             _ => None,
@@ -148,8 +153,12 @@ impl Connection {
 
     /// Does a request and queues its reply.
     async fn answer(&self, request: Request, data: Option<Buffers>, permit: Permit) {
-        let find_zeros = self.replies.structured;
-        let done = execute(&self.export, &self.pool, &request, data, find_zeros).await;
+        let how = How {
+            pool: &self.pool,
+            find_zeros: self.replies.structured,
+            over: &self.over,
+        };
+        let done = execute(&self.export, &request, data, &how).await;
         let reply = match done {
             Ok(answer) => self.replies.answer(&request, answer, &self.pool),
             Err(refusal) => self.replies.refuse(request.cookie, refusal, &self.pool),

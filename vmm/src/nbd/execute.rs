@@ -1,5 +1,6 @@
 //! Does what a client asks, on the disk.
 
+use std::cell::Cell;
 use std::ops::Range;
 
 use disk::{Buffers, Extent};
@@ -14,7 +15,7 @@ pub(super) const HEADROOM: usize = 4096;
 /// What disks address.
 const SECTOR_BYTES: u64 = 512;
 /// Read at a time to bring data into the host's cache.
-const CACHE_STEP_BYTES: u64 = 256 << 10;
+pub(super) const CACHE_STEP_BYTES: usize = 256 << 10;
 /// Stretches of a block status reply. The client asks again for what is missing.
 const DESCRIPTORS_MAX: usize = 2048;
 /// Questions to the disk for one reply; several of its answers may make one stretch.
@@ -32,20 +33,28 @@ pub(super) enum Answer {
     Status(Vec<Descriptor>),
 }
 
-/// Does `request`, a write with its `data`. `find_zeros` if zeros need not be sent.
+/// How requests of one client are done.
+pub(super) struct How<'a> {
+    pub(super) pool: &'a Pool,
+    /// Whether zeros need not be sent.
+    pub(super) find_zeros: bool,
+    /// Whether the client has gone, so that what is done for it alone need not be done.
+    pub(super) over: &'a Cell<bool>,
+}
+
+/// Does `request`, a write with its `data`.
 pub(super) async fn execute(
     export: &Export,
-    pool: &Pool,
     request: &Request,
     data: Option<Buffers>,
-    find_zeros: bool,
+    how: &How<'_>,
 ) -> Result<Answer, Refusal> {
     let done = match (request.command, data) {
         (Command::Flush, _) => export.flush().await,
         _ if request.len == 0 => Ok(()),
-        (Command::Read, _) => return export.read(pool, request, find_zeros).await,
+        (Command::Read, _) => return export.read(request, how).await,
         (Command::BlockStatus { one }, _) => return export.status(request, one).await,
-        (Command::Cache, _) => export.cache(pool, request.range()).await,
+        (Command::Cache, _) => export.cache(request.range(), how).await,
         (Command::Write, Some(data)) => export.write(request.offset, data).await,
         // A write comes with its data.
         (Command::Write, None) => Err(Errno::Invalid),
@@ -75,22 +84,19 @@ impl Export {
         self.submit(disk::Request::flush()).await
     }
 
-    async fn read(
-        &self,
-        pool: &Pool,
-        request: &Request,
-        find_zeros: bool,
-    ) -> Result<Answer, Refusal> {
+    async fn read(&self, request: &Request, how: &How<'_>) -> Result<Answer, Refusal> {
         let range = request.range();
         let sectors = sectors(&range);
-        let memory = pool.take(HEADROOM + to_usize(sectors.end - sectors.start));
+        let memory = how
+            .pool
+            .take(HEADROOM + to_usize(sectors.end - sectors.start));
         let whole = memory.slice(HEADROOM..memory.len());
         self.submit(disk::Request::read(sectors.start, whole))
             .await
             .map_err(failed)?;
         let start = to_usize(range.start - sectors.start);
         let memory = memory.slice(start..start + HEADROOM + request.data_bytes());
-        if find_zeros && memory.slice(HEADROOM..memory.len()).is_zero() {
+        if how.find_zeros && memory.slice(HEADROOM..memory.len()).is_zero() {
             return Ok(Answer::Zeros);
         }
         Ok(Answer::Data(memory))
@@ -158,15 +164,22 @@ impl Export {
             .await
     }
 
-    /// Reads the range into the host's cache.
-    async fn cache(&self, pool: &Pool, range: Range<u64>) -> Result<(), Errno> {
+    /// Reads what there is in the range into the host's cache, for as long as anybody wants it.
+    async fn cache(&self, range: Range<u64>, how: &How<'_>) -> Result<(), Errno> {
         let sectors = sectors(&range);
         let mut offset = sectors.start;
-        while offset < sectors.end {
-            let len = (sectors.end - offset).min(CACHE_STEP_BYTES);
-            let memory = pool.take(to_usize(len));
-            self.submit(disk::Request::read(offset, memory)).await?;
-            offset += len;
+        while offset < sectors.end && !how.over.get() {
+            let left = sectors.end - offset;
+            let extent = self.disk.extent(offset, left).await;
+            let extent = extent.map_err(|error| self.errno(&error))?;
+            if extent.content.is_zero() && extent.len > 0 {
+                offset += extent.len.min(left);
+            } else {
+                let len = left.min(CACHE_STEP_BYTES as u64);
+                let memory = how.pool.take(to_usize(len));
+                self.submit(disk::Request::read(offset, memory)).await?;
+                offset += len;
+            }
             // Nobody waits for this; other requests come first.
             disk::yield_now().await;
         }
@@ -235,4 +248,48 @@ fn inner_sectors(range: &Range<u64>) -> Range<u64> {
 /// Lengths of what fits memory.
 fn to_usize(len: u64) -> usize {
     usize::try_from(len).expect("at most 32 MiB and a sector")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::FileExt as _;
+
+    use disk::{Executor, OpenOptions};
+
+    use super::*;
+    use crate::nbd::wire::PAYLOAD_MAX_BYTES;
+
+    /// Much is cached at once, but neither holes nor for nobody.
+    #[test]
+    fn what_is_cached_is_data_that_somebody_wants() {
+        const LEN: u32 = 4 * PAYLOAD_MAX_BYTES;
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(LEN.into()).unwrap();
+        let data = vec![7; 2 * CACHE_STEP_BYTES];
+        for offset in [0, u64::from(LEN) / 2] {
+            image.as_file().write_all_at(&data, offset).unwrap();
+        }
+        Executor::new().unwrap().run(async {
+            let disk = OpenOptions::new(image.path()).open().await.unwrap();
+            let (export, pool) = (Export::new("", disk.clone()), Pool::new());
+            let request = Request {
+                command: Command::Cache,
+                cookie: 0,
+                offset: 0,
+                len: LEN,
+                durable: false,
+            };
+            assert_eq!(request.memory_bytes(), CACHE_STEP_BYTES);
+            for (over, reads) in [(true, 0), (false, 4)] {
+                let how = How {
+                    pool: &pool,
+                    find_zeros: false,
+                    over: &Cell::new(over),
+                };
+                let answer = execute(&export, &request, None, &how).await;
+                assert!(matches!(answer, Ok(Answer::Done)));
+                assert_eq!(disk.statistics().reads, reads);
+            }
+        });
+    }
 }

@@ -1,5 +1,6 @@
 //! A client's requests, understood and checked.
 
+use super::execute::CACHE_STEP_BYTES;
 use super::wire::{Errno, PAYLOAD_MAX_BYTES, RequestHeader, command, command_flag as flag};
 
 /// What a client wants.
@@ -113,15 +114,23 @@ impl Request {
                 reason: "past the end of the export",
             }),
             _ if !is_inside => Err(invalid("past the end of the export")),
-            Command::Read | Command::Cache if self.len > PAYLOAD_MAX_BYTES => {
-                Err(invalid("more than 32 MiB"))
-            }
+            Command::Read if self.len > PAYLOAD_MAX_BYTES => Err(invalid("more than 32 MiB")),
             Command::BlockStatus { .. } if self.len == 0 => Err(invalid("no bytes")),
             _ => Ok(()),
         }
     }
 
-    /// The memory it takes.
+    /// The memory it takes while it is done.
+    pub(super) fn memory_bytes(&self) -> usize {
+        match self.command {
+            Command::Cache => usize::try_from(self.len)
+                .unwrap_or(usize::MAX)
+                .min(CACHE_STEP_BYTES),
+            _ => self.data_bytes(),
+        }
+    }
+
+    /// The data that comes with it, or with its reply.
     pub(super) fn data_bytes(&self) -> usize {
         match self.command {
             Command::Read | Command::Write => usize::try_from(self.len).unwrap_or(usize::MAX),
@@ -222,17 +231,23 @@ mod tests {
     }
 
     #[test]
-    fn reads_have_a_limit_that_trims_do_not_have() {
+    fn only_what_carries_data_has_a_limit() {
         let large = Limits {
             size_bytes: 1 << 40,
             ..LIMITS
         };
         let len = PAYLOAD_MAX_BYTES + 1;
-        for command in [command::READ, command::CACHE] {
-            assert_eq!(parse(command, 0, 0, len, &large), Err(Errno::Invalid));
-            assert!(parse(command, 0, 0, PAYLOAD_MAX_BYTES, &large).is_ok());
+        let read = parse(command::READ, 0, 0, len, &large);
+        assert_eq!(read, Err(Errno::Invalid));
+        assert!(parse(command::READ, 0, 0, PAYLOAD_MAX_BYTES, &large).is_ok());
+        for command in [
+            command::TRIM,
+            command::WRITE_ZEROES,
+            command::CACHE,
+            command::BLOCK_STATUS,
+        ] {
+            assert!(parse(command, 0, 0, u32::MAX, &large).is_ok());
         }
-        assert!(parse(command::TRIM, 0, 0, u32::MAX, &large).is_ok());
     }
 
     #[test]
