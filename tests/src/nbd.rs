@@ -18,7 +18,7 @@ pub struct Server {
     child: Child,
     stdout: Option<BufReader<ChildStdout>>,
     socket: PathBuf,
-    announcement: String,
+    announcements: Vec<String>,
 }
 
 /// How a server ended.
@@ -33,17 +33,30 @@ pub struct Ended {
 impl Server {
     /// Starts `microvm image serve` with `words` after the socket, and waits until it listens.
     pub fn microvm(program: &Path, socket: &Path, words: &[&str]) -> Result<Self> {
+        let address = format!("unix:{}", socket.display());
+        let words = [&["--nbd", &address], words].concat();
+        let mut server = Self::microvm_anywhere(program, &words, 1)?;
+        socket.clone_into(&mut server.socket);
+        Ok(server)
+    }
+
+    /// Starts `microvm image serve` with `words`, which say where it listens, and waits until it
+    /// has said so in so many lines.
+    pub fn microvm_anywhere(program: &Path, words: &[&str], lines: usize) -> Result<Self> {
         let mut command = Command::new(program);
-        command.args(["image", "serve", "--nbd"]);
-        command.arg(format!("unix:{}", socket.display()));
-        command.args(words).stderr(Stdio::piped());
-        let mut server = Self::spawn(&mut command, socket)?;
-        if let Some(stdout) = &mut server.stdout {
-            stdout.read_line(&mut server.announcement)?;
-        }
-        if server.announcement.is_empty() {
-            let ended = server.wait()?;
-            anyhow::bail!("{}: {}", ended.status, ended.stderr.trim());
+        command.args(["image", "serve"]).args(words);
+        command.stderr(Stdio::piped());
+        let mut server = Self::spawn(&mut command, Path::new(""))?;
+        for _ in 0..lines {
+            let mut line = String::new();
+            if let Some(stdout) = &mut server.stdout {
+                stdout.read_line(&mut line)?;
+            }
+            if line.is_empty() {
+                let ended = server.wait()?;
+                anyhow::bail!("{}: {}", ended.status, ended.stderr.trim());
+            }
+            server.announcements.push(line.trim_end().to_owned());
         }
         Ok(server)
     }
@@ -68,16 +81,16 @@ impl Server {
             stdout: child.stdout.take().map(BufReader::new),
             child,
             socket: socket.to_owned(),
-            announcement: String::new(),
+            announcements: Vec::new(),
         })
     }
 
-    /// The line that it printed when it began to listen.
-    pub fn announcement(&self) -> &str {
-        self.announcement.trim_end()
+    /// The lines that it printed when it began to listen.
+    pub fn announcements(&self) -> &[String] {
+        &self.announcements
     }
 
-    /// Where it listens.
+    /// Where it listens, if that is a socket with a path.
     pub fn socket(&self) -> &Path {
         &self.socket
     }

@@ -3,6 +3,8 @@
 
 #[path = "nbd/clients.rs"]
 mod clients;
+#[path = "nbd/exports.rs"]
+mod exports;
 #[path = "nbd/hostile.rs"]
 mod hostile;
 #[path = "nbd/large.rs"]
@@ -13,5 +15,9 @@ mod life;
 mod raw_client;
 #[path = "nbd/setting.rs"]
 mod setting;
+#[path = "nbd/snapshots.rs"]
+mod snapshots;
 #[path = "nbd/statistics.rs"]
 mod statistics;
+#[path = "nbd/tcp.rs"]
+mod tcp;

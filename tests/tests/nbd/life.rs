@@ -27,7 +27,7 @@ fn says_where_it_listens_and_cleans_up() {
         let server = setting.serve_with(&["--export", "a b", &image]);
         let socket = setting.path("nbd");
         let uri = format!("nbd+unix:///a%20b?socket={socket}");
-        assert_eq!(server.announcement(), format!("serving {uri}"));
+        assert_eq!(server.announcements(), [format!("serving {uri}")]);
         run(Tool::NbdInfo, &[&uri]);
         server.signal(signal).unwrap();
         let ended = server.wait().unwrap();
@@ -62,6 +62,7 @@ fn an_image_that_cannot_be_served_leaves_no_socket() {
         (vec!["no-such-image"], "no-such-image"),
         (vec!["--export", "vm", "image,format=vmdk"], "vmdk"),
         (vec![image.as_str(), "--nbd", "tcp:localhost"], "--nbd"),
+        (vec![image.as_str(), "--snapshot", "one"], "no snapshots"),
     ] {
         let error = refusal(&setting, &words);
         assert!(error.contains(part), "{error}");

@@ -1,17 +1,19 @@
 //! A client that says what the test wants it to say, right or wrong.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use tests::nbd::Server;
 
 pub(crate) const OPTION_MAGIC: &[u8] = b"IHAVEOPT";
+pub(crate) const OPT_EXPORT_NAME: u32 = 1;
 pub(crate) const OPT_LIST: u32 = 3;
 pub(crate) const OPT_INFO: u32 = 6;
 pub(crate) const OPT_GO: u32 = 7;
 pub(crate) const OPT_STRUCTURED_REPLY: u32 = 8;
 pub(crate) const OPT_SET_META_CONTEXT: u32 = 10;
 pub(crate) const REP_ACK: u32 = 1;
+pub(crate) const REP_SERVER: u32 = 2;
 pub(crate) const REP_INFO: u32 = 3;
 pub(crate) const REP_META_CONTEXT: u32 = 4;
 pub(crate) const REP_ERR_UNSUP: u32 = 0x8000_0001;
@@ -20,6 +22,7 @@ pub(crate) const REP_ERR_UNKNOWN: u32 = 0x8000_0006;
 pub(crate) const REP_ERR_TOO_BIG: u32 = 0x8000_0009;
 pub(crate) const CMD_READ: u16 = 0;
 pub(crate) const CMD_WRITE: u16 = 1;
+pub(crate) const CMD_DISC: u16 = 2;
 pub(crate) const CMD_FLUSH: u16 = 3;
 pub(crate) const CMD_TRIM: u16 = 4;
 pub(crate) const CMD_CACHE: u16 = 5;
@@ -29,7 +32,12 @@ pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 const CHUNK_MAGIC: u32 = 0x668e_33ef;
 
-pub(crate) struct Client(UnixStream);
+/// What a client travels on.
+pub(crate) trait Transport: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Transport for T {}
+
+pub(crate) struct Client(Box<dyn Transport>);
 
 /// A chunk of a structured reply.
 #[derive(Debug, PartialEq, Eq)]
@@ -44,13 +52,23 @@ impl Client {
     /// Connects and greets.
     pub(crate) fn connect(server: &Server) -> Self {
         let mut client = Self::connect_silently(server);
-        client.send(&3_u32.to_be_bytes());
+        client.greet();
         client
+    }
+
+    /// Says what every client of today says first.
+    pub(crate) fn greet(&mut self) {
+        self.send(&3_u32.to_be_bytes());
     }
 
     /// Connects and listens to the greeting.
     pub(crate) fn connect_silently(server: &Server) -> Self {
-        let mut client = Self(UnixStream::connect(server.socket()).unwrap());
+        Self::over(UnixStream::connect(server.socket()).unwrap())
+    }
+
+    /// Listens to the greeting that comes over `transport`.
+    pub(crate) fn over(transport: impl Transport + 'static) -> Self {
+        let mut client = Self(Box::new(transport));
         assert_eq!(client.receive(18), b"NBDMAGICIHAVEOPT\0\x03");
         client
     }
@@ -84,7 +102,11 @@ impl Client {
 
     /// Whether the server ends the connection, whatever it says before that.
     pub(crate) fn is_at_end(&mut self) -> bool {
-        self.0.read_to_end(&mut Vec::new()).is_ok_and(|_| true)
+        match self.0.read_to_end(&mut Vec::new()) {
+            Ok(_) => true,
+            // What the server has not read is lost on the way.
+            Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset),
+        }
     }
 
     pub(crate) fn option(&mut self, option: u32, data: &[u8]) {

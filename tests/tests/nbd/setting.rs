@@ -1,6 +1,7 @@
 //! A directory with an image and a server that lends it.
 
 use std::fs::File;
+use std::net::TcpStream;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::process::Command;
@@ -75,6 +76,47 @@ impl Setting {
         let socket = self.directory.path().join("nbd");
         Server::microvm(microvm(), &socket, words).unwrap()
     }
+}
+
+/// Serves at a free TCP port of this host, with `words`, and says so once.
+pub(crate) fn serve_tcp(words: &[&str]) -> (Server, TcpPlace) {
+    let words = [&["--nbd", "tcp:0"], words].concat();
+    let server = Server::microvm_anywhere(microvm(), &words, 1).unwrap();
+    let place = TcpPlace::of(&server.announcements()[0]);
+    (server, place)
+}
+
+/// Where a server listens.
+pub(crate) struct TcpPlace {
+    /// How clients call its export.
+    pub(crate) uri: String,
+    pub(crate) port: u16,
+}
+
+impl TcpPlace {
+    /// The place that a server has told of.
+    pub(crate) fn of(announcement: &str) -> Self {
+        let uri = announcement.strip_prefix("serving ").unwrap();
+        let port = uri
+            .split(['/', ':'])
+            .rfind(|part| part.parse::<u16>().is_ok());
+        Self {
+            uri: uri.to_owned(),
+            port: port.unwrap().parse().unwrap(),
+        }
+    }
+
+    pub(crate) fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).unwrap()
+    }
+}
+
+/// Why a server with `words` does not begin.
+pub(crate) fn refusal(words: &[&str]) -> String {
+    let server = Server::microvm_anywhere(microvm(), words, 1);
+    let error = server.err().expect("it serves").to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    error
 }
 
 /// What a tool prints, which must succeed.

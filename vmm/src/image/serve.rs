@@ -1,111 +1,100 @@
-//! `microvm image serve`: lends an image to NBD clients.
+//! `microvm image serve`: lends images to NBD clients.
 
-use std::fmt::Write as _;
+mod lent;
+
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write as _;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
-use std::str::FromStr;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
-use disk::Listener;
+use disk::{Disk, OpenOptions};
+use serde::Serialize;
 
 use super::identity::is_same_file;
-use crate::cli::disk::DiskArgument;
-use crate::nbd::{Export, Server, SocketPath};
+use crate::nbd::{Address, Endpoint, Export, Server};
 use crate::signals::Signals;
 use crate::statistics::{DiskCounts, StatisticsFile};
+use lent::Lent;
 
 /// The options of `serve`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Where to listen for NBD clients
-    #[arg(long, value_name = "unix:PATH")]
-    nbd: Address,
+    /// Where to listen for NBD clients; without an address, only this host reaches the port
+    #[arg(long, value_name = "unix:PATH|tcp:[ADDRESS:]PORT", required = true)]
+    nbd: Vec<Address>,
 
-    /// What clients may call the export [default: the empty name]
-    #[arg(
-        long,
-        value_name = "NAME",
-        default_value = "",
-        hide_default_value = true
-    )]
-    export: String,
+    /// What clients may call the first export [default: the empty name]
+    #[arg(long, value_name = "NAME")]
+    export: Option<String>,
+
+    /// Lend an internal snapshot of the only FILE, which nobody can change
+    #[arg(long, value_name = "ID|NAME")]
+    snapshot: Option<String>,
 
     /// Refuse every change
     #[arg(long)]
     readonly: bool,
 
+    /// Let other hosts change an image, and see what is in it
+    #[arg(long)]
+    allow_plain_writes: bool,
+
     /// Write what the disk has done to STATS at the end, as JSON
     #[arg(long, value_name = "STATS")]
     stats: Option<PathBuf>,
 
-    /// The image, or a block device; with the options of --disk but serial=
-    #[arg(value_name = "FILE[,readonly][,format=F][,order=MODE][,OPTION=VALUE]...")]
-    image: DiskArgument,
+    /// An image, or a block device; with the options of --disk but serial=
+    #[arg(
+        value_name = "FILE[,export=NAME][,snapshot=NAME][,readonly][,format=F][,order=MODE][,OPTION=VALUE]...",
+        required = true
+    )]
+    files: Vec<Lent>,
 }
 
-/// Where a server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Address(PathBuf);
-
-impl FromStr for Address {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.strip_prefix("unix:") {
-            Some(path) if !path.is_empty() => Ok(Self(path.into())),
-            _ => Err("write unix:PATH"),
-        }
-    }
-}
-
-/// Serves the image until a signal says that it is enough, and closes it.
+/// Serves the images until a signal says that it is enough, and closes them.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
-    let Arguments {
-        nbd, export, image, ..
-    } = arguments;
-    if image.serial.is_some() {
-        bail!("serial= is for guests, NBD clients do not see it");
-    }
-    if !Export::is_name(export) {
-        bail!("an export's name has at most 4096 bytes");
-    }
+    let names = lent::names(&arguments.files, arguments.export.as_deref())?;
+    arguments.check()?;
     let stats = arguments.stats.as_deref();
-    if let Some(path) = stats.filter(|path| is_same_file(path, &image.path)) {
-        bail!(
-            "{}: is the image itself, and no place for statistics",
-            path.display()
-        );
-    }
     let stats = stats.map(StatisticsFile::open).transpose()?;
     let signals = Signals::install()?;
     let end = end(signals.end.as_fd().try_clone_to_owned()?);
-    let mut options = image.open_options();
-    if arguments.readonly {
-        options = options.read_only(true);
-    }
-    let disk = options.open().await?;
-    let served = serve(nbd, Export::new(export, disk.clone()), end).await;
-    let closed = disk.close().await;
+    let disks = arguments.open().await?;
+    let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
+    let exports = names.iter().zip(&disks).map(export).collect();
+    let served = serve(&arguments.nbd, exports, end).await;
+    let closed = close(&disks).await;
     served?;
     closed?;
     if let Some(file) = stats {
-        file.write(&DiskCounts::from(&disk.statistics()))?;
+        let counts = disks.iter().map(|disk| (&disk.statistics()).into());
+        write_statistics(&file, names, counts)?;
     }
     Ok(())
 }
 
-async fn serve(address: &Address, export: Export, end: impl Future<Output = ()>) -> Result<()> {
-    let uri = uri(address, &export);
-    let (listener, _name) = SocketPath::listen(&address.0)?;
-    let listener = Listener::new(listener).context("cannot listen")?;
+async fn serve(
+    addresses: &[Address],
+    exports: Vec<Export>,
+    end: impl Future<Output = ()>,
+) -> Result<()> {
+    let endpoints: Result<Vec<_>> = addresses.iter().map(Endpoint::listen).collect();
+    let endpoints = endpoints?;
+    let mut lines = String::new();
+    for endpoint in &endpoints {
+        for export in &exports {
+            let uri = endpoint.uri(export);
+            lines.extend(["serving ", &uri, "\n"]);
+        }
+    }
     // Whoever does not read it can see the socket.
-    let _ = writeln!(std::io::stdout(), "serving {uri}");
-    Server::new(export).run(&listener, end).await;
+    let _ = std::io::stdout().write_all(lines.as_bytes());
+    Server::new(exports).run(&endpoints, end).await;
     Ok(())
 }
 
@@ -116,42 +105,94 @@ async fn end(signals: OwnedFd) {
     }
 }
 
-/// How clients call the export, as in `doc/uri.md` of the NBD project.
-fn uri(address: &Address, export: &Export) -> String {
-    let name = percent_encoded(export.name().as_bytes());
-    let path = std::path::absolute(&address.0).unwrap_or_else(|_| address.0.clone());
-    let path = percent_encoded(path.as_os_str().as_bytes());
-    format!("nbd+unix:///{name}?socket={path}")
+/// Closes all, whatever becomes of one.
+async fn close(disks: &[Rc<dyn Disk>]) -> Result<()> {
+    let mut closed = Ok(());
+    for disk in disks {
+        closed = closed.and(disk.close().await);
+    }
+    Ok(closed?)
 }
 
-/// Leaves what means itself everywhere in a URI (RFC 3986 section 2.3), and slashes.
-fn percent_encoded(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for &byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
-            text.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(text, "%{byte:02X}");
-        }
+/// Writes what the one disk did, or what each did, by the names of the exports.
+fn write_statistics(
+    file: &StatisticsFile<'_>,
+    names: Vec<String>,
+    mut counts: impl ExactSizeIterator<Item = DiskCounts>,
+) -> Result<()> {
+    #[derive(Serialize)]
+    struct All {
+        exports: BTreeMap<String, DiskCounts>,
     }
-    text
+    if counts.len() > 1 {
+        let exports = names.into_iter().zip(counts).collect();
+        return file.write(&All { exports });
+    }
+    file.write(&counts.next().unwrap_or_default())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_unix_sockets_are_addresses() {
-        assert_eq!("unix:/a".parse(), Ok(Address("/a".into())));
-        for text in ["/a", "unix:", "tcp:localhost:10809", ""] {
-            assert!(text.parse::<Address>().is_err(), "{text}");
+impl Arguments {
+    /// Refuses what contradicts itself, or is a danger.
+    fn check(&self) -> Result<()> {
+        if let Some(stats) = &self.stats
+            && self
+                .files
+                .iter()
+                .any(|lent| is_same_file(stats, &lent.disk.path))
+        {
+            let stats = stats.display();
+            bail!("{stats}: is the image itself, and no place for statistics");
         }
+        if self.snapshot.is_some() && self.files.len() > 1 {
+            bail!("--snapshot: there are several files; write FILE,snapshot=NAME of one of them");
+        }
+        if self.snapshot.is_some() && self.files.iter().any(|lent| lent.disk.snapshot.is_some()) {
+            bail!("--snapshot: the file has a snapshot= already");
+        }
+        self.check_exposure()
     }
 
-    #[test]
-    fn uris_hold_any_name() {
-        assert_eq!(percent_encoded(b"a b/c?%\xff"), "a%20b/c%3F%25%FF");
+    /// Refuses to let everybody change what is lent.
+    fn check_exposure(&self) -> Result<()> {
+        let is_writable =
+            !self.readonly && self.snapshot.is_none() && self.files.iter().any(Lent::is_writable);
+        if !is_writable || self.allow_plain_writes {
+            return Ok(());
+        }
+        if let Some(address) = self.nbd.iter().find(|address| address.is_exposed()) {
+            bail!(
+                "{address}: whoever reaches it could change the image, and see what others read and \
+                 write; give --readonly, or --allow-plain-writes where \
+                 the network is trusted"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens all, or none.
+    async fn open(&self) -> Result<Vec<Rc<dyn Disk>>> {
+        let mut disks = Vec::new();
+        for lent in &self.files {
+            match self.options(lent).open().await {
+                Ok(disk) => disks.push(disk),
+                Err(error) => {
+                    // Nobody has written anything yet: there is nothing to lose.
+                    let _ = close(&disks).await;
+                    return Err(error.into());
+                }
+            }
+        }
+        Ok(disks)
+    }
+
+    fn options(&self, lent: &Lent) -> OpenOptions {
+        let mut options = lent.disk.open_options();
+        if let Some(id_or_name) = &self.snapshot {
+            options = options.snapshot(id_or_name);
+        }
+        if self.readonly {
+            options = options.read_only(true);
+        }
+        options
     }
 }

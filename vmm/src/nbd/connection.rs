@@ -8,16 +8,18 @@ use std::task::Poll;
 
 use disk::{Buffers, Stream};
 
-use super::budget::{Budget, Common, Permit};
+use super::budget::{Budget, Permit};
 use super::end::End;
 use super::execute::{How, execute};
 use super::export::Export;
-use super::handshake::{Terms, handshake};
+use super::haggling::Terms;
+use super::handshake::handshake;
 use super::inbox::Inbox;
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::reply::Replies;
 use super::request::{Command, Limits, Refusal, Request};
+use super::service::Service;
 use super::wire::{PAYLOAD_MAX_BYTES, REQUEST_MAGIC, RequestHeader, command};
 
 /// What the requests of a client have in common.
@@ -36,17 +38,15 @@ struct Connection {
 /// the handshake is over. Every request that was started is done when this returns.
 pub(super) async fn serve(
     stream: Rc<Stream>,
-    export: Rc<Export>,
-    pool: Rc<Pool>,
-    common: Rc<Common>,
+    service: &Service,
     negotiated: impl FnOnce(),
 ) -> Result<(), End> {
-    let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
-    let Some(terms) = handshake(&mut inbox, &stream, &export).await? else {
+    let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&service.pool));
+    let Some(terms) = handshake(&mut inbox, &stream, &service.exports).await? else {
         return Ok(());
     };
     negotiated();
-    let connection = Rc::new(Connection::new(stream, export, pool, common, terms));
+    let connection = Rc::new(Connection::new(stream, service, terms));
     let sender = Rc::clone(&connection);
     disk::spawn(async move { sender.outbox.run().await });
     let end = connection.take_requests(&mut inbox).await;
@@ -60,28 +60,25 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    fn new(
-        stream: Rc<Stream>,
-        export: Rc<Export>,
-        pool: Rc<Pool>,
-        common: Rc<Common>,
-        terms: Terms,
-    ) -> Self {
+    fn new(stream: Rc<Stream>, service: &Service, terms: Terms) -> Self {
+        let Terms {
+            export,
+            structured,
+            allocation,
+        } = terms;
         let limits = Limits {
             size_bytes: export.properties.size_bytes,
             read_only: export.properties.read_only,
-            structured: terms.structured,
-            allocation: terms.allocation,
+            structured,
+            allocation,
         };
         Self {
             export,
-            pool,
+            pool: Rc::clone(&service.pool),
             outbox: Outbox::new(stream),
-            budget: Rc::new(Budget::new(common)),
+            budget: Rc::new(Budget::new(Rc::clone(&service.common))),
             limits,
-            replies: Replies {
-                structured: terms.structured,
-            },
+            replies: Replies { structured },
             over: Cell::new(false),
         }
     }
@@ -236,16 +233,15 @@ mod tests {
         drop(theirs);
         Executor::new().unwrap().run(async {
             let disk = OpenOptions::new(image.path()).open().await.unwrap();
-            let export = Rc::new(Export::new("", disk.clone()));
-            let (stream, pool) = (Rc::new(Stream::new(ours)), Rc::new(Pool::new()));
-            let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&pool));
-            let connection = Rc::new(Connection::new(
-                stream,
-                export,
-                pool,
-                Rc::default(),
-                Terms::default(),
-            ));
+            let service = Service::new(vec![Export::new("", disk.clone())]);
+            let terms = Terms {
+                export: Rc::clone(service.exports.find(b"").unwrap()),
+                structured: false,
+                allocation: false,
+            };
+            let stream = Rc::new(Stream::new(ours));
+            let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&service.pool));
+            let connection = Rc::new(Connection::new(stream, &service, terms));
             // Where the host's file system reads nothing without waiting, replies come later.
             let sender = Rc::clone(&connection);
             disk::spawn(async move { sender.outbox.run().await });

@@ -23,7 +23,7 @@ pub(crate) struct Export {
 }
 
 impl Export {
-    /// Exports `disk` as `name`, which clients may leave out.
+    /// Exports `disk` as `name`.
     pub(crate) fn new(name: &str, disk: Rc<dyn Disk>) -> Self {
         Self {
             name: name.to_owned(),
@@ -42,11 +42,6 @@ impl Export {
     /// What it is called.
     pub(crate) fn name(&self) -> &str {
         &self.name
-    }
-
-    /// Whether a client that asks for `name` means this one. The empty name is the default.
-    pub(super) fn is_called(&self, name: &[u8]) -> bool {
-        name.is_empty() || name == self.name.as_bytes()
     }
 
     /// The transmission flags.

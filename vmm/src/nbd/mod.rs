@@ -1,4 +1,4 @@
-//! A server of the Network Block Device protocol, fixed newstyle, for one disk.
+//! A server of the Network Block Device protocol, fixed newstyle, for one disk or several.
 //!
 //! ```text
 //!   client ──> Inbox ──> handshake ──Terms──> Connection ──spawn──> request task ──> disk::Disk
@@ -11,11 +11,15 @@
 //!
 //! The protocol is specified in `doc/proto.md` of the NBD project.
 
+mod address;
 mod budget;
 mod connection;
 mod end;
+mod endpoint;
 mod execute;
 mod export;
+mod exports;
+mod haggling;
 mod handshake;
 mod inbox;
 mod notify;
@@ -25,10 +29,13 @@ mod pool;
 mod reply;
 mod request;
 mod server;
+mod service;
 mod socket_path;
+mod uri;
 mod wire;
 mod write_order;
 
+pub(crate) use address::Address;
+pub(crate) use endpoint::Endpoint;
 pub(crate) use export::Export;
 pub(crate) use server::Server;
-pub(crate) use socket_path::SocketPath;

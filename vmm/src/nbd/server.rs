@@ -3,26 +3,26 @@
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use disk::{Listener, Stream};
+use disk::Stream;
+use futures_util::future::select_all;
 
-use super::budget::Common;
 use super::connection;
+use super::endpoint::Endpoint;
 use super::export::Export;
 use super::notify::Notify;
-use super::pool::Pool;
+use super::service::Service;
 
 /// Clients at a time. The next one waits until one leaves.
 const CLIENTS_MAX: usize = 64;
 
-/// Serves one export.
+/// Serves exports, of which the first is the default.
 pub(crate) struct Server {
-    export: Rc<Export>,
-    pool: Rc<Pool>,
-    common: Rc<Common>,
+    service: Service,
     /// By number, in the order they came.
     clients: RefCell<BTreeMap<u64, Client>>,
     next: Cell<u64>,
@@ -32,27 +32,29 @@ pub(crate) struct Server {
 
 struct Client {
     stream: Rc<Stream>,
-    /// Whether it has chosen the export.
+    /// Whether it has chosen an export.
     negotiated: bool,
 }
 
 impl Server {
-    pub(crate) fn new(export: Export) -> Rc<Self> {
+    pub(crate) fn new(exports: Vec<Export>) -> Rc<Self> {
         Rc::new(Self {
-            export: Rc::new(export),
-            pool: Rc::new(Pool::new()),
-            common: Rc::default(),
+            service: Service::new(exports),
             clients: RefCell::default(),
             next: Cell::new(0),
             left: Notify::default(),
         })
     }
 
-    /// Serves whoever comes until `end`. All requests that were started are done then, and all
-    /// clients gone.
-    pub(crate) async fn run(self: &Rc<Self>, listener: &Listener, end: impl Future<Output = ()>) {
+    /// Serves whoever comes to `endpoints`, of which there is one at least, until `end`. All
+    /// requests that were started are done then, and all clients gone.
+    pub(crate) async fn run(
+        self: &Rc<Self>,
+        endpoints: &[Endpoint],
+        end: impl Future<Output = ()>,
+    ) {
         let mut end = pin!(end);
-        let mut accepting = pin!(self.accept(listener));
+        let mut accepting = pin!(self.accept(endpoints));
         poll_fn(|context| {
             let ended = end.as_mut().poll(context).is_ready();
             if ended || accepting.as_mut().poll(context).is_ready() {
@@ -70,17 +72,25 @@ impl Server {
     }
 
     /// Never ends.
-    async fn accept(self: &Rc<Self>, listener: &Listener) {
+    async fn accept(self: &Rc<Self>, endpoints: &[Endpoint]) {
         loop {
-            match listener.accept().await {
+            let next = endpoints.iter().map(|endpoint| Box::pin(endpoint.accept()));
+            match select_all(next).await.0 {
                 Ok(stream) => {
                     self.room().await;
                     self.start(Rc::new(stream));
                 }
+                Err(error) if !is_for_want_of_resources(&error) => {
+                    // It was that client's, as `accept(2)` has it of TCP.
+                    tracing::debug!(%error, "an NBD client has gone before it was there");
+                    disk::yield_now().await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept an NBD client");
                     // Most likely there are too many descriptors open; some go with a client.
-                    if !self.clients.borrow().is_empty() {
+                    if self.clients.borrow().is_empty() {
+                        disk::yield_now().await;
+                    } else {
                         self.left.wait().await;
                     }
                 }
@@ -124,11 +134,8 @@ impl Server {
         tracing::debug!(number, "an NBD client has connected");
         let server = Rc::clone(self);
         disk::spawn(async move {
-            let (export, pool) = (Rc::clone(&server.export), Rc::clone(&server.pool));
-            let common = Rc::clone(&server.common);
             let negotiated = || server.negotiated(number);
-            let end = connection::serve(stream, export, pool, common, negotiated).await;
-            match end {
+            match connection::serve(stream, &server.service, negotiated).await {
                 Ok(()) => tracing::debug!(number, "an NBD client has left"),
                 Err(end) => tracing::debug!(number, %end, "an NBD client is gone"),
             }
@@ -142,4 +149,12 @@ impl Server {
             client.negotiated = true;
         }
     }
+}
+
+/// Whether an error says nothing of the client, and will not be gone soon.
+fn is_for_want_of_resources(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)
+    )
 }

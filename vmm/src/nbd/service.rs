@@ -1,0 +1,25 @@
+//! What all connections of a server have in common.
+
+use std::rc::Rc;
+
+use super::budget::Common;
+use super::export::Export;
+use super::exports::Exports;
+use super::pool::Pool;
+
+/// What clients are given, and from what they take.
+pub(super) struct Service {
+    pub(super) exports: Exports,
+    pub(super) pool: Rc<Pool>,
+    pub(super) common: Rc<Common>,
+}
+
+impl Service {
+    pub(super) fn new(exports: Vec<Export>) -> Self {
+        Self {
+            exports: Exports::new(exports),
+            pool: Rc::new(Pool::new()),
+            common: Rc::default(),
+        }
+    }
+}
