@@ -24,6 +24,8 @@ pub enum Tool {
     NbdCopy,
     /// Asks NBD servers what they offer.
     NbdInfo,
+    /// Serves what other NBD servers serve, changed by filters.
+    NbdKit,
     /// Inspects and makes disk images.
     QemuImg,
     /// Reads and writes disk images, piece by piece.
@@ -49,6 +51,7 @@ impl Tool {
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy => "nbdcopy",
             Self::NbdInfo => "nbdinfo",
+            Self::NbdKit => "nbdkit",
             Self::QemuImg => "qemu-img",
             Self::QemuIo => "qemu-io",
             Self::QemuStorageDaemon => "qemu-storage-daemon",
@@ -67,6 +70,7 @@ impl Tool {
             Self::Mke2fs => "e2fsprogs",
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy | Self::NbdInfo => "libnbd-bin",
+            Self::NbdKit => "nbdkit",
             Self::QemuImg | Self::QemuIo => "qemu-utils",
             Self::QemuStorageDaemon => "qemu-system-common",
             Self::QemuSystem => "qemu-system-x86",

@@ -1,6 +1,8 @@
 //! The NBD server and its clients: real ones, many at a time, and hostile ones.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "nbd/authority.rs"]
+mod authority;
 #[path = "nbd/clients.rs"]
 mod clients;
 #[path = "nbd/exports.rs"]
@@ -21,3 +23,7 @@ mod snapshots;
 mod statistics;
 #[path = "nbd/tcp.rs"]
 mod tcp;
+#[path = "nbd/tls.rs"]
+mod tls;
+#[path = "nbd/tls_hostile.rs"]
+mod tls_hostile;

@@ -7,7 +7,9 @@ use tests::nbd::Server;
 
 pub(crate) const OPTION_MAGIC: &[u8] = b"IHAVEOPT";
 pub(crate) const OPT_EXPORT_NAME: u32 = 1;
+pub(crate) const OPT_ABORT: u32 = 2;
 pub(crate) const OPT_LIST: u32 = 3;
+pub(crate) const OPT_STARTTLS: u32 = 5;
 pub(crate) const OPT_INFO: u32 = 6;
 pub(crate) const OPT_GO: u32 = 7;
 pub(crate) const OPT_STRUCTURED_REPLY: u32 = 8;
@@ -18,6 +20,7 @@ pub(crate) const REP_INFO: u32 = 3;
 pub(crate) const REP_META_CONTEXT: u32 = 4;
 pub(crate) const REP_ERR_UNSUP: u32 = 0x8000_0001;
 pub(crate) const REP_ERR_INVALID: u32 = 0x8000_0003;
+pub(crate) const REP_ERR_TLS_REQD: u32 = 0x8000_0005;
 pub(crate) const REP_ERR_UNKNOWN: u32 = 0x8000_0006;
 pub(crate) const REP_ERR_TOO_BIG: u32 = 0x8000_0009;
 pub(crate) const CMD_READ: u16 = 0;
@@ -73,6 +76,14 @@ impl Client {
         client
     }
 
+    /// Goes on over what `wrap` makes of the transport.
+    pub(crate) fn wrapped<T: Transport + 'static>(
+        self,
+        wrap: impl FnOnce(Box<dyn Transport>) -> T,
+    ) -> Self {
+        Self(Box::new(wrap(self.0)))
+    }
+
     /// Sends bytes; the server may have had enough.
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
         self.0.write_all(bytes).is_ok()
@@ -104,9 +115,19 @@ impl Client {
     pub(crate) fn is_at_end(&mut self) -> bool {
         match self.0.read_to_end(&mut Vec::new()) {
             Ok(_) => true,
-            // What the server has not read is lost on the way.
-            Err(error) => matches!(error.kind(), ErrorKind::ConnectionReset),
+            // What the server has not read, or the end of TLS, is lost on the way.
+            Err(error) => matches!(
+                error.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::UnexpectedEof
+            ),
         }
+    }
+
+    /// What the server says until it ends the connection in order.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        self.0.read_to_end(&mut bytes).unwrap();
+        bytes
     }
 
     pub(crate) fn option(&mut self, option: u32, data: &[u8]) {

@@ -100,7 +100,12 @@ fn writes_of_other_hosts_must_be_wanted() {
     let image = setting.raw_image("image", 1);
     for address in ["tcp:0.0.0.0:0", "tcp:[::]:0"] {
         let error = refusal(&["--nbd", "tcp:0", "--nbd", address, &image]);
-        for part in [address, "--readonly", "--allow-plain-writes"] {
+        for part in [
+            address,
+            "--tls-certificates",
+            "--readonly",
+            "--allow-plain-writes",
+        ] {
             assert!(error.contains(part), "{error}");
         }
     }

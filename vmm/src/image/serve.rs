@@ -16,7 +16,7 @@ use disk::{Disk, OpenOptions};
 use serde::Serialize;
 
 use super::identity::is_same_file;
-use crate::nbd::{Address, Endpoint, Export, Server};
+use crate::nbd::{Address, Certificates, Endpoint, Export, Server};
 use crate::signals::Signals;
 use crate::statistics::{DiskCounts, StatisticsFile};
 use lent::Lent;
@@ -40,7 +40,15 @@ pub(crate) struct Arguments {
     #[arg(long)]
     readonly: bool,
 
-    /// Let other hosts change an image, and see what is in it
+    /// Let clients in by way of TLS only, with the server-cert.pem and server-key.pem of DIR
+    #[arg(long, value_name = "DIR")]
+    tls_certificates: Option<PathBuf>,
+
+    /// Let clients in only whose certificate is signed by the ca-cert.pem of DIR
+    #[arg(long, requires = "tls_certificates")]
+    tls_verify_peer: bool,
+
+    /// Let other hosts change an image without TLS
     #[arg(long)]
     allow_plain_writes: bool,
 
@@ -60,6 +68,10 @@ pub(crate) struct Arguments {
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let names = lent::names(&arguments.files, arguments.export.as_deref())?;
     arguments.check()?;
+    let certificates = match &arguments.tls_certificates {
+        Some(directory) => Some(Certificates::load(directory, arguments.tls_verify_peer)?),
+        None => None,
+    };
     let stats = arguments.stats.as_deref();
     let stats = stats.map(StatisticsFile::open).transpose()?;
     let signals = Signals::install()?;
@@ -67,7 +79,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let disks = arguments.open().await?;
     let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
     let exports = names.iter().zip(&disks).map(export).collect();
-    let served = serve(&arguments.nbd, exports, end).await;
+    let served = serve(&arguments.nbd, exports, certificates, end).await;
     let closed = close(&disks).await;
     served?;
     closed?;
@@ -81,6 +93,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
 async fn serve(
     addresses: &[Address],
     exports: Vec<Export>,
+    certificates: Option<Certificates>,
     end: impl Future<Output = ()>,
 ) -> Result<()> {
     let endpoints: Result<Vec<_>> = addresses.iter().map(Endpoint::listen).collect();
@@ -88,13 +101,15 @@ async fn serve(
     let mut lines = String::new();
     for endpoint in &endpoints {
         for export in &exports {
-            let uri = endpoint.uri(export);
+            let uri = endpoint.uri(export, certificates.is_some());
             lines.extend(["serving ", &uri, "\n"]);
         }
     }
     // Whoever does not read it can see the socket.
     let _ = std::io::stdout().write_all(lines.as_bytes());
-    Server::new(exports).run(&endpoints, end).await;
+    Server::new(exports, certificates)
+        .run(&endpoints, end)
+        .await;
     Ok(())
 }
 
@@ -156,13 +171,13 @@ impl Arguments {
     fn check_exposure(&self) -> Result<()> {
         let is_writable =
             !self.readonly && self.snapshot.is_none() && self.files.iter().any(Lent::is_writable);
-        if !is_writable || self.allow_plain_writes {
+        if !is_writable || self.tls_certificates.is_some() || self.allow_plain_writes {
             return Ok(());
         }
         if let Some(address) = self.nbd.iter().find(|address| address.is_exposed()) {
             bail!(
                 "{address}: whoever reaches it could change the image, and see what others read and \
-                 write; give --readonly, or --allow-plain-writes where \
+                 write; give --tls-certificates DIR, or --readonly, or --allow-plain-writes where \
                  the network is trusted"
             );
         }

@@ -15,6 +15,7 @@ use super::export::Export;
 use super::haggling::Terms;
 use super::handshake::handshake;
 use super::inbox::Inbox;
+use super::link::Link;
 use super::outbox::Outbox;
 use super::pool::Pool;
 use super::reply::Replies;
@@ -41,15 +42,28 @@ pub(super) async fn serve(
     service: &Service,
     negotiated: impl FnOnce(),
 ) -> Result<(), End> {
-    let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&service.pool));
-    let Some(terms) = handshake(&mut inbox, &stream, &service.exports).await? else {
+    let link = Rc::new(Link::Plain(stream));
+    let mut inbox = Inbox::new(link, Rc::clone(&service.pool));
+    let end = converse(&mut inbox, service, negotiated).await;
+    inbox.link().finish();
+    end
+}
+
+async fn converse(
+    inbox: &mut Inbox,
+    service: &Service,
+    negotiated: impl FnOnce(),
+) -> Result<(), End> {
+    let terms = handshake(inbox, &service.exports, service.certificates.as_ref()).await?;
+    let Some(terms) = terms else {
         return Ok(());
     };
     negotiated();
-    let connection = Rc::new(Connection::new(stream, service, terms));
+    let link = Rc::clone(inbox.link());
+    let connection = Rc::new(Connection::new(link, service, terms));
     let sender = Rc::clone(&connection);
     disk::spawn(async move { sender.outbox.run().await });
-    let end = connection.take_requests(&mut inbox).await;
+    let end = connection.take_requests(inbox).await;
     connection.over.set(true);
     connection.outbox.send_soon();
     while !connection.budget.is_unused() {
@@ -60,7 +74,7 @@ pub(super) async fn serve(
 }
 
 impl Connection {
-    fn new(stream: Rc<Stream>, service: &Service, terms: Terms) -> Self {
+    fn new(link: Rc<Link>, service: &Service, terms: Terms) -> Self {
         let Terms {
             export,
             structured,
@@ -75,7 +89,7 @@ impl Connection {
         Self {
             export,
             pool: Rc::clone(&service.pool),
-            outbox: Outbox::new(stream),
+            outbox: Outbox::new(link),
             budget: Rc::new(Budget::new(Rc::clone(&service.common))),
             limits,
             replies: Replies { structured },
@@ -233,15 +247,15 @@ mod tests {
         drop(theirs);
         Executor::new().unwrap().run(async {
             let disk = OpenOptions::new(image.path()).open().await.unwrap();
-            let service = Service::new(vec![Export::new("", disk.clone())]);
+            let service = Service::new(vec![Export::new("", disk.clone())], None);
             let terms = Terms {
                 export: Rc::clone(service.exports.find(b"").unwrap()),
                 structured: false,
                 allocation: false,
             };
-            let stream = Rc::new(Stream::new(ours));
-            let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&service.pool));
-            let connection = Rc::new(Connection::new(stream, &service, terms));
+            let link = Rc::new(Link::Plain(Rc::new(Stream::new(ours))));
+            let mut inbox = Inbox::new(Rc::clone(&link), Rc::clone(&service.pool));
+            let connection = Rc::new(Connection::new(link, &service, terms));
             // Where the host's file system reads nothing without waiting, replies come later.
             let sender = Rc::clone(&connection);
             disk::spawn(async move { sender.outbox.run().await });

@@ -11,6 +11,9 @@ pub(super) enum End {
     /// The socket failed.
     #[error("{0}")]
     Socket(#[from] io::Error),
+    /// There is no TLS with the client, which most likely has not the right certificate.
+    #[error("no TLS: {0}")]
+    Tls(io::Error),
     /// The client does not speak the protocol, so that nothing it sends can be understood.
     #[error("protocol violation: {0}")]
     Violation(&'static str),

@@ -46,9 +46,9 @@ impl Endpoint {
         }
     }
 
-    /// How clients call an export here.
-    pub(crate) fn uri(&self, export: &Export) -> String {
-        uri(&self.address, export.name())
+    /// How clients call an export here; with `tls`, those that come by way of TLS.
+    pub(crate) fn uri(&self, export: &Export, tls: bool) -> String {
+        uri(&self.address, export.name(), tls)
     }
 
     /// Waits for the next client. Nobody is lost if the future is dropped.

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use zerocopy::byteorder::network_endian::U32;
 use zerocopy::{Immutable, IntoBytes};
 
+use super::certificates::Certificates;
 use super::end::End;
 use super::export::{ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, Export};
 use super::exports::Exports;
@@ -28,10 +29,22 @@ pub(super) struct Terms {
 }
 
 /// How the handshake goes on after an option.
-pub(super) enum Next {
+pub(super) enum Next<'a> {
     Haggle,
+    /// TLS begins.
+    Secure(&'a Certificates),
     Transmit(Terms),
     Leave,
+}
+
+/// Whether TLS protects the connection.
+#[derive(Clone, Copy)]
+enum Security<'a> {
+    /// There are no certificates.
+    None,
+    /// It has to, and does not yet.
+    Required(&'a Certificates),
+    On,
 }
 
 /// Answers the options of one client.
@@ -39,6 +52,7 @@ pub(super) struct Haggling<'a> {
     exports: &'a Exports,
     /// The client does without the zeros after the reply to `NBD_OPT_EXPORT_NAME`.
     no_zeroes: bool,
+    security: Security<'a>,
     structured: bool,
     /// The export whose `base:allocation` was chosen. What was chosen of one says nothing of others.
     allocation: Option<Rc<Export>>,
@@ -47,14 +61,27 @@ pub(super) struct Haggling<'a> {
 }
 
 impl<'a> Haggling<'a> {
-    pub(super) fn new(exports: &'a Exports, no_zeroes: bool) -> Self {
+    /// With `certificates`, nothing is told before TLS.
+    pub(super) fn new(
+        exports: &'a Exports,
+        no_zeroes: bool,
+        certificates: Option<&'a Certificates>,
+    ) -> Self {
         Self {
             exports,
             no_zeroes,
+            security: certificates.map_or(Security::None, Security::Required),
             structured: false,
             allocation: None,
             replies: Vec::new(),
         }
+    }
+
+    /// TLS protects the connection from now on. Nothing that was said before counts.
+    pub(super) fn secured(&mut self) {
+        self.security = Security::On;
+        self.structured = false;
+        self.allocation = None;
     }
 
     /// What is to be sent.
@@ -63,13 +90,17 @@ impl<'a> Haggling<'a> {
     }
 
     /// Answers an option.
-    pub(super) fn answer(&mut self, option: u32, data: &[u8]) -> Result<Next, End> {
+    pub(super) fn answer(&mut self, option: u32, data: &[u8]) -> Result<Next<'a>, End> {
+        if self.has_to_wait(option) {
+            return self.require_tls(option);
+        }
         match option {
             option::EXPORT_NAME => return self.export_name(data),
             option::ABORT => {
                 self.reply(option, option_reply::ACK, &[]);
                 return Ok(Next::Leave);
             }
+            option::STARTTLS => return Ok(self.start_tls(data)),
             option::LIST if data.is_empty() => self.list(),
             option::STRUCTURED_REPLY if data.is_empty() => {
                 self.structured = true;
@@ -86,13 +117,45 @@ impl<'a> Haggling<'a> {
     }
 
     /// Answers an option whose data nobody looks at.
-    pub(super) fn refuse_too_long(&mut self, option: u32) -> Next {
-        self.reply(option, option_reply::ERR_TOO_BIG, &[]);
+    pub(super) fn refuse_too_long(&mut self, option: u32) -> Next<'a> {
+        let kind = if self.has_to_wait(option) {
+            option_reply::ERR_TLS_REQUIRED
+        } else {
+            option_reply::ERR_TOO_BIG
+        };
+        self.reply(option, kind, &[]);
         Next::Haggle
     }
 
+    fn start_tls(&mut self, data: &[u8]) -> Next<'a> {
+        let (kind, next) = match self.security {
+            Security::None => (option_reply::ERR_UNSUPPORTED, Next::Haggle),
+            Security::Required(certificates) if data.is_empty() => {
+                (option_reply::ACK, Next::Secure(certificates))
+            }
+            Security::Required(_) | Security::On => (option_reply::ERR_INVALID, Next::Haggle),
+        };
+        self.reply(option::STARTTLS, kind, &[]);
+        next
+    }
+
+    /// Whether an option is for later, when TLS protects it.
+    fn has_to_wait(&self, option: u32) -> bool {
+        let is_for_now = matches!(option, option::STARTTLS | option::ABORT);
+        matches!(self.security, Security::Required(_)) && !is_for_now
+    }
+
+    fn require_tls(&mut self, option: u32) -> Result<Next<'a>, End> {
+        if option == option::EXPORT_NAME {
+            // Which leaves no way to tell of an error.
+            return Err(End::Violation("an export was chosen without TLS"));
+        }
+        self.reply(option, option_reply::ERR_TLS_REQUIRED, b"TLS is required");
+        Ok(Next::Haggle)
+    }
+
     /// `NBD_OPT_EXPORT_NAME`, which leaves no way to tell of an error.
-    fn export_name(&mut self, name: &[u8]) -> Result<Next, End> {
+    fn export_name(&mut self, name: &[u8]) -> Result<Next<'a>, End> {
         let Some(export) = self.exports.find(name) else {
             return Err(End::Violation("no such export"));
         };
@@ -118,7 +181,7 @@ impl<'a> Haggling<'a> {
     }
 
     /// `NBD_OPT_INFO` and `NBD_OPT_GO`, which differ in what follows.
-    fn info(&mut self, option: u32, data: &[u8]) -> Next {
+    fn info(&mut self, option: u32, data: &[u8]) -> Next<'a> {
         let Some(request) = InfoRequest::parse(data) else {
             self.invalid(option);
             return Next::Haggle;

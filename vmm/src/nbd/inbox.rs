@@ -5,10 +5,11 @@
 
 use std::rc::Rc;
 
-use disk::{Buffers, Stream};
+use disk::Buffers;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::end::End;
+use super::link::Link;
 use super::pool::Pool;
 use super::wire::RequestHeader;
 
@@ -25,7 +26,7 @@ const INLINE_MAX_BYTES: usize = 128 << 10;
 
 /// Receives from one client.
 pub(super) struct Inbox {
-    stream: Rc<Stream>,
+    link: Rc<Link>,
     pool: Rc<Pool>,
     /// Memory for pieces: those that no request uses any more are used again.
     pieces: Vec<Buffers>,
@@ -38,15 +39,26 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(stream: Rc<Stream>, pool: Rc<Pool>) -> Self {
+    pub(super) fn new(link: Rc<Link>, pool: Rc<Pool>) -> Self {
         Self {
-            stream,
+            link,
             pool,
             pieces: vec![Buffers::zeroed(PIECE_BYTES)],
             current: 0,
             start: PIECE_START,
             end: PIECE_START,
         }
+    }
+
+    /// What it receives from.
+    pub(super) fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// Receives from `link` from now on. Nothing is left of what came before.
+    pub(super) fn change_link(&mut self, link: Rc<Link>) {
+        self.link = link;
+        self.start = self.end;
     }
 
     /// Whether there are `len` bytes that need no receiving.
@@ -149,7 +161,7 @@ impl Inbox {
     }
 
     async fn receive(&self, room: Buffers) -> Result<usize, End> {
-        match self.stream.receive(room).await? {
+        match self.link.receive(room).await? {
             0 => Err(End::Closed),
             count => Ok(count),
         }

@@ -1,10 +1,12 @@
 //! A server of the Network Block Device protocol, fixed newstyle, for one disk or several.
 //!
 //! ```text
-//!   client ──> Inbox ──> handshake ──Terms──> Connection ──spawn──> request task ──> disk::Disk
-//!                                                                       │
-//!   client <─────────────────────── Outbox <──────────── reply ─────────┘
+//!   client ──Link──> Inbox ──> handshake ──Terms──> Connection ──spawn──> request task ──> Disk
+//!                                                                             │
+//!   client <──Link── Outbox <──────────────────────────── reply ──────────────┘
 //! ```
+//! A link is a socket, or a TLS session on one; nothing else knows which.
+//!
 //! Every connection, every request and the disk itself are tasks of one executor: a request is
 //! never handed from a thread to another. What the page cache can answer is answered before the
 //! next request is looked at; the rest is in flight at once, and answered as it completes.
@@ -12,7 +14,10 @@
 //! The protocol is specified in `doc/proto.md` of the NBD project.
 
 mod address;
+#[cfg(test)]
+mod authority;
 mod budget;
+mod certificates;
 mod connection;
 mod end;
 mod endpoint;
@@ -22,6 +27,7 @@ mod exports;
 mod haggling;
 mod handshake;
 mod inbox;
+mod link;
 mod notify;
 mod options;
 mod outbox;
@@ -31,11 +37,13 @@ mod request;
 mod server;
 mod service;
 mod socket_path;
+mod tls;
 mod uri;
 mod wire;
 mod write_order;
 
 pub(crate) use address::Address;
+pub(crate) use certificates::Certificates;
 pub(crate) use endpoint::Endpoint;
 pub(crate) use export::Export;
 pub(crate) use server::Server;

@@ -5,12 +5,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::rc::Rc;
 
-use disk::{Buffers, Stream};
+use disk::Buffers;
 
 use super::budget::Permit;
+use super::link::{Link, Sent};
 use super::notify::Notify;
 
 /// Sent at once at most: more would wait in the client's socket anyway.
@@ -19,7 +20,7 @@ const BATCH_MAX_REPLIES: usize = 64;
 
 /// Sends to one client. Replies are whole, and in the order in which they are pushed.
 pub(super) struct Outbox {
-    stream: Rc<Stream>,
+    link: Rc<Link>,
     queue: RefCell<VecDeque<(Buffers, Permit)>>,
     /// The batch that is partly sent: what is missing, and what ends with it.
     current: RefCell<Option<(Buffers, Vec<Permit>)>>,
@@ -31,9 +32,9 @@ pub(super) struct Outbox {
 }
 
 impl Outbox {
-    pub(super) fn new(stream: Rc<Stream>) -> Self {
+    pub(super) fn new(link: Rc<Link>) -> Self {
         Self {
-            stream,
+            link,
             queue: RefCell::default(),
             current: RefCell::default(),
             queued_bytes: Cell::new(0),
@@ -85,7 +86,7 @@ impl Outbox {
                     self.work.wait().await;
                     continue;
                 }
-                Ok(false) => self.stream.writable().await,
+                Ok(false) => self.link.writable().await,
                 Err(error) => Err(error),
             };
             if let Err(error) = sent {
@@ -107,19 +108,14 @@ impl Outbox {
             let Some((data, permits)) = current.or_else(|| self.next_batch()) else {
                 return Ok(true);
             };
-            match self.stream.try_send(&data) {
-                Ok(count) if count == data.len() => {}
-                Ok(count) => {
+            match self.link.try_send(&data)? {
+                Sent::All => {}
+                Sent::Part(count) => {
                     // The socket is full.
                     let rest = data.slice(count..data.len());
                     *self.current.borrow_mut() = Some((rest, permits));
                     return Ok(false);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    *self.current.borrow_mut() = Some((data, permits));
-                    return Ok(false);
-                }
-                Err(error) => return Err(error),
             }
         }
     }
@@ -155,6 +151,6 @@ impl Outbox {
         self.queued_bytes.set(0);
         let dropped = (self.queue.take(), self.current.take());
         drop(dropped);
-        self.stream.shutdown();
+        self.link.shutdown();
     }
 }

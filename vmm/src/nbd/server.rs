@@ -11,7 +11,9 @@ use std::task::Poll;
 use disk::Stream;
 use futures_util::future::select_all;
 
+use super::certificates::Certificates;
 use super::connection;
+use super::end::End;
 use super::endpoint::Endpoint;
 use super::export::Export;
 use super::notify::Notify;
@@ -37,9 +39,10 @@ struct Client {
 }
 
 impl Server {
-    pub(crate) fn new(exports: Vec<Export>) -> Rc<Self> {
+    /// With `certificates`, clients must come by way of TLS.
+    pub(crate) fn new(exports: Vec<Export>, certificates: Option<Certificates>) -> Rc<Self> {
         Rc::new(Self {
-            service: Service::new(exports),
+            service: Service::new(exports, certificates),
             clients: RefCell::default(),
             next: Cell::new(0),
             left: Notify::default(),
@@ -137,6 +140,7 @@ impl Server {
             let negotiated = || server.negotiated(number);
             match connection::serve(stream, &server.service, negotiated).await {
                 Ok(()) => tracing::debug!(number, "an NBD client has left"),
+                Err(end @ End::Tls(_)) => tracing::info!(number, %end, "an NBD client is gone"),
                 Err(end) => tracing::debug!(number, %end, "an NBD client is gone"),
             }
             server.clients.borrow_mut().remove(&number);

@@ -5,15 +5,16 @@ use std::os::unix::ffi::OsStrExt as _;
 
 use super::address::Address;
 
-/// The URI of the export `name` at `address`.
-pub(super) fn uri(address: &Address, name: &str) -> String {
+/// The URI of the export `name` at `address`; with `tls`, one that insists on TLS.
+pub(super) fn uri(address: &Address, name: &str, tls: bool) -> String {
+    let scheme = if tls { "nbds" } else { "nbd" };
     let name = percent_encoded(name.as_bytes());
     match address {
-        Address::Tcp(address) => format!("nbd://{address}/{name}"),
+        Address::Tcp(address) => format!("{scheme}://{address}/{name}"),
         Address::Unix(path) => {
             let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
             let path = percent_encoded(path.as_os_str().as_bytes());
-            format!("nbd+unix:///{name}?socket={path}")
+            format!("{scheme}+unix:///{name}?socket={path}")
         }
     }
 }
@@ -43,12 +44,13 @@ mod tests {
 
     #[test]
     fn schemes_say_how_to_connect() {
-        for (address, expected) in [
-            ("unix:/s", "nbd+unix:///a?socket=/s"),
-            ("tcp:10809", "nbd://127.0.0.1:10809/a"),
-            ("tcp:[::1]:10809", "nbd://[::1]:10809/a"),
+        for (address, tls, expected) in [
+            ("unix:/s", false, "nbd+unix:///a?socket=/s"),
+            ("unix:/s", true, "nbds+unix:///a?socket=/s"),
+            ("tcp:10809", false, "nbd://127.0.0.1:10809/a"),
+            ("tcp:[::1]:10809", true, "nbds://[::1]:10809/a"),
         ] {
-            assert_eq!(uri(&address.parse().unwrap(), "a"), expected);
+            assert_eq!(uri(&address.parse().unwrap(), "a", tls), expected);
         }
     }
 }
