@@ -3,6 +3,7 @@
 mod cli;
 mod console;
 mod doctor;
+mod export;
 mod image;
 mod kvm;
 mod machine;

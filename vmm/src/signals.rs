@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGCONT, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -32,6 +33,21 @@ impl SignalPipe {
                 Ok(read) => count += read,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return count,
+            }
+        }
+    }
+
+    /// Waits for one since the last call, as one of the tasks of an executor.
+    pub(crate) async fn next(&mut self) {
+        while self.take() == 0 {
+            let socket = self.0.as_fd().try_clone_to_owned();
+            let waited = match socket {
+                Ok(socket) => disk::readable(Arc::new(socket)).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = waited {
+                tracing::warn!(%error, "cannot wait for signals");
+                return;
             }
         }
     }

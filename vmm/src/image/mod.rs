@@ -20,6 +20,7 @@ mod identity;
 mod in_flight;
 mod info;
 mod interrupt;
+mod lend;
 mod map;
 mod new_file;
 mod new_image;

@@ -5,10 +5,8 @@ mod lent;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -74,12 +72,11 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     };
     let stats = arguments.stats.as_deref();
     let stats = stats.map(StatisticsFile::open).transpose()?;
-    let signals = Signals::install()?;
-    let end = end(signals.end.as_fd().try_clone_to_owned()?);
+    let mut signals = Signals::install()?;
     let disks = arguments.open().await?;
     let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
     let exports = names.iter().zip(&disks).map(export).collect();
-    let served = serve(&arguments.nbd, exports, certificates, end).await;
+    let served = serve(&arguments.nbd, exports, certificates, signals.end.next()).await;
     let closed = close(&disks).await;
     served?;
     closed?;
@@ -111,13 +108,6 @@ async fn serve(
         .run(&endpoints, end)
         .await;
     Ok(())
-}
-
-/// Ends with the first signal.
-async fn end(signals: OwnedFd) {
-    if let Err(error) = disk::readable(Arc::new(signals)).await {
-        tracing::warn!(%error, "cannot wait for signals");
-    }
 }
 
 /// Closes all, whatever becomes of one.

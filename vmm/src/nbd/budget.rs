@@ -1,9 +1,8 @@
 //! What the requests of clients may take at a time.
 
+use crate::export::Notify;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-
-use super::notify::Notify;
 
 /// Requests of a client in flight, or answered but not yet taken by it.
 const REQUESTS_MAX: usize = 128;

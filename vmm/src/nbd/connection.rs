@@ -17,11 +17,11 @@ use super::handshake::handshake;
 use super::inbox::Inbox;
 use super::link::Link;
 use super::outbox::Outbox;
-use super::pool::Pool;
 use super::reply::Replies;
 use super::request::{Command, Limits, Refusal, Request};
 use super::service::Service;
 use super::wire::{PAYLOAD_MAX_BYTES, REQUEST_MAGIC, RequestHeader, command};
+use crate::export::Pool;
 
 /// What the requests of a client have in common.
 struct Connection {
@@ -81,8 +81,8 @@ impl Connection {
             allocation,
         } = terms;
         let limits = Limits {
-            size_bytes: export.properties.size_bytes,
-            read_only: export.properties.read_only,
+            size_bytes: export.bytes.properties().size_bytes,
+            read_only: export.bytes.properties().read_only,
             structured,
             allocation,
         };

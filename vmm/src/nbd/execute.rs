@@ -6,14 +6,10 @@ use std::ops::Range;
 use disk::{Buffers, Extent};
 
 use super::export::Export;
-use super::pool::Pool;
 use super::request::{Command, Refusal, Request};
 use super::wire::{Descriptor, Errno, state};
+use crate::export::{Failure, HEADROOM, Pool, is_whole_sectors};
 
-/// Left before the data of a read, for the start of the reply. The data itself stays aligned.
-pub(super) const HEADROOM: usize = 4096;
-/// What disks address.
-const SECTOR_BYTES: u64 = 512;
 /// Read at a time to bring data into the host's cache.
 pub(super) const CACHE_STEP_BYTES: usize = 256 << 10;
 /// Stretches of a block status reply. The client asks again for what is missing.
@@ -49,136 +45,50 @@ pub(super) async fn execute(
     data: Option<Buffers>,
     how: &How<'_>,
 ) -> Result<Answer, Refusal> {
-    let done = match (request.command, data) {
-        (Command::Flush, _) => export.flush().await,
-        _ if request.len == 0 => Ok(()),
+    let bytes = &export.bytes;
+    match (request.command, data) {
+        (Command::Flush, _) => bytes.flush().await?,
+        _ if request.len == 0 => {}
         (Command::Read, _) => return export.read(request, how).await,
         (Command::BlockStatus { one }, _) => return export.status(request, one).await,
-        (Command::Cache, _) => export.cache(request.range(), how).await,
-        (Command::Write, Some(data)) => export.write(request.offset, data).await,
+        (Command::Cache, _) => export.cache(request.range(), how).await?,
+        (Command::Write, Some(data)) => bytes.write(request.offset, data).await?,
         // A write comes with its data.
-        (Command::Write, None) => Err(Errno::Invalid),
-        (Command::Trim, _) => export.trim(request.range()).await,
+        (Command::Write, None) => return Err(Errno::Invalid.into()),
+        (Command::Trim, _) => bytes.trim(request.range()).await?,
         (Command::WriteZeroes { keep, fast }, _) => {
-            export.write_zeroes(request.range(), keep, fast).await
+            if fast && !is_whole_sectors(&request.range()) {
+                return Err(Errno::NotSupported.into());
+            }
+            bytes.write_zeroes(request.range(), keep).await?;
         }
-    };
-    done.map_err(failed)?;
+    }
     if request.durable && request.command != Command::Flush && request.command.changes() {
-        export.flush().await.map_err(failed)?;
+        bytes.flush().await?;
     }
     Ok(Answer::Done)
 }
 
-fn failed(errno: Errno) -> Refusal {
-    Refusal { errno, reason: "" }
-}
-
 impl Export {
-    async fn submit(&self, request: disk::Request) -> Result<(), Errno> {
-        let done = self.disk.submit(request).await;
-        done.map_err(|error| self.errno(&error))
-    }
-
-    async fn flush(&self) -> Result<(), Errno> {
-        self.submit(disk::Request::flush()).await
-    }
-
     async fn read(&self, request: &Request, how: &How<'_>) -> Result<Answer, Refusal> {
-        let range = request.range();
-        let sectors = sectors(&range);
-        let memory = how
-            .pool
-            .take(HEADROOM + to_usize(sectors.end - sectors.start));
-        let whole = memory.slice(HEADROOM..memory.len());
-        self.submit(disk::Request::read(sectors.start, whole))
-            .await
-            .map_err(failed)?;
-        let start = to_usize(range.start - sectors.start);
-        let memory = memory.slice(start..start + HEADROOM + request.data_bytes());
+        let memory = self.bytes.read(how.pool, request.range()).await?;
         if how.find_zeros && memory.slice(HEADROOM..memory.len()).is_zero() {
             return Ok(Answer::Zeros);
         }
         Ok(Answer::Data(memory))
     }
 
-    async fn write(&self, offset: u64, data: Buffers) -> Result<(), Errno> {
-        let range = offset..offset + data.len() as u64;
-        let sectors = sectors(&range);
-        let _turn = self.writes.turn(sectors.clone(), sectors != range).await;
-        self.write_in_turn(range, data).await
-    }
-
-    /// Writes bytes that nobody else changes. The sectors at the edges are read first if only parts
-    /// of them are written.
-    async fn write_in_turn(&self, range: Range<u64>, data: Buffers) -> Result<(), Errno> {
-        let sectors = sectors(&range);
-        if sectors == range {
-            return self.submit(disk::Request::write(range.start, data)).await;
-        }
-        let whole = Buffers::zeroed(to_usize(sectors.end - sectors.start));
-        let first = sectors.start..sectors.start + SECTOR_BYTES;
-        let last = sectors.end - SECTOR_BYTES..sectors.end;
-        let part = |range: &Range<u64>| {
-            whole.slice(to_usize(range.start - sectors.start)..to_usize(range.end - sectors.start))
-        };
-        for edge in [&first, &last] {
-            self.submit(disk::Request::read(edge.start, part(edge)))
-                .await?;
-        }
-        part(&range).copy_from(&data.to_vec());
-        self.submit(disk::Request::write(sectors.start, whole))
-            .await
-    }
-
-    /// Trims the whole sectors within the range; the rest is too small to be given back.
-    async fn trim(&self, range: Range<u64>) -> Result<(), Errno> {
-        let range = inner_sectors(&range);
-        if range.is_empty() {
-            return Ok(());
-        }
-        let _turn = self.writes.turn(range.clone(), false).await;
-        let len = range.end - range.start;
-        self.submit(disk::Request::discard(range.start, len)).await
-    }
-
-    async fn write_zeroes(&self, range: Range<u64>, keep: bool, fast: bool) -> Result<(), Errno> {
-        let sectors = sectors(&range);
-        if fast && sectors != range {
-            return Err(Errno::NotSupported);
-        }
-        let _turn = self.writes.turn(sectors.clone(), sectors != range).await;
-        let inner = inner_sectors(&range);
-        if inner.is_empty() {
-            let zeros = Buffers::zeroed(to_usize(range.end - range.start));
-            return self.write_in_turn(range, zeros).await;
-        }
-        for edge in [range.start..inner.start, inner.end..range.end] {
-            if !edge.is_empty() {
-                let zeros = Buffers::zeroed(to_usize(edge.end - edge.start));
-                self.write_in_turn(edge, zeros).await?;
-            }
-        }
-        let len = inner.end - inner.start;
-        self.submit(disk::Request::write_zeroes(inner.start, len, !keep))
-            .await
-    }
-
     /// Reads what there is in the range into the host's cache, for as long as anybody wants it.
-    async fn cache(&self, range: Range<u64>, how: &How<'_>) -> Result<(), Errno> {
-        let sectors = sectors(&range);
-        let mut offset = sectors.start;
-        while offset < sectors.end && !how.over.get() {
-            let left = sectors.end - offset;
-            let extent = self.disk.extent(offset, left).await;
-            let extent = extent.map_err(|error| self.errno(&error))?;
-            if extent.content.is_zero() && extent.len > 0 {
-                offset += extent.len.min(left);
+    async fn cache(&self, range: Range<u64>, how: &How<'_>) -> Result<(), Failure> {
+        let mut offset = range.start;
+        while offset < range.end && !how.over.get() {
+            let extent = self.bytes.extent(offset..range.end).await?;
+            if extent.content.is_zero() {
+                offset += extent.len;
             } else {
-                let len = left.min(CACHE_STEP_BYTES as u64);
-                let memory = how.pool.take(to_usize(len));
-                self.submit(disk::Request::read(offset, memory)).await?;
-                offset += len;
+                let end = range.end.min(offset + CACHE_STEP_BYTES as u64);
+                self.bytes.read(how.pool, offset..end).await?;
+                offset = end;
             }
             // Nobody waits for this; other requests come first.
             disk::yield_now().await;
@@ -192,11 +102,9 @@ impl Export {
         let mut descriptors: Vec<Descriptor> = Vec::new();
         let mut offset = range.start;
         for _ in 0..EXTENTS_MAX {
-            let extent = self.disk.extent(offset, range.end - offset).await;
-            let extent = extent.map_err(|error| failed(self.errno(&error)))?;
-            let len = extent.len.min(range.end - offset);
+            let extent = self.bytes.extent(offset..range.end).await?;
             let stretch = Descriptor {
-                len: u32::try_from(len).unwrap_or(u32::MAX).into(),
+                len: u32::try_from(extent.len).unwrap_or(u32::MAX).into(),
                 state: states(&extent).into(),
             };
             let is_full = descriptors.len() == if one { 1 } else { DESCRIPTORS_MAX };
@@ -205,8 +113,8 @@ impl Export {
                 _ if is_full => break,
                 _ => descriptors.push(stretch),
             }
-            offset += len;
-            if len == 0 || offset == range.end {
+            offset += extent.len;
+            if offset == range.end {
                 break;
             }
         }
@@ -233,21 +141,6 @@ impl Command {
     fn changes(self) -> bool {
         matches!(self, Self::Write | Self::Trim | Self::WriteZeroes { .. })
     }
-}
-
-/// The sectors that hold a range. An export ends with a whole sector.
-fn sectors(range: &Range<u64>) -> Range<u64> {
-    range.start - range.start % SECTOR_BYTES..range.end.next_multiple_of(SECTOR_BYTES)
-}
-
-/// The sectors that a range covers, if any.
-fn inner_sectors(range: &Range<u64>) -> Range<u64> {
-    range.start.next_multiple_of(SECTOR_BYTES)..range.end - range.end % SECTOR_BYTES
-}
-
-/// Lengths of what fits memory.
-fn to_usize(len: u64) -> usize {
-    usize::try_from(len).expect("at most 32 MiB and a sector")
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! A disk as clients see it.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
-use disk::{Disk, Properties};
+use disk::Disk;
 
+use super::request::Refusal;
 use super::wire::{Errno, STRING_MAX_BYTES, transmission_flag as flag};
-use super::write_order::WriteOrder;
+use crate::export::{ByteDisk, Failure};
 
 /// The one metadata context there is, and the number by which replies name it.
 pub(super) const ALLOCATION_CONTEXT: &str = "base:allocation";
@@ -15,11 +15,7 @@ pub(super) const ALLOCATION_CONTEXT_ID: u32 = 1;
 /// A disk with a name.
 pub(crate) struct Export {
     name: String,
-    pub(super) disk: Rc<dyn Disk>,
-    pub(super) properties: Properties,
-    pub(super) writes: WriteOrder,
-    /// Whether a request has failed. Only the first is worth a warning.
-    failed: Cell<bool>,
+    pub(super) bytes: ByteDisk,
 }
 
 impl Export {
@@ -27,10 +23,7 @@ impl Export {
     pub(crate) fn new(name: &str, disk: Rc<dyn Disk>) -> Self {
         Self {
             name: name.to_owned(),
-            properties: disk.properties(),
-            disk,
-            writes: WriteOrder::default(),
-            failed: Cell::new(false),
+            bytes: ByteDisk::new(name.to_owned(), disk),
         }
     }
 
@@ -51,7 +44,7 @@ impl Export {
             | flag::SEND_FUA
             | flag::CAN_MULTI_CONN
             | flag::SEND_CACHE;
-        if self.properties.read_only {
+        if self.bytes.properties().read_only {
             flags |= flag::READ_ONLY;
         } else {
             flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO;
@@ -61,26 +54,21 @@ impl Export {
         }
         flags
     }
+}
 
-    /// The number for an error of the disk, which goes to the log: clients are not told what the
-    /// host's files are called.
-    pub(super) fn errno(&self, error: &disk::Error) -> Errno {
-        let export = self.name.as_str();
-        if self.failed.replace(true) {
-            tracing::debug!(export, %error, "a request failed");
-        } else {
-            tracing::warn!(export, %error, "a request failed; more are not reported");
-        }
-        match error {
-            disk::Error::Io { source, .. } | disk::Error::Range { source, .. } => {
-                match source.raw_os_error() {
-                    Some(libc::ENOSPC | libc::EDQUOT | libc::EFBIG) => Errno::NoSpace,
-                    _ => Errno::Io,
-                }
-            }
-            disk::Error::ReadOnly { .. } => Errno::NotPermitted,
-            disk::Error::Request { .. } => Errno::Invalid,
-            _ => Errno::Io,
-        }
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::from(match failure {
+            Failure::NoSpace => Errno::NoSpace,
+            Failure::ReadOnly => Errno::NotPermitted,
+            Failure::Invalid => Errno::Invalid,
+            Failure::Io => Errno::Io,
+        })
+    }
+}
+
+impl From<Errno> for Refusal {
+    fn from(errno: Errno) -> Self {
+        Self { errno, reason: "" }
     }
 }

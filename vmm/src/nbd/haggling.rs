@@ -160,7 +160,7 @@ impl<'a> Haggling<'a> {
             return Err(End::Violation("no such export"));
         };
         let summary = ExportSummary {
-            size: export.properties.size_bytes.into(),
+            size: export.bytes.properties().size_bytes.into(),
             flags: export.flags(self.structured).into(),
         };
         self.replies.extend(summary.as_bytes());
@@ -190,7 +190,7 @@ impl<'a> Haggling<'a> {
             self.unknown(option);
             return Next::Haggle;
         };
-        let properties = export.properties;
+        let properties = export.bytes.properties();
         if request.wanted.contains(&info::NAME) {
             let mut name = info::NAME.to_be_bytes().to_vec();
             name.extend(export.name().bytes());

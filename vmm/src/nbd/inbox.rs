@@ -10,8 +10,8 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::end::End;
 use super::link::Link;
-use super::pool::Pool;
 use super::wire::RequestHeader;
+use crate::export::Pool;
 
 /// The memory for one piece.
 const PIECE_BYTES: usize = 256 << 10;

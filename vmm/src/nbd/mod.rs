@@ -1,7 +1,7 @@
 //! A server of the Network Block Device protocol, fixed newstyle, for one disk or several.
 //!
 //! ```text
-//!   client ──Link──> Inbox ──> handshake ──Terms──> Connection ──spawn──> request task ──> Disk
+//!   client ──Link──> Inbox ──> handshake ──Terms──> Connection ──spawn──> request task ──> ByteDisk
 //!                                                                             │
 //!   client <──Link── Outbox <──────────────────────────── reply ──────────────┘
 //! ```
@@ -28,10 +28,8 @@ mod haggling;
 mod handshake;
 mod inbox;
 mod link;
-mod notify;
 mod options;
 mod outbox;
-mod pool;
 mod reply;
 mod request;
 mod server;
@@ -40,7 +38,6 @@ mod socket_path;
 mod tls;
 mod uri;
 mod wire;
-mod write_order;
 
 pub(crate) use address::Address;
 pub(crate) use certificates::Certificates;

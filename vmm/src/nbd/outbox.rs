@@ -12,7 +12,7 @@ use disk::Buffers;
 
 use super::budget::Permit;
 use super::link::{Link, Sent};
-use super::notify::Notify;
+use crate::export::Notify;
 
 /// Sent at once at most: more would wait in the client's socket anyway.
 const BATCH_MAX_BYTES: usize = 256 << 10;

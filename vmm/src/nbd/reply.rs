@@ -3,14 +3,14 @@
 use disk::Buffers;
 use zerocopy::{Immutable, IntoBytes};
 
-use super::execute::{Answer, HEADROOM};
+use super::execute::Answer;
 use super::export::ALLOCATION_CONTEXT_ID;
-use super::pool::Pool;
 use super::request::{Command, Refusal, Request};
 use super::wire::{
     BlockStatus, CHUNK_MAGIC, ChunkHeader, Descriptor, ErrorChunk, OffsetData, OffsetHole,
     SIMPLE_REPLY_MAGIC, SimpleReply, chunk,
 };
+use crate::export::{HEADROOM, Pool};
 
 /// Makes the replies of one connection.
 pub(super) struct Replies {

@@ -16,8 +16,8 @@ use super::connection;
 use super::end::End;
 use super::endpoint::Endpoint;
 use super::export::Export;
-use super::notify::Notify;
 use super::service::Service;
+use crate::export::Notify;
 
 /// Clients at a time. The next one waits until one leaves.
 const CLIENTS_MAX: usize = 64;

@@ -6,7 +6,7 @@ use super::budget::Common;
 use super::certificates::Certificates;
 use super::export::Export;
 use super::exports::Exports;
-use super::pool::Pool;
+use crate::export::Pool;
 
 /// What clients are given, and from what they take.
 pub(super) struct Service {

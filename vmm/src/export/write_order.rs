@@ -1,6 +1,6 @@
 //! Writes that wait for each other.
 //!
-//! Clients may address bytes, while disks have sectors. A write that covers a part of a sector
+//! Those who borrow a disk may address bytes, while disks have sectors. A write that covers a part of a sector
 //! reads the rest of it first; nobody else may change the sector meanwhile. Whole sectors need no
 //! order among themselves.
 

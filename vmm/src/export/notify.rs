@@ -6,14 +6,14 @@ use std::task::{Poll, Waker};
 
 /// Tells one task that it should look again. A call while nobody waits is not lost.
 #[derive(Default)]
-pub(super) struct Notify {
+pub(crate) struct Notify {
     notified: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Notify {
     /// Lets the task go on, or its next wait end at once.
-    pub(super) fn notify(&self) {
+    pub(crate) fn notify(&self) {
         self.notified.set(true);
         if let Some(waker) = self.waker.take() {
             waker.wake();
@@ -21,7 +21,7 @@ impl Notify {
     }
 
     /// Waits for a call since the last wait.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         poll_fn(|context| {
             if self.notified.replace(false) {
                 return Poll::Ready(());

@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 use disk::Buffers;
 
-use super::execute::HEADROOM;
-
-/// Kept at most, for all connections together.
+/// Left before the data of a read, for the start of the reply. The data itself stays aligned.
+pub(crate) const HEADROOM: usize = 4096;
+/// Kept at most, for all who borrow together.
 const KEPT_MAX_BYTES: usize = 32 << 20;
 /// The smallest and the largest memory that is kept; all are powers of two, and the headroom that
 /// replies to reads need before their data.
@@ -16,7 +16,7 @@ const SIZES: usize = (SIZE_MAX / SIZE_MIN).ilog2() as usize + 1;
 
 /// Holds on to memory that it has given out. What nobody else holds any more, an operation in
 /// flight included, is free.
-pub(super) struct Pool {
+pub(crate) struct Pool {
     state: RefCell<State>,
 }
 
@@ -28,14 +28,14 @@ struct State {
 }
 
 impl Pool {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             state: RefCell::default(),
         }
     }
 
     /// Memory of `len` bytes, aligned to 4096, that holds whatever it held before.
-    pub(super) fn take(&self, len: usize) -> Buffers {
+    pub(crate) fn take(&self, len: usize) -> Buffers {
         let size = len.saturating_sub(HEADROOM).next_power_of_two();
         let size = size.max(SIZE_MIN);
         if size > SIZE_MAX {
