@@ -4,6 +4,7 @@ mod cli;
 mod console;
 mod doctor;
 mod export;
+mod fuse;
 mod image;
 mod kvm;
 mod machine;

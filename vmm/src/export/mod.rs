@@ -1,9 +1,9 @@
 //! What all ways to lend a disk have in common, whatever protocol the other side speaks.
 //!
 //! ```text
-//!   nbd ──bytes──> ByteDisk ──sectors──> disk::Disk
-//!                     │
-//!                  Pool: memory for requests and replies
+//!   nbd, fuse ──bytes──> ByteDisk ──sectors──> disk::Disk
+//!                           │
+//!                        Pool: memory for requests and replies
 //! ```
 
 mod byte_disk;

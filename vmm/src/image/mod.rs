@@ -8,6 +8,7 @@
 //! could have any file of the host read by naming it.
 
 mod arguments;
+mod background;
 mod bench;
 mod check;
 mod commit;
@@ -20,8 +21,8 @@ mod identity;
 mod in_flight;
 mod info;
 mod interrupt;
-mod lend;
 mod map;
+mod mount;
 mod new_file;
 mod new_image;
 mod options;
@@ -72,6 +73,8 @@ pub(crate) enum ImageCommand {
     Compare(compare::Arguments),
     /// Lend an image to NBD clients
     Serve(serve::Arguments),
+    /// Show an image as a raw file
+    Mount(mount::Arguments),
     /// Measure reads or writes of an image
     Bench(bench::Arguments),
 }
@@ -92,6 +95,7 @@ impl ImageCommand {
             Self::Rebase(arguments) => executor.run(rebase::run(arguments)).map(|()| 0),
             Self::Compare(arguments) => executor.run(compare::run(arguments)),
             Self::Serve(arguments) => executor.run(serve::run(arguments)).map(|()| 0),
+            Self::Mount(arguments) => executor.run(mount::run(arguments)),
             Self::Bench(arguments) => executor.run(bench::run(arguments)).map(|()| 0),
         }
     }
