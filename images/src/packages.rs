@@ -14,6 +14,10 @@ pub enum Tool {
     Cc,
     /// Fills a disk with verified I/O.
     Fio,
+    /// Mounts and unmounts FUSE file systems without root.
+    Fusermount,
+    /// Keeps versions of files.
+    Git,
     /// The ACPI compiler, which also disassembles.
     Iasl,
     /// Makes ext4 file systems.
@@ -34,6 +38,8 @@ pub enum Tool {
     QemuStorageDaemon,
     /// The emulator that the lab's KVM host runs in.
     QemuSystem,
+    /// Keeps a database in a file.
+    Sqlite,
     /// Traces system calls.
     Strace,
     /// Makes the namespaces in which a root file system is built without root.
@@ -46,6 +52,8 @@ impl Tool {
         match self {
             Self::Cc => "cc",
             Self::Fio => "fio",
+            Self::Fusermount => "fusermount3",
+            Self::Git => "git",
             Self::Iasl => "iasl",
             Self::Mke2fs => "mke2fs",
             Self::Mmdebstrap => "mmdebstrap",
@@ -56,6 +64,7 @@ impl Tool {
             Self::QemuIo => "qemu-io",
             Self::QemuStorageDaemon => "qemu-storage-daemon",
             Self::QemuSystem => "qemu-system-x86_64",
+            Self::Sqlite => "sqlite3",
             Self::Strace => "strace",
             Self::Uidmap => "newuidmap",
         }
@@ -66,6 +75,8 @@ impl Tool {
         match self {
             Self::Cc => "gcc",
             Self::Fio => "fio",
+            Self::Fusermount => "fuse3",
+            Self::Git => "git",
             Self::Iasl => "acpica-tools",
             Self::Mke2fs => "e2fsprogs",
             Self::Mmdebstrap => "mmdebstrap",
@@ -74,6 +85,7 @@ impl Tool {
             Self::QemuImg | Self::QemuIo => "qemu-utils",
             Self::QemuStorageDaemon => "qemu-system-common",
             Self::QemuSystem => "qemu-system-x86",
+            Self::Sqlite => "sqlite3",
             Self::Strace => "strace",
             Self::Uidmap => "uidmap",
         }
