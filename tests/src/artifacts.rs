@@ -5,6 +5,9 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
 
+/// Names a microvm to be tested in place of the one that is built here.
+pub const PROGRAM_VARIABLE: &str = "MICROVM_TEST_PROGRAM";
+
 /// The target triple is named so that the flags do not reach build scripts and macros.
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -19,6 +22,14 @@ pub fn target_dir() -> PathBuf {
     match std::env::var_os("CARGO_TARGET_DIR") {
         Some(directory) => workspace_dir().join(directory),
         None => workspace_dir().join("target"),
+    }
+}
+
+/// The program under test: what [`PROGRAM_VARIABLE`] names, else what is built here.
+pub fn microvm() -> Result<PathBuf> {
+    match std::env::var_os(PROGRAM_VARIABLE) {
+        Some(program) => Ok(program.into()),
+        None => static_program("microvm", "microvm"),
     }
 }
 

@@ -11,13 +11,7 @@ use tempfile::TempDir;
 use tests::artifacts;
 use tests::nbd::Server;
 
-/// Names a microvm to be tested in place of the one that is built here.
-const PROGRAM_VARIABLE: &str = "MICROVM_TEST_PROGRAM";
-
-static MICROVM: LazyLock<PathBuf> = LazyLock::new(|| match std::env::var_os(PROGRAM_VARIABLE) {
-    Some(program) => program.into(),
-    None => artifacts::static_program("microvm", "microvm").unwrap(),
-});
+static MICROVM: LazyLock<PathBuf> = LazyLock::new(|| artifacts::microvm().unwrap());
 
 /// Images by their names, in a directory that goes with this.
 pub(crate) struct Shop {

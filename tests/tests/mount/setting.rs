@@ -24,7 +24,7 @@ pub(crate) const FORMATS: [(&str, &str); 3] = [
 /// The program under test.
 pub(crate) fn microvm() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| artifacts::static_program("microvm", "microvm").unwrap())
+    PROGRAM.get_or_init(|| artifacts::microvm().unwrap())
 }
 
 /// Whether file systems can be mounted here; if not, notes that `test` is skipped.
