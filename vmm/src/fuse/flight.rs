@@ -45,3 +45,33 @@ impl Drop for Permit {
         self.0.ended.notify();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    /// Whether `future` is ready at once.
+    fn is_ready(future: impl Future) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(future).poll(&mut context).is_ready()
+    }
+
+    #[test]
+    fn a_request_waits_until_another_ends() {
+        let flight = Rc::<Flight>::default();
+        let mut context = Context::from_waker(Waker::noop());
+        let mut permits = Vec::new();
+        while let Poll::Ready(permit) = pin!(flight.permit()).poll(&mut context) {
+            permits.push(permit);
+        }
+        assert_eq!(permits.len(), REQUESTS_MAX);
+        assert!(!is_ready(flight.end()));
+        permits.pop();
+        assert!(is_ready(flight.permit()));
+        permits.clear();
+        assert!(is_ready(flight.end()));
+    }
+}
