@@ -197,3 +197,57 @@ fn an_interrupt_leaves_a_clean_image_and_tells_what_was_done() {
     assert_counts(&report, &[("/disk/writes", requests)]);
     shop.qemu_img("check disk");
 }
+
+#[test]
+fn time_and_bytes_bound_a_run() {
+    let shop = Shop::new();
+    shop.must("create -f qcow2 disk 8M");
+    let report = bench(&shop, "-w -s 8K --bytes 100K --flush-interval 1 disk");
+    assert_counts(&report, &[("/requests", 12), ("/flushes", 12)]);
+    let report = bench(&shop, "-s 4K --time 0.05 disk");
+    assert!(report["seconds"].as_f64() >= Some(0.05), "{report}");
+    let report = bench(&shop, "-s 4K --time 100 -c 5 disk");
+    assert_counts(&report, &[("/requests", 5)]);
+    for (line, part) in [
+        ("--time 0 disk", "--time"),
+        ("--time x disk", "--time"),
+        ("-c 1 --bytes 4K disk", "--bytes"),
+        ("--order ordered disk", "add --write"),
+    ] {
+        shop.refused(&format!("bench {line}"), &[part]);
+    }
+}
+
+#[test]
+fn a_suite_measures_on_images_of_its_own() {
+    let shop = Shop::new();
+    for (line, jobs) in [
+        ("--suite flush", 7),
+        ("--suite flush --order ordered", 7),
+        ("--suite requests -f raw", 8),
+    ] {
+        let report = bench(&shop, &format!("--time 0.01 {line}"));
+        let rows = report.as_array().unwrap();
+        assert_eq!(rows.len(), jobs, "{line}");
+        for row in rows {
+            assert!(row["requests"].as_u64() > Some(0), "{row}");
+            let flushes = row["flushes"].as_u64() > Some(0);
+            assert_eq!(flushes, line.contains("flush"), "{row}");
+        }
+    }
+    let text = shop.must("bench --time 0.01 --suite flush");
+    assert!(
+        text.contains("-w -d 1 -s 64K --random --flush-interval 1 "),
+        "{text}"
+    );
+    assert!(shop.files().is_empty());
+    for (line, part) in [
+        ("", "FILE"),
+        ("--suite flush disk", "FILE"),
+        ("--suite flush -d 3", "--depth"),
+        ("--suite nothing", "nothing"),
+        ("--suite flush --directory nowhere", "nowhere: "),
+    ] {
+        shop.refused(&format!("bench {line}"), &[part]);
+    }
+}

@@ -20,6 +20,7 @@ pub(super) struct Job<'a> {
     disk: &'a dyn Disk,
     interrupt: &'a Interrupt,
     plan: Plan,
+    start: Instant,
     positions: RefCell<Positions>,
     /// Memory that no request uses.
     free: RefCell<Vec<Buffers>>,
@@ -33,6 +34,8 @@ pub(super) struct Job<'a> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) count: u64,
+    /// After this, no request is begun.
+    pub(super) time_max: Option<Duration>,
     /// How many are in flight at a time.
     pub(super) depth: usize,
     pub(super) buffer_bytes: u64,
@@ -62,6 +65,7 @@ impl<'a> Job<'a> {
             disk,
             interrupt,
             plan,
+            start: Instant::now(),
             positions: RefCell::new(positions),
             free: RefCell::default(),
             begun: Cell::new(0),
@@ -72,25 +76,28 @@ impl<'a> Job<'a> {
 
     /// Does all of it, or what there is time for until somebody wants the program to end.
     pub(super) async fn run(self) -> Result<Done> {
-        let start = Instant::now();
         let batch = self.plan.flush_interval.filter(|_| self.plan.drain);
         while self.goes_on() {
             let left = self.plan.count - self.begun.get();
             let batch = batch.filter(|batch| *batch <= left);
             self.batch(batch.unwrap_or(left)).await?;
+            // What the time cut short is flushed too: it is part of what was asked for.
             if batch.is_some() && self.interrupt.check().is_ok() {
                 self.flush().await?;
             }
         }
         Ok(Done {
-            time: start.elapsed(),
+            time: self.start.elapsed(),
             requests: self.requests.into_inner(),
             flushes: self.flushes.into_inner(),
         })
     }
 
     fn goes_on(&self) -> bool {
-        self.begun.get() < self.plan.count && self.interrupt.check().is_ok()
+        let is_early = |max| self.start.elapsed() < max;
+        self.begun.get() < self.plan.count
+            && self.plan.time_max.is_none_or(is_early)
+            && self.interrupt.check().is_ok()
     }
 
     /// Does `count` requests.

@@ -97,6 +97,21 @@ impl Report {
         format!("{}\n", lines.join("\n"))
     }
 
+    pub(super) fn requests_per_second(&self) -> f64 {
+        self.requests_per_second
+    }
+
+    pub(super) fn host_syncs_per_flush(&self) -> Option<f64> {
+        self.host_syncs_per_flush
+    }
+
+    /// The latencies of flushes, where there are any, else of requests: half of them, and 99 %, are
+    /// done within it, and all of them.
+    pub(super) fn latencies(&self) -> Option<[Duration; 3]> {
+        let summary = self.flush_latency.or(self.request_latency)?;
+        Some([summary.p50_ns, summary.p99_ns, summary.max_ns].map(Duration::from_nanos))
+    }
+
     fn work(&self) -> String {
         let Plan {
             buffer_bytes,
@@ -120,7 +135,7 @@ impl Report {
     }
 
     /// What there was in a second, in whole bytes.
-    fn bytes_per_second(&self) -> u64 {
+    pub(super) fn bytes_per_second(&self) -> u64 {
         let nanos = u128::from(self.bytes) * 1_000_000_000;
         let time_ns = Duration::from_secs_f64(self.seconds).as_nanos().max(1);
         u64::try_from(nanos / time_ns).unwrap_or(u64::MAX)
