@@ -39,22 +39,7 @@ enum Command {
     /// emulated host's disk, which stays between runs: a later run sees what a power cut left.
     Lab(lab::Arguments),
     /// Measure
-    Bench {
-        #[command(subcommand)]
-        what: Bench,
-    },
-}
-
-#[derive(Subcommand)]
-enum Bench {
-    /// From process start to the first line of the guest's init, counted in emulated instructions
-    Boot(bench::Arguments),
-    /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
-    Disk(bench::disk::Arguments),
-    /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
-    Sync(bench::sync::Arguments),
-    /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
-    Model(bench::model::Arguments),
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -63,18 +48,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(),
         Command::Soak(arguments) => soak::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
-        Command::Bench {
-            what: Bench::Boot(arguments),
-        } => bench::run(&arguments),
-        Command::Bench {
-            what: Bench::Disk(arguments),
-        } => bench::disk::run(&arguments),
-        Command::Bench {
-            what: Bench::Sync(arguments),
-        } => bench::sync::run(&arguments),
-        Command::Bench {
-            what: Bench::Model(arguments),
-        } => bench::model::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
     };
     outcome.unwrap_or_else(|error| {
         eprintln!("xtask: {error:#}");

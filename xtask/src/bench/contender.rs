@@ -1,102 +1,115 @@
-//! A VMM to measure, and how it is called.
+//! Who is measured: a program, with an image in one of its formats.
 
 use std::path::Path;
-use std::str::FromStr;
 
-use ::tests::lab::share::Share;
-use anyhow::Result;
-use images::packages::{Tool, require};
+/// How much QEMU's filter sets aside at once.
+const QEMU_PREALLOCATE_BYTES: u64 = 128 << 20;
 
-/// Every guest has this much memory.
-const MEMORY_MIB: u32 = 512;
-/// What a guest's kernel is told where the VMM does not tell it itself.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=t panic=-1";
-/// Firmware of `qemu-system-x86_64`.
-const FIRMWARE: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"];
+/// How an image is made and opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Format {
+    Qcow2 {
+        lazy_refcounts: bool,
+    },
+    /// With holes where nothing was written.
+    Raw,
+    /// All of it written before.
+    RawFilled,
+}
 
-/// A VMM and its command line, with `{kernel}`, `{initrd}` and `{cmdline}` to be filled in.
+impl Format {
+    /// What programs call it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Qcow2 { .. } => "qcow2",
+            Self::Raw | Self::RawFilled => "raw",
+        }
+    }
+}
+
+/// A program, in one of its ways to keep an image.
 #[derive(Clone, Debug)]
 pub(super) struct Contender {
-    name: String,
-    words: Vec<String>,
+    /// The name of its column.
+    pub(super) name: &'static str,
+    pub(super) format: Format,
+    kind: Kind,
 }
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// With the order of metadata, where the format has any.
+    Ours(Option<&'static str>),
+    Qemu,
+    /// As who knows QEMU well sets it up for allocating writes.
+    QemuTuned,
+}
+
+/// The column that the others are compared to.
+pub(super) const YARDSTICK: &str = "QEMU qcow2";
+
+const QCOW2: Format = Format::Qcow2 {
+    lazy_refcounts: false,
+};
+const QCOW2_LAZY: Format = Format::Qcow2 {
+    lazy_refcounts: true,
+};
 
 impl Contender {
-    /// The program under test.
-    pub(super) fn microvm() -> Self {
-        let words = "microvm --kernel {kernel} --initrd {initrd} --cmdline quiet --mem";
-        Self::new("microvm", words).with(&format!("{MEMORY_MIB}M"))
-    }
-
-    /// The yardstick. It gets a clock chip: without one the kernel polls for one for a second.
-    pub(super) fn qemu() -> Self {
-        let words = "qemu-system-x86_64 -M microvm,rtc=on -enable-kvm -cpu host -nodefaults -no-user-config \
-                     -display none -no-reboot -serial stdio -kernel {kernel} -initrd {initrd} \
-                     -append {cmdline} -m";
-        Self::new("QEMU", words).with(&MEMORY_MIB.to_string())
-    }
-
-    fn new(name: &str, words: &str) -> Self {
-        let words = words.split_whitespace().map(str::to_owned).collect();
-        Self {
-            name: name.to_owned(),
-            words,
+    /// All of them, in the order of the table's columns.
+    pub(super) fn all(all_orders: bool) -> Vec<Self> {
+        let new = |name, format, kind| Self { name, format, kind };
+        let ours = |name, order| new(name, QCOW2, Kind::Ours(Some(order)));
+        let mut all = vec![ours("ours journal", "journal")];
+        if all_orders {
+            all.push(ours("ours ordered", "ordered"));
+            all.push(ours("ours unsafe", "unsafe"));
         }
+        all.extend([
+            new("ours raw", Format::Raw, Kind::Ours(None)),
+            new(YARDSTICK, QCOW2, Kind::Qemu),
+            new("QEMU lazy", QCOW2_LAZY, Kind::Qemu),
+            new("QEMU tuned", QCOW2_LAZY, Kind::QemuTuned),
+            new("QEMU raw", Format::Raw, Kind::Qemu),
+            new("QEMU filled", Format::RawFilled, Kind::Qemu),
+        ]);
+        all
     }
 
-    fn with(mut self, word: &str) -> Self {
-        self.words.push(word.to_owned());
-        self
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// Puts into the share what the command needs: its program, and files that its words name.
-    pub(super) fn bring(&self, share: &mut Share) -> Result<()> {
-        if self.words[0] == "microvm" {
-            return Ok(());
-        }
-        if self.words[0] == Tool::QemuSystem.command() {
-            require(&[Tool::QemuSystem])?;
-            for firmware in FIRMWARE.map(Path::new).iter().filter(|path| path.is_dir()) {
-                share.directory(firmware)?;
-            }
-        }
-        for word in &self.words {
-            let path = Path::new(word);
-            if path.is_absolute() && path.is_file() {
-                share.file(path, path)?;
-            }
-        }
-        if Path::new(&self.words[0]).is_absolute() {
-            Ok(())
-        } else {
-            share.program(&self.words[0])
-        }
-    }
-
-    /// The command line for these files.
-    pub(super) fn argv(&self, kernel: &str, initrd: &str) -> Vec<String> {
-        let fill = |word: &String| {
-            word.replace("{kernel}", kernel)
-                .replace("{initrd}", initrd)
-                .replace("{cmdline}", CMDLINE)
+    /// What our program is told of `image`; absent if it is QEMU's.
+    pub(super) fn ours(&self, image: &Path) -> Option<String> {
+        let Kind::Ours(order) = self.kind else {
+            return None;
         };
-        self.words.iter().map(fill).collect()
+        let order = order.map_or(String::new(), |order| format!(",order={order}"));
+        let format = self.format.name();
+        Some(format!("{},format={format}{order}", image.display()))
     }
-}
 
-impl FromStr for Contender {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, command) = text.split_once('=').ok_or("write NAME=COMMAND")?;
-        if name.is_empty() || command.trim().is_empty() {
-            return Err("write NAME=COMMAND".to_owned());
+    /// What QEMU is told of `image`: values of `--blockdev`, lowest first, of which the last is
+    /// called `disk`.
+    pub(super) fn qemu_nodes(&self, image: &Path) -> Vec<String> {
+        let tuned = self.kind == Kind::QemuTuned;
+        let file = image.display();
+        let mut nodes = vec![format!(
+            "driver=file,node-name=file,filename={file},discard=unmap"
+        )];
+        if tuned {
+            nodes.push(format!(
+                "driver=preallocate,node-name=ahead,file=file,prealloc-size={QEMU_PREALLOCATE_BYTES}"
+            ));
         }
-        Ok(Self::new(name, command))
+        let below = if tuned { "ahead" } else { "file" };
+        let format = self.format.name();
+        let options = if tuned {
+            ",l2-cache-entry-size=4096"
+        } else {
+            ""
+        };
+        nodes.push(format!(
+            "driver={format},node-name=disk,file={below},discard=unmap{options}"
+        ));
+        nodes
     }
 }
 
@@ -105,15 +118,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peers_command_gets_the_files() {
-        let peer: Contender = "lkvm=lkvm run -k {kernel} -i {initrd} -p {cmdline}"
-            .parse()
-            .unwrap();
-        assert_eq!(peer.name(), "lkvm");
-        let argv = peer.argv("/k", "/i");
-        assert_eq!(argv[..6], ["lkvm", "run", "-k", "/k", "-i", "/i"]);
-        assert_eq!(argv[7], CMDLINE);
-        assert!("lkvm".parse::<Contender>().is_err());
-        assert!("=lkvm".parse::<Contender>().is_err());
+    fn the_yardstick_is_one_column() {
+        for (all_orders, count) in [(false, 7), (true, 9)] {
+            let all = Contender::all(all_orders);
+            assert_eq!(all.len(), count);
+            let yardsticks = all.iter().filter(|one| one.name == YARDSTICK);
+            assert_eq!(yardsticks.count(), 1);
+        }
     }
 }

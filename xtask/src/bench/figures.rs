@@ -18,3 +18,30 @@ pub(super) fn spread_percent(values: &[f64]) -> f64 {
     let largest = values.iter().copied().fold(0.0, f64::max);
     (largest - smallest) / 2.0 / median(values.to_vec()) * 100.0
 }
+
+/// The value that so many percent of at least one value are not above.
+pub(super) fn percentile(values: &[f64], percent: f64) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "between 0 and their count"
+    )]
+    let rank = (percent / 100.0 * values.len() as f64).ceil() as usize;
+    values[rank.clamp(1, values.len()) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percentiles_are_values_that_were_there() {
+        let values: Vec<f64> = (1..=200).rev().map(f64::from).collect();
+        let found = [50.0, 99.0, 99.9].map(|percent| percentile(&values, percent).to_string());
+        assert_eq!(found, ["100", "198", "200"]);
+        assert_eq!(percentile(&[7.0], 1.0).to_string(), "7");
+    }
+}

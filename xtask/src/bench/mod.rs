@@ -1,143 +1,95 @@
-//! `cargo xtask bench boot`: what the start of a guest costs, beside other VMMs.
-//!
-//! Time is counted in emulated instructions, so that runs compare to a percent whatever else the
-//! machine does. A switch between guest and host counts as one instruction there, so the exits
-//! tell the rest. All VMMs run in the same emulated host, in turns.
+//! `cargo xtask bench`: the project beside its peers.
 
+mod boot;
+mod chart;
 mod contender;
-pub(crate) mod disk;
+mod disk;
 mod figures;
-pub(crate) mod model;
+mod file_system;
+mod fs;
+mod ground;
+mod interrupt;
+mod model;
 mod nbd;
-pub(crate) mod sync;
-mod table;
+mod report;
+mod scratch;
+mod sync;
 
-use std::fs;
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
-use clap::Args;
-use images::initramfs::FIRST_LINE;
-use tests::Parts;
-use tests::agent::measure::Start;
-use tests::agent::protocol::{Exit, Spec};
-use tests::lab::share::{PARTS_DIR, Share};
-use tests::lab::{Clock, Config, Lab, make_disk, scratch};
-use tests::process::Process;
+use anyhow::Result;
+use clap::{Args, Subcommand};
 
-use contender::Contender;
-use table::Row;
+use report::Report;
 
-/// A guest's start takes two emulated seconds, each some of ours.
-const PATIENCE: Duration = Duration::from_secs(20);
-const NUDGES_MAX: u32 = 15;
-const LAB: Config = Config {
-    memory_mib: 4 << 10,
-    cpus: 1,
-    clock: Clock::Instructions,
-};
-/// Where programs may keep what speeds up their next start: the round that does not count fills it.
-const CACHE_HOME: &str = "/tmp";
-const LAB_DISK_BYTES: u64 = 1 << 30;
-/// The forms of the stock kernel, by their names in the lab.
-const KERNELS: [(&str, &str); 2] = [("bzImage", "vmlinuz"), ("ELF", "vmlinux")];
-
+/// The options of `bench`.
 #[derive(Args)]
 pub(crate) struct Arguments {
-    /// Measure another VMM too; {kernel}, {initrd} and {cmdline} in COMMAND are filled in
-    #[arg(long, value_name = "NAME=COMMAND")]
-    peer: Vec<Contender>,
-    /// How often each VMM boots each kernel; the median counts
-    #[arg(long, default_value_t = 5)]
-    runs: usize,
+    /// Write a report with plots to DIR
+    #[arg(long, value_name = "DIR", global = true)]
+    report: Option<PathBuf>,
+    #[command(subcommand)]
+    what: What,
+}
+
+/// What can be measured.
+#[derive(Subcommand)]
+enum What {
+    /// From process start to the first line of the guest's init, counted in emulated instructions
+    Boot(boot::Arguments),
+    /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
+    Disk(disk::Arguments),
+    /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
+    Sync(sync::Arguments),
+    /// What programs get done in a file system on an image, through FUSE, beside QEMU's; needs root
+    Fs(fs::Arguments),
+    /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
+    Model(model::Arguments),
+    /// All of these, as they are without options; what this host cannot do is left out
+    All,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let parts = Parts::get()?;
-    let contenders: Vec<_> = [Contender::microvm(), Contender::qemu()]
-        .into_iter()
-        .chain(arguments.peer.clone())
-        .collect();
-    let directory = scratch()?.join("bench");
-    fs::create_dir_all(&directory)?;
-    let share = share(&parts, &contenders, &directory)?;
-    let disk = directory.join("disk.img");
-    make_disk(&disk, LAB_DISK_BYTES)?;
-    let lab = Lab::start(LAB, &parts.kernel, &share, &disk, &directory)?;
-
-    println!(
-        "kernel {} ({})",
-        parts.kernel.release(),
-        parts.kernel.version()
-    );
-    let mut rows = Vec::new();
-    for (form, kernel) in KERNELS {
-        let mut starts = vec![Vec::new(); contenders.len()];
-        // The first round brings the files into the host's page cache and does not count.
-        for run in 0..=arguments.runs.max(1) {
-            eprintln!("xtask: {form}, run {run} of {}", arguments.runs.max(1));
-            for (contender, starts) in contenders.iter().zip(&mut starts) {
-                let start = measure(&lab, contender, kernel)
-                    .with_context(|| format!("{}, {form}, run {run}", contender.name()))?;
-                if run > 0 {
-                    starts.push(start);
-                }
-            }
+    let mut report = Report::new(arguments.report.as_deref())?;
+    let outcome = match &arguments.what {
+        What::Boot(arguments) => boot::run(arguments, &mut report),
+        What::Disk(arguments) => disk::run(arguments, &mut report),
+        What::Sync(arguments) => sync::run(arguments, &mut report),
+        What::Fs(arguments) => fs::run(arguments, &mut report),
+        What::Model(arguments) => model::run(arguments, &mut report),
+        What::All => {
+            all(&mut report);
+            Ok(())
         }
-        rows.extend(
-            contenders
-                .iter()
-                .zip(starts)
-                .map(|(contender, starts)| Row {
-                    form,
-                    name: contender.name().to_owned(),
-                    starts,
-                }),
-        );
-    }
-    print!("{}", table::render(&rows));
-    Ok(ExitCode::SUCCESS)
-}
-
-fn share(parts: &Parts, contenders: &[Contender], directory: &Path) -> Result<Share> {
-    let mut share = Share::new(directory, &parts.busybox)?;
-    share.static_program(&parts.microvm, "microvm")?;
-    share.static_program(&tests::lab::agent()?, "lab-agent")?;
-    for (file, name) in parts.files() {
-        share.file(&file, &Path::new(PARTS_DIR).join(name))?;
-    }
-    for contender in contenders {
-        contender.bring(&mut share)?;
-    }
-    Ok(share)
-}
-
-fn measure(lab: &Lab, contender: &Contender, kernel: &str) -> Result<Start> {
-    let [kernel, initrd] = [kernel, "initramfs.cpio"].map(|name| format!("{PARTS_DIR}/{name}"));
-    let mut argv = vec![
-        "lab-agent".to_owned(),
-        "measure".to_owned(),
-        FIRST_LINE.to_owned(),
-    ];
-    argv.extend(contender.argv(&kernel, &initrd));
-    let spec = Spec {
-        argv,
-        env: vec![("XDG_CACHE_HOME".to_owned(), CACHE_HOME.to_owned())],
-        cwd: "/tmp".to_owned(),
-        terminal: None,
     };
-    let mut nudges = 0;
-    // The emulator sometimes stops executing in this mode until something comes in from outside.
-    // Its clock stands still meanwhile, so what is measured stays right.
-    let output = Process::start(lab.ports(), spec)?.output_nudged(PATIENCE, |requests| {
-        nudges += 1;
-        ensure!(nudges <= NUDGES_MAX, "no end in sight");
-        requests.write(b"\n")
-    })?;
-    if output.exit != Exit::Status(0) {
-        bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+    // What was found before something failed is worth something.
+    report.finish()?;
+    outcome.map(|()| ExitCode::SUCCESS)
+}
+
+fn all(report: &mut Report) {
+    measure("disk", disk::run, report);
+    measure("sync", sync::run, report);
+    measure("fs", fs::run, report);
+    measure("model", model::run, report);
+    measure("boot", boot::run, report);
+}
+
+/// Runs a benchmark as it is without options, if it can be run here.
+fn measure<A: Args>(name: &str, run: fn(&A, &mut Report) -> Result<()>, report: &mut Report) {
+    if interrupt::has_come() {
+        return report.leave_out(format!("{name}: interrupted"));
     }
-    serde_json::from_slice(&output.stdout).context("the measurement cannot be read")
+    let command = A::augment_args(clap::Command::new("bench"));
+    let none: [OsString; 1] = ["bench".into()];
+    let matches = command.try_get_matches_from(none);
+    let outcome = matches
+        .and_then(|matches| A::from_arg_matches(&matches))
+        .map_err(anyhow::Error::from)
+        .and_then(|arguments| run(&arguments, report));
+    if let Err(error) = outcome {
+        report.leave_out(format!("{name}: {error:#}"));
+    }
 }

@@ -50,8 +50,8 @@ pub(super) struct Contender {
 
 impl Contender {
     /// All of them, in the order of the table's columns.
-    pub(super) fn all(qemu: Option<&Path>, qemu_aio: &str) -> Result<[Self; 4]> {
-        let Programs { ours, qemu } = Programs::get(None, qemu)?;
+    pub(super) fn all(programs: &Programs, qemu_aio: &str) -> [Self; 4] {
+        let Programs { ours, qemu } = programs;
         let ours = |format| Self {
             program: ours.clone(),
             qemu_aio: None,
@@ -62,7 +62,7 @@ impl Contender {
             qemu_aio: Some(qemu_aio.to_owned()),
             format,
         };
-        Ok([ours("raw"), ours("qcow2"), qemu("raw"), qemu("qcow2")])
+        [ours("raw"), ours("qcow2"), qemu("raw"), qemu("qcow2")]
     }
 
     /// Starts it on its image.

@@ -10,15 +10,15 @@ mod contender;
 mod load;
 mod table;
 
-use std::fs;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
-use tests::lab::scratch;
 
+use super::nbd::Programs;
+use super::report::{Report, Section};
+use super::scratch::Scratch;
 use client::Client;
 use contender::{Contender, Images};
 use load::{LOADS, Load};
@@ -60,24 +60,21 @@ struct Sample {
     cpu_us: f64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    let directory = match &arguments.directory {
-        Some(directory) => directory.clone(),
-        None => scratch()?,
-    }
-    .join(format!("bench-disk-{}", std::process::id()));
-    fs::create_dir_all(&directory)
-        .with_context(|| format!("{}: cannot create", directory.display()))?;
-    let results = measure(arguments, &directory);
-    let removed = fs::remove_dir_all(&directory);
-    print!("{}", table::render(&results?));
-    removed.with_context(|| format!("{}: cannot remove", directory.display()))?;
-    Ok(ExitCode::SUCCESS)
+pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let scratch = Scratch::make("bench-disk", arguments.directory.as_deref())?;
+    let programs = Programs::get(None, arguments.qemu.as_deref())?;
+    let results = measure(arguments, &programs, scratch.directory())?;
+    report.add(Section {
+        title: format!("Requests, over NBD, beside {}", programs.qemu_version()?),
+        tables: table::render(&results),
+        charts: vec![table::chart(&results)],
+    });
+    Ok(())
 }
 
-fn measure(arguments: &Arguments, directory: &std::path::Path) -> Result<Results> {
+fn measure(arguments: &Arguments, programs: &Programs, directory: &Path) -> Result<Results> {
     let images = Images::make(directory, arguments.size_mib << 20)?;
-    let contenders = Contender::all(arguments.qemu.as_deref(), &arguments.qemu_aio)?;
+    let contenders = Contender::all(programs, &arguments.qemu_aio);
     let servers: Vec<_> = contenders
         .iter()
         .map(|contender| contender.start(&images))

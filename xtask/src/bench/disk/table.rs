@@ -2,7 +2,9 @@
 
 use std::fmt::Write as _;
 
+use super::load::Load;
 use super::{Results, Sample};
+use crate::bench::chart::Bars;
 use crate::bench::figures::{median, ratio, spread_percent};
 
 /// Two columns of the measurements by each other: a name, numerator, denominator, and what the
@@ -31,6 +33,27 @@ pub(super) fn render(results: &Results) -> String {
         None,
     );
     format!("{rates}\n{cpu}")
+}
+
+/// A plot of the ratios of the rates.
+pub(super) fn chart(results: &Results) -> Bars {
+    let group = |(load, samples): &(Load, Vec<Vec<Sample>>)| {
+        let rates = |n: usize| {
+            samples[n]
+                .iter()
+                .map(|sample| sample.rate)
+                .collect::<Vec<_>>()
+        };
+        let ratios = RATIOS.map(|(_, above, below, _)| Some(ratio(&rates(above), &rates(below))));
+        (load.to_string(), ratios.to_vec())
+    };
+    Bars {
+        name: "disk rates".to_owned(),
+        title: "requests a second, one by another".to_owned(),
+        series: RATIOS.map(|(name, ..)| name.to_owned()).to_vec(),
+        groups: results.iter().map(group).collect(),
+        line: Some(1.0),
+    }
 }
 
 fn part(title: &str, results: &Results, value: fn(&Sample) -> f64, marks: Option<&str>) -> String {

@@ -29,7 +29,6 @@ mod run;
 mod table;
 mod workload;
 
-use std::process::ExitCode;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -37,6 +36,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use clap::Args;
 
+use super::report::{Report, Section};
 use contender::{Contender, Images};
 use run::{Case, Limit};
 use table::Row;
@@ -52,7 +52,7 @@ pub(crate) struct Arguments {
     seconds_virtual: u64,
 }
 
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let has_name = |case: &Case| case.to_string().contains(&arguments.only);
     let cases: Vec<Case> = Case::all().into_iter().filter(has_name).collect();
     ensure!(!cases.is_empty(), "no row holds {:?}", arguments.only);
@@ -61,8 +61,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         operations: u32::MAX,
     };
     let rows = measure(&cases, limit)?;
-    print!("{}\n{}", table::render(&rows), papers::render(&rows));
-    Ok(ExitCode::SUCCESS)
+    report.add(Section {
+        title: "Orders of metadata, on modelled devices".to_owned(),
+        tables: format!("{}\n{}", table::render(&rows), papers::render(&rows)),
+        charts: vec![table::chart(&rows)],
+    });
+    Ok(())
 }
 
 /// Runs every case on every disk. Each processor takes the next case; a case takes the same

@@ -6,6 +6,7 @@ use ::disk::Order;
 
 use super::contender::Contender;
 use super::run::{Case, Outcome};
+use crate::bench::chart::Bars;
 
 pub(super) const RAW: Contender = Contender::Raw;
 pub(super) const JOURNAL: Contender = Contender::Ours(Order::Journal);
@@ -66,6 +67,23 @@ pub(super) fn render(rows: &[Row]) -> String {
         render_row(row, &mut text);
     }
     text
+}
+
+/// A plot of the ratios.
+pub(super) fn chart(rows: &[Row]) -> Bars {
+    let group = |row: &Row| {
+        let ratios = RATIOS.map(|(above, below)| row.ratio(above, below));
+        (row.case.to_string(), ratios.to_vec())
+    };
+    let name =
+        |(above, below): &(Contender, Contender)| format!("{}/{}", above.name(), below.name());
+    Bars {
+        name: "model rates".to_owned(),
+        title: "operations a second, one order by another".to_owned(),
+        series: RATIOS.iter().map(name).collect(),
+        groups: rows.iter().map(group).collect(),
+        line: Some(1.0),
+    }
 }
 
 fn render_row(row: &Row, text: &mut String) {

@@ -9,16 +9,24 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
 
-use super::interrupt::Interrupt;
 use super::load::{Load, Target};
 use super::places::Places;
+use crate::bench::interrupt::Interrupt;
 use crate::bench::nbd::{Command, REPLY_BYTES, Request, connect, reply_cookie, stamp};
 
 /// What came of a run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Done {
-    pub(super) flushes: f64,
+    /// How long each write and its flush took, in microseconds.
+    pub(super) latencies_us: Vec<f64>,
     pub(super) seconds: f64,
+}
+
+impl Done {
+    #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
+    pub(super) fn flushes(&self) -> f64 {
+        self.latencies_us.len() as f64
+    }
 }
 
 /// When a run ends, whichever comes first.
@@ -80,7 +88,7 @@ impl Clients {
             begun: AtomicU64::new(0),
             interrupt,
         };
-        let flushes = match &mut self.0[..] {
+        let latencies_us = match &mut self.0[..] {
             [only] => only.run(&run)?,
             clients => thread::scope(|scope| {
                 let run = &run;
@@ -88,23 +96,27 @@ impl Clients {
                     .iter_mut()
                     .map(|client| scope.spawn(move || client.run(run)))
                     .collect();
-                threads.into_iter().try_fold(0, |sum, thread| {
-                    let flushes = thread.join().map_err(|_| anyhow!("a client panicked"))?;
-                    flushes.map(|flushes| sum + flushes)
+                threads.into_iter().try_fold(Vec::new(), |mut all, thread| {
+                    let one = thread.join().map_err(|_| anyhow!("a client panicked"))?;
+                    all.extend(one?);
+                    Ok::<_, anyhow::Error>(all)
                 })
             })?,
         };
-        ensure!(flushes > 0, "{load}: no place is left to write to");
+        ensure!(
+            !latencies_us.is_empty(),
+            "{load}: no place is left to write to"
+        );
         Ok(Done {
-            flushes: f64::from(flushes),
+            latencies_us,
             seconds: run.start.elapsed().as_secs_f64(),
         })
     }
 }
 
 impl Client {
-    fn run(&mut self, run: &Run<'_>) -> Result<u32> {
-        let mut flushes = 0;
+    fn run(&mut self, run: &Run<'_>) -> Result<Vec<f64>> {
+        let mut latencies_us = Vec::new();
         let len = run.load.block_bytes;
         while run.start.elapsed() < run.limit.time {
             run.interrupt.check()?;
@@ -114,15 +126,16 @@ impl Client {
             let Some(offset) = run.places.next() else {
                 break;
             };
+            let begun = Instant::now();
             if run.load.target == Target::Discarded {
                 let cluster_bytes = usize::try_from(run.load.step_bytes())?;
                 self.ask(Command::Trim, offset, cluster_bytes)?;
             }
             self.ask(Command::Write, offset, len)?;
             self.ask(Command::Flush, 0, 0)?;
-            flushes += 1;
+            latencies_us.push(begun.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(flushes)
+        Ok(latencies_us)
     }
 
     /// Sends a request, and waits until it is done.

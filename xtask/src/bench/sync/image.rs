@@ -9,43 +9,13 @@ use images::packages::Tool;
 
 use super::load::{Load, Target};
 use super::places::Places;
+use crate::bench::contender::Format;
 use crate::bench::nbd::{fill, warm};
 
 /// The size of a disk whose clusters are new.
 const SPARSE_BYTES: u64 = 8 << 30;
 /// The size of a disk that is allocated, or whose backing file is.
 const FILLED_BYTES: u64 = 256 << 20;
-
-/// How an image is made and served.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Qcow2 {
-        lazy_refcounts: bool,
-    },
-    /// With holes where nothing was written.
-    Raw,
-    /// All of it written before.
-    RawFilled,
-}
-
-impl Format {
-    /// What servers call it.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Qcow2 { .. } => "qcow2",
-            Self::Raw | Self::RawFilled => "raw",
-        }
-    }
-
-    /// Whether images of the format can be put under the load.
-    pub(super) fn takes(self, load: &Load) -> bool {
-        match (self, load.target) {
-            (Self::Qcow2 { .. }, _) => true,
-            (_, Target::OverBacking) | (Self::RawFilled, Target::Discarded) => false,
-            (Self::Raw | Self::RawFilled, _) => true,
-        }
-    }
-}
 
 /// A directory with what images are made of.
 pub(super) struct Images {

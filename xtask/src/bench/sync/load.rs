@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::places::CLUSTER_BYTES;
+use crate::bench::contender::Format;
 
 /// What is written to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +51,15 @@ impl Load {
             target,
             block_bytes: kib << 10,
             connections: 1,
+        }
+    }
+
+    /// Whether images of a format can be put under it.
+    pub(super) fn suits(&self, format: Format) -> bool {
+        match (format, self.target) {
+            (Format::Qcow2 { .. }, _) => true,
+            (_, Target::OverBacking) | (Format::RawFilled, Target::Discarded) => false,
+            (Format::Raw | Format::RawFilled, _) => true,
         }
     }
 

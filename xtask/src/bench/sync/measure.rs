@@ -9,14 +9,14 @@ use anyhow::{Context as _, Result};
 use rustix::fs::syncfs;
 
 use super::client::{Clients, Done, Limit};
-use super::contender::Contender;
-use super::ground::Ground;
 use super::host_syncs::HostSyncs;
 use super::image::{Image, Images};
-use super::interrupt::Interrupt;
 use super::load::Load;
 use super::own_counts::OwnCounts;
-use crate::bench::nbd::Programs;
+use crate::bench::contender::Contender;
+use crate::bench::ground::Ground;
+use crate::bench::interrupt::Interrupt;
+use crate::bench::nbd::{Programs, serve_qemu};
 
 /// How many flushes are counted, and how long at most.
 const COUNTED: Limit = Limit {
@@ -50,6 +50,8 @@ pub(super) struct Row {
 pub(super) struct Measured {
     /// Flushes a second, of each run.
     pub(super) rates: Vec<f64>,
+    /// How long each write and its flush took, in microseconds, of all runs.
+    pub(super) latencies_us: Vec<f64>,
     pub(super) counts: Counts,
     /// Of the server's whole life, by itself.
     pub(super) own: Option<OwnCounts>,
@@ -69,6 +71,7 @@ struct Entrant {
     server: Server,
     statistics: Option<PathBuf>,
     rates: Vec<f64>,
+    latencies_us: Vec<f64>,
     image: Image,
 }
 
@@ -76,7 +79,7 @@ impl Bench<'_> {
     /// Measures everyone with a load.
     pub(super) fn measure(&self, load: Load) -> Result<Row> {
         let entrants = self.contenders.iter().map(|contender| {
-            let taken = contender.format.takes(&load);
+            let taken = load.suits(contender.format);
             let entrant = taken.then(|| self.start(contender, &load));
             entrant.transpose().with_context(|| contender.name)
         });
@@ -94,7 +97,8 @@ impl Bench<'_> {
                     let done = self.run(entrant, &load, limit);
                     let done = done.with_context(|| self.contenders[n].name)?;
                     if round > 0 {
-                        entrant.rates.push(done.flushes / done.seconds);
+                        entrant.rates.push(done.flushes() / done.seconds);
+                        entrant.latencies_us.extend(done.latencies_us);
                     }
                 }
             }
@@ -110,12 +114,13 @@ impl Bench<'_> {
     fn start(&self, contender: &Contender, load: &Load) -> Result<Entrant> {
         self.interrupt.check()?;
         let image = self.images.make(contender.name, contender.format, load)?;
-        let (server, statistics) = contender.start(self.programs, &image.path)?;
+        let (server, statistics) = serve(contender, self.programs, &image.path)?;
         Ok(Entrant {
             clients: Clients::connect(server.socket(), load)?,
             server,
             statistics,
             rates: Vec::new(),
+            latencies_us: Vec::new(),
             image,
         })
     }
@@ -139,6 +144,7 @@ impl Bench<'_> {
         entrant.server.stop()?;
         Ok(Measured {
             rates: entrant.rates,
+            latencies_us: entrant.latencies_us,
             counts,
             own: entrant.statistics.and_then(|path| OwnCounts::read(&path)),
         })
@@ -162,11 +168,28 @@ impl Bench<'_> {
         let after = self.ground.counts();
         let device = after.zip(before).map(|(after, before)| after.since(before));
         Ok(Counts {
-            host_syncs: syncs.map(|syncs| per(syncs, done.flushes)),
-            device_flushes: device.map(|device| per(device.flushes, done.flushes)),
-            device_bytes: device.map(|device| per(device.written_bytes, done.flushes)),
+            host_syncs: syncs.map(|syncs| per(syncs, done.flushes())),
+            device_flushes: device.map(|device| per(device.flushes, done.flushes())),
+            device_bytes: device.map(|device| per(device.written_bytes, done.flushes())),
         })
     }
+}
+
+/// Starts a server. Ours writes its statistics to the path returned, at its end.
+fn serve(
+    contender: &Contender,
+    programs: &Programs,
+    image: &Path,
+) -> Result<(Server, Option<PathBuf>)> {
+    let socket = image.with_extension("socket");
+    let Some(ours) = contender.ours(image) else {
+        let server = serve_qemu(&programs.qemu, &contender.qemu_nodes(image), &socket)?;
+        return Ok((server, None));
+    };
+    let statistics = image.with_extension("json");
+    let words = ["--stats", &statistics.display().to_string(), &ours];
+    let server = Server::microvm(&programs.ours, &socket, &words)?;
+    Ok((server, Some(statistics)))
 }
 
 #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]

@@ -6,35 +6,31 @@
 //! one server after the other: syncs of the host's file system, flushes and bytes of the device.
 
 mod client;
-mod contender;
-mod file_system;
-mod ground;
 mod host_syncs;
 mod image;
-mod interrupt;
 mod load;
 mod measure;
 mod own_counts;
 mod places;
 mod table;
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 
 use ::images::packages::{Tool, require};
 use anyhow::{Context as _, Result};
 use clap::Args;
-use tests::lab::scratch;
 
+use super::contender::Contender;
+use super::file_system::{Kind, Mounted};
+use super::ground::Ground;
+use super::interrupt::Interrupt;
 use super::nbd::Programs;
-use contender::Contender;
-use file_system::{Kind, Mounted};
-use ground::Ground;
+use super::report::{Report, Section};
+use super::scratch::Scratch;
+
 use host_syncs::HostSyncs;
 use image::Images;
-use interrupt::Interrupt;
 use load::LOADS;
 use measure::{Bench, Row};
 
@@ -66,68 +62,45 @@ pub(crate) struct Arguments {
     only: String,
 }
 
-/// A directory that goes with everything in it.
-struct Scratch(PathBuf);
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.0) {
-            eprintln!("xtask: {}: cannot remove: {error}", self.0.display());
-        }
-    }
-}
-
-pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let interrupt = Interrupt::install()?;
     require(&[Tool::QemuImg])?;
     let programs = Programs::get(arguments.microvm.as_deref(), arguments.qemu.as_deref())?;
-    println!("{}\n", programs.qemu_version()?);
-    let directory = match &arguments.directory {
-        Some(directory) => directory.clone(),
-        None => scratch()?,
-    };
-    let scratch = directory.join(format!("bench-sync-{}", std::process::id()));
-    fs::create_dir_all(&scratch)
-        .with_context(|| format!("{}: cannot create", scratch.display()))?;
-    let scratch = Scratch(scratch);
-    let mut left_out = Vec::new();
+    let scratch = Scratch::make("bench-sync", arguments.directory.as_deref())?;
     if arguments.loops.is_empty() {
-        on(arguments, &programs, &scratch.0, &interrupt, &mut left_out)?;
+        let directory = scratch.directory();
+        on(arguments, &programs, directory, &interrupt, report)?;
     }
     for kind in &arguments.loops {
-        let mounted = match Mounted::make(*kind, &scratch.0) {
+        let mounted = match Mounted::make(*kind, scratch.directory()) {
             Ok(mounted) => mounted,
             Err(error) => {
                 interrupt.check()?;
-                left_out.push(format!("{}: {error:#}", kind.name()));
+                report.leave_out(format!("{}: {error:#}", kind.name()));
                 continue;
             }
         };
         let directory = mounted.directory();
-        on(arguments, &programs, directory, &interrupt, &mut left_out)?;
+        on(arguments, &programs, directory, &interrupt, report)?;
     }
-    for what in &left_out {
-        println!("left out: {what}");
-    }
-    println!("{} left out", left_out.len());
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
-/// Measures in a directory, and prints what came of it.
+/// Measures in a directory.
 fn on(
     arguments: &Arguments,
     programs: &Programs,
     directory: &Path,
     interrupt: &Interrupt,
-    left_out: &mut Vec<String>,
+    report: &mut Report,
 ) -> Result<()> {
     let ground = Ground::below(directory)?;
     let name = ground.file_system.clone();
     let syncs = HostSyncs::prepare(&name, directory)
-        .inspect_err(|error| left_out.push(format!("{name}, host syncs: {error:#}")))
+        .inspect_err(|error| report.leave_out(format!("{name}, host syncs: {error:#}")))
         .ok();
     if ground.counts().is_none() {
-        left_out.push(format!("{name}, counts of its device: it has none"));
+        report.leave_out(format!("{name}, counts of its device: it has none"));
     }
     let contenders = Contender::all(arguments.all_orders);
     let bench = Bench {
@@ -152,6 +125,13 @@ fn on(
     });
     // What was measured before something failed is worth something.
     let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
-    println!("{name}\n\n{}", table::render(&names, &rows));
+    report.add(Section {
+        title: format!(
+            "Flushes, over NBD, on {name}, beside {}",
+            programs.qemu_version()?
+        ),
+        tables: table::render(&names, &rows),
+        charts: table::charts(&name, &names, &rows),
+    });
     outcome
 }

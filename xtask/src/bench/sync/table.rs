@@ -2,9 +2,18 @@
 
 use std::fmt::Write as _;
 
-use super::contender::YARDSTICK;
 use super::measure::{Measured, Row};
-use crate::bench::figures::{median, ratio, spread_percent};
+use crate::bench::chart::Bars;
+use crate::bench::contender::YARDSTICK;
+use crate::bench::figures::{median, percentile, ratio, spread_percent};
+
+/// Of latencies.
+const PERCENTILES: [(&str, f64); 4] = [
+    ("median", 50.0),
+    ("90%", 90.0),
+    ("99%", 99.0),
+    ("99.9%", 99.9),
+];
 
 /// Loads by contenders, for each figure; ratios to QEMU's default first. A figure that nobody has
 /// is left out.
@@ -34,10 +43,15 @@ pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
             Some(format!("{middle:.0} ±{spread:>2.0}%"))
         },
     );
+    let latencies = part("median / 99%, microseconds", names, rows, |_, one| {
+        let [middle, most] = [50.0, 99.0].map(|percent| percentile(&one.latencies_us, percent));
+        Some(format!("{middle:.0} /{most:>5.0}"))
+    });
     let kib = |bytes: f64| bytes / 1024.0;
     let parts = [
         ratios,
         rates,
+        latencies,
         counted("host syncs a flush", &|one| one.counts.host_syncs),
         counted("the same by own counters", &|one| {
             Some(one.own?.syncs_per_flush)
@@ -52,6 +66,58 @@ pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
     parts.join("\n")
+}
+
+/// Plots of the same: how much faster than QEMU's default, what a flush costs the host, and how long
+/// those of one load take.
+pub(super) fn charts(ground: &str, names: &[&str], rows: &[Row]) -> Vec<Bars> {
+    let yardstick = names.iter().position(|&name| name == YARDSTICK);
+    let bars = |what: &str, title: &str, figure: &dyn Fn(&Row, &Measured) -> Option<f64>| {
+        let value = |row: &Row, one: &Option<Measured>| figure(row, one.as_ref()?);
+        let values = |row: &Row| row.measured.iter().map(|one| value(row, one)).collect();
+        Bars {
+            name: format!("sync {ground} {what}"),
+            title: format!("{ground}: {title}"),
+            series: names.iter().map(ToString::to_string).collect(),
+            groups: rows
+                .iter()
+                .map(|row| (row.load.to_string(), values(row)))
+                .collect(),
+            line: Some(1.0),
+        }
+    };
+    let mut charts = vec![
+        bars(
+            "rates",
+            "flushes a second, times QEMU's qcow2",
+            &|row, one| Some(ratio(&one.rates, &row.measured[yardstick?].as_ref()?.rates)),
+        ),
+        bars("host syncs", "host syncs a flush", &|_, one| {
+            one.counts.host_syncs
+        }),
+        bars("device flushes", "device flushes a flush", &|_, one| {
+            one.counts.device_flushes
+        }),
+    ];
+    charts.extend(rows.first().map(|row| latencies(ground, names, row)));
+    charts
+}
+
+fn latencies(ground: &str, names: &[&str], row: &Row) -> Bars {
+    let group = |&(name, percent): &(&str, f64)| {
+        let value = |one: &Option<Measured>| Some(percentile(&one.as_ref()?.latencies_us, percent));
+        (name.to_owned(), row.measured.iter().map(value).collect())
+    };
+    Bars {
+        name: format!("sync {ground} latencies"),
+        title: format!(
+            "{ground}: {}, microseconds of a write and its flush",
+            row.load
+        ),
+        series: names.iter().map(ToString::to_string).collect(),
+        groups: PERCENTILES.iter().map(group).collect(),
+        line: None,
+    }
 }
 
 /// The table of one figure, if any cell has one.
@@ -89,6 +155,7 @@ mod tests {
     fn measured(rates: &[f64]) -> Measured {
         Measured {
             rates: rates.to_vec(),
+            latencies_us: rates.iter().map(|rate| 1e6 / rate).collect(),
             counts: Counts::default(),
             own: None,
         }
@@ -114,7 +181,7 @@ mod tests {
         assert_eq!(words(&text, "flushes a second, x"), expected);
         let expected = ["alloc", "random", "4K", "3300", "±45%", "1000", "±50%", "-"];
         assert_eq!(words(&text, "flushes a second  "), expected);
-        assert_eq!(text.matches("alloc").count(), 2, "nothing was counted");
+        assert_eq!(text.matches("alloc").count(), 3, "nothing was counted");
     }
 
     #[test]

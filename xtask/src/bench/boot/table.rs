@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 
 use ::tests::agent::measure::Start;
 
+use crate::bench::chart::Bars;
+
 /// The runs of one VMM with one form of the kernel.
 pub(super) struct Row {
     /// The form of the kernel.
@@ -29,10 +31,7 @@ pub(super) fn render(rows: &[Row]) -> String {
     );
     for row in rows {
         let median = median(&row.starts);
-        let yardstick = rows
-            .iter()
-            .find(|other| other.form == row.form && other.name == "QEMU");
-        let ratio = yardstick.map_or(f64::NAN, |qemu| median.ms / self::median(&qemu.starts).ms);
+        let ratio = times_qemu(rows, row).unwrap_or(f64::NAN);
         let _ = writeln!(
             text,
             "{:<8} {:<16} {:>8.0} {:>6.1}% {:>7.3} {:>7} {:>10} {:>12}",
@@ -54,6 +53,33 @@ pub(super) fn render(rows: &[Row]) -> String {
         );
     }
     text
+}
+
+/// A plot of the times, by QEMU's. Each form of the kernel has the same VMMs in the same order.
+pub(super) fn chart(rows: &[Row]) -> Bars {
+    let mut groups: Vec<(String, Vec<Option<f64>>)> = Vec::new();
+    for row in rows {
+        match groups.last_mut() {
+            Some((form, ratios)) if form == row.form => ratios.push(times_qemu(rows, row)),
+            _ => groups.push((row.form.to_owned(), vec![times_qemu(rows, row)])),
+        }
+    }
+    let of_first = rows.iter().take_while(|row| row.form == rows[0].form);
+    Bars {
+        name: "boot times".to_owned(),
+        title: "time until init, times QEMU's".to_owned(),
+        series: of_first.map(|row| row.name.clone()).collect(),
+        groups,
+        line: Some(1.0),
+    }
+}
+
+/// A VMM's time by that of the one called QEMU with the same form of the kernel.
+fn times_qemu(rows: &[Row], row: &Row) -> Option<f64> {
+    let qemu = rows
+        .iter()
+        .find(|other| other.form == row.form && other.name == "QEMU")?;
+    Some(median(&row.starts).ms / median(&qemu.starts).ms)
 }
 
 /// The median of each figure by itself.

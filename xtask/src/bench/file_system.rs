@@ -1,4 +1,4 @@
-//! File systems made for a benchmark, on a loop device over a sparse file.
+//! File systems made for a benchmark, on loop devices.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -41,10 +41,11 @@ impl Kind {
     }
 }
 
-/// A mounted file system. Dropping it undoes everything.
+/// A mounted file system. Dropping it undoes everything. Needs root.
 #[derive(Debug)]
 pub(super) struct Mounted {
-    file: PathBuf,
+    /// What is below the loop device, if it goes with it.
+    file: Option<PathBuf>,
     device: Option<String>,
     point: PathBuf,
     /// Whether it has been mounted.
@@ -52,31 +53,60 @@ pub(super) struct Mounted {
 }
 
 impl Mounted {
-    /// Makes one in a directory, and mounts it there. Needs root.
+    /// Makes one of a kind in a directory, and mounts it there.
     pub(super) fn make(kind: Kind, directory: &Path) -> Result<Self> {
         let file = directory.join(format!("{}.img", kind.name()));
-        let mut mounted = Self {
-            point: directory.join(kind.name()),
-            device: None,
-            in_use: false,
-            file,
-        };
-        fs::create_dir(&mounted.point)?;
-        File::create(&mounted.file)?.set_len(SIZE_BYTES)?;
-        let (program, options) = kind.mkfs();
-        succeed(Command::new(program).args(options).arg(&mounted.file))?;
-        let mut losetup = Command::new("losetup");
-        losetup.args(["--find", "--show"]).arg(&mounted.file);
-        let device = succeed(&mut losetup)?;
-        mounted.device = Some(device.clone());
-        succeed(Command::new("mount").arg(device).arg(&mounted.point))?;
-        mounted.in_use = true;
+        let mut mounted = Self::nothing(directory.join(kind.name()));
+        mounted.file = Some(file.clone());
+        File::create(&file)?.set_len(SIZE_BYTES)?;
+        mounted.mount(&file, kind.mkfs(), "defaults")?;
         Ok(mounted)
+    }
+
+    /// Makes an ext4 as `mkfs.ext4` does it by itself on `file`, which is somebody else's, and
+    /// mounts it on `point`. Inode tables are not written behind the benchmark's back.
+    pub(super) fn ext4(file: &Path, point: PathBuf) -> Result<Self> {
+        let mut mounted = Self::nothing(point);
+        mounted.mount(file, ("mkfs.ext4", &["-q", "-F"]), "noinit_itable")?;
+        Ok(mounted)
+    }
+
+    fn nothing(point: PathBuf) -> Self {
+        Self {
+            file: None,
+            device: None,
+            point,
+            in_use: false,
+        }
+    }
+
+    fn mount(&mut self, file: &Path, mkfs: (&str, &[&str]), options: &str) -> Result<()> {
+        fs::create_dir(&self.point).with_context(|| self.point.display().to_string())?;
+        let mut losetup = Command::new("losetup");
+        losetup.args(["--find", "--show"]).arg(file);
+        let device = succeed(&mut losetup)?;
+        self.device = Some(device.clone());
+        let (program, arguments) = mkfs;
+        succeed(Command::new(program).args(arguments).arg(&device))?;
+        let mut mount = Command::new("mount");
+        succeed(mount.args(["-o", options, &device]).arg(&self.point))?;
+        self.in_use = true;
+        Ok(())
     }
 
     /// Where it is mounted.
     pub(super) fn directory(&self) -> &Path {
         &self.point
+    }
+
+    /// Ends it, and says so if that fails.
+    pub(super) fn unmount(mut self) -> Result<()> {
+        succeed(Command::new("umount").arg(&self.point))?;
+        self.in_use = false;
+        if let Some(device) = self.device.take() {
+            succeed(Command::new("losetup").args(["--detach", &device]))?;
+        }
+        Ok(())
     }
 }
 
@@ -92,12 +122,14 @@ impl Drop for Mounted {
             eprintln!("xtask: {error:#}");
         }
         let _ = fs::remove_dir(&self.point);
-        let _ = fs::remove_file(&self.file);
+        if let Some(file) = &self.file {
+            let _ = fs::remove_file(file);
+        }
     }
 }
 
 /// What a command printed, which must succeed.
-fn succeed(command: &mut Command) -> Result<String> {
+pub(super) fn succeed(command: &mut Command) -> Result<String> {
     let name = command.get_program().display().to_string();
     let output = match command.output() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

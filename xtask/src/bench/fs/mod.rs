@@ -1,0 +1,92 @@
+//! `cargo xtask bench fs`: what programs get done on an image, beside QEMU.
+//!
+//! ```text
+//!   load ─> ext4 ─> loop device ─> FUSE ─> microvm image mount │ qemu-storage-daemon ─> image
+//! ```
+//! There is no guest, which could not run at full speed everywhere: the host's own kernel plays
+//! its part. Every run has an image and a file system of its own, as new as the load needs it. The
+//! contenders take turns; a ratio is one of neighbours in time.
+
+mod export;
+mod load;
+mod measure;
+mod table;
+
+use std::path::PathBuf;
+
+use ::images::packages::{Tool, require};
+use anyhow::{Context as _, Result};
+use clap::Args;
+
+use super::contender::{Contender, Format};
+use super::ground::Ground;
+use super::interrupt::Interrupt;
+use super::nbd::Programs;
+use super::report::{Report, Section};
+use super::scratch::Scratch;
+use load::LOADS;
+use measure::{Bench, Row};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How often each load runs on each contender; the median counts
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// The size of the images, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 4096)]
+    size_mib: u64,
+    /// Where to put the images: the host's file system matters [default: cargo's target directory]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Measure our qcow2 in its other orders too
+    #[arg(long)]
+    all_orders: bool,
+    /// Another microvm than the one built here
+    #[arg(long, value_name = "PROGRAM")]
+    microvm: Option<PathBuf>,
+    /// Another qemu-storage-daemon than the installed one
+    #[arg(long, value_name = "PROGRAM")]
+    qemu: Option<PathBuf>,
+    /// Only loads whose names hold this
+    #[arg(long, value_name = "TEXT", default_value = "")]
+    only: String,
+}
+
+pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    require(&[Tool::Fio, Tool::Mke2fs, Tool::QemuImg, Tool::Sqlite])?;
+    let programs = Programs::get(arguments.microvm.as_deref(), arguments.qemu.as_deref())?;
+    let scratch = Scratch::make("bench-fs", arguments.directory.as_deref())?;
+    let mut contenders = Contender::all(arguments.all_orders);
+    // A file system is made on a new disk.
+    contenders.retain(|contender| contender.format != Format::RawFilled);
+    let bench = Bench {
+        programs: &programs,
+        contenders: &contenders,
+        directory: scratch.directory(),
+        ground: Ground::below(scratch.directory())?,
+        interrupt: &interrupt,
+        runs: arguments.runs.max(1),
+        image_bytes: arguments.size_mib << 20,
+    };
+    let mut rows: Vec<Row> = Vec::new();
+    let mut loads = LOADS
+        .iter()
+        .filter(|load| load.to_string().contains(&arguments.only));
+    let outcome = loads.try_for_each(|load| {
+        eprintln!("xtask: {load}");
+        rows.push(bench.measure(*load).with_context(|| load.to_string())?);
+        Ok(())
+    });
+    // What was measured before something failed is worth something.
+    let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
+    report.add(Section {
+        title: format!(
+            "File systems, over FUSE, beside {}",
+            programs.qemu_version()?
+        ),
+        tables: table::render(&names, &rows),
+        charts: table::charts(&names, &rows),
+    });
+    outcome
+}
