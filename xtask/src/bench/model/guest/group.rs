@@ -1,17 +1,20 @@
 //! Commits that are shared.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::task::{Poll, Waker};
 
 use ::disk::Error;
-use futures_util::lock::Mutex;
 
 /// Work that one does for all who have come before it began; those who come later share the next.
+/// When it ends, all whose work it was go on at once: none of them has to wait for another, who
+/// might have come back and be at work again.
 #[derive(Default)]
 pub(in super::super) struct Group {
-    /// Who has it, works.
-    turn: Mutex<()>,
-    /// How often the work has begun.
+    /// How often the work has begun, and how often it has ended.
     begun: Cell<u64>,
+    ended: Cell<u64>,
+    waiting: RefCell<Vec<Waker>>,
 }
 
 impl Group {
@@ -20,13 +23,29 @@ impl Group {
         &self,
         work: impl AsyncFnOnce() -> Result<(), Error>,
     ) -> Result<(), Error> {
-        let begun = self.begun.get();
-        let _turn = self.turn.lock().await;
-        if self.begun.get() > begun {
-            return Ok(());
+        let ours = self.begun.get() + 1;
+        while self.ended.get() < ours {
+            if self.begun.get() == self.ended.get() {
+                self.begun.set(ours);
+                let done = work().await;
+                self.ended.set(ours);
+                self.waiting.take().into_iter().for_each(Waker::wake);
+                return done;
+            }
+            self.end_of(self.begun.get()).await;
         }
-        self.begun.set(begun + 1);
-        work().await
+        Ok(())
+    }
+
+    async fn end_of(&self, work: u64) {
+        poll_fn(|context| {
+            if self.ended.get() >= work {
+                return Poll::Ready(());
+            }
+            self.waiting.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -56,5 +75,24 @@ mod tests {
         };
         executor.run(join_all((0..10).map(|_| join())));
         assert_eq!(log.get(), (2, 2));
+    }
+
+    #[test]
+    fn who_comes_back_at_once_does_not_keep_others() {
+        let executor = Executor::with_backend(Backend::Threads).unwrap();
+        let (group, count) = (Group::default(), Cell::new(0));
+        let come_ten_times = async || {
+            for _ in 0..10 {
+                let work = async || {
+                    count.set(count.get() + 1);
+                    yield_now().await;
+                    Ok(())
+                };
+                group.join(work).await.unwrap();
+            }
+        };
+        executor.run(join_all((0..8).map(|_| come_ten_times())));
+        // The first of each round is alone, the others share.
+        assert!(count.get() <= 21, "{}", count.get());
     }
 }
