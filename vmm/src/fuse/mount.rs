@@ -13,7 +13,7 @@ use rustix::process::{getgid, getuid};
 
 use super::TRANSFER_MAX_BYTES;
 use super::fusermount;
-use super::mount_point::{Kind, MountPoint};
+use super::mount_point::{Kind, MountPoint, is_dead, is_mounted_on};
 
 const DEVICE: &str = "/dev/fuse";
 /// What the file system calls itself in `/proc/self/mounts`, behind `fuse.`.
@@ -89,8 +89,8 @@ impl Mount {
 
     /// Takes away what is left of a mount whose descriptor was closed while it was still there.
     pub(crate) fn remove_dead(&self) -> io::Result<()> {
-        match rustix::fs::stat(&self.path) {
-            Err(Errno::NOTCONN) => unmount_from(&self.path, UnmountFlags::DETACH),
+        match is_mounted_on(&self.path) {
+            Err(error) if is_dead(&error) => unmount_from(&self.path, UnmountFlags::DETACH),
             _ => Ok(()),
         }
     }

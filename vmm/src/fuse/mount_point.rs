@@ -27,22 +27,23 @@ impl MountPoint {
     /// Looks at the place at `path`: a regular file, or an empty directory.
     pub(crate) fn find(path: &Path) -> Result<Self> {
         let shown = path.display();
-        let metadata = match fs::metadata(path) {
+        let place = || format!("{shown}: cannot be a mount point");
+        let is_mounted_on = match is_mounted_on(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 bail!("{shown}: no such mount point; make an empty file or directory there")
             }
-            Err(error) if error.raw_os_error() == Some(libc::ENOTCONN) => {
+            Err(error) if is_dead(&error) => {
                 bail!(
                     "{shown}: what is mounted there has lost its program; \
                      take it away first: umount {shown}"
                 )
             }
-            metadata => metadata.with_context(|| format!("{shown}: cannot be a mount point"))?,
+            found => found.with_context(place)?,
         };
-        let place = || format!("{shown}: cannot be a mount point");
-        if is_mounted_on(path).with_context(place)? {
+        if is_mounted_on {
             bail!("{shown}: something is mounted there already; choose another mount point");
         }
+        let metadata = fs::metadata(path).with_context(place)?;
         let kind = kind(path, &metadata)?;
         let path = fs::canonicalize(path).with_context(place)?;
         Ok(Self { path, kind })
@@ -74,9 +75,18 @@ fn kind(path: &Path, metadata: &Metadata) -> Result<Kind> {
     Ok(Kind::Directory)
 }
 
-/// Whether `path` leads to the root of a file system. Kernels before 5.8 do not say.
-fn is_mounted_on(path: &Path) -> io::Result<bool> {
-    let stat = statx(CWD, path, AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE)?;
+/// Whether an error says that a FUSE file system has lost its program, before the question or
+/// while it was asked.
+pub(super) fn is_dead(error: &io::Error) -> bool {
+    let number = error.raw_os_error();
+    [Some(libc::ENOTCONN), Some(libc::ECONNABORTED)].contains(&number)
+}
+
+/// Whether `path` leads to the root of a file system, which is asked whether it is alive. Kernels
+/// before 5.8 do not say.
+pub(super) fn is_mounted_on(path: &Path) -> io::Result<bool> {
+    let flags = AtFlags::NO_AUTOMOUNT | AtFlags::STATX_FORCE_SYNC;
+    let stat = statx(CWD, path, flags, StatxFlags::TYPE)?;
     Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
