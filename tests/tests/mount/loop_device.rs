@@ -5,7 +5,7 @@ use std::process::Command;
 
 use images::packages::{Tool, require};
 
-use crate::setting::{FORMATS, Setting, can_mount, is_root, run};
+use crate::setting::{FORMATS, Setting, can_mount, has_loop_devices, is_root, run};
 
 /// Makes a file system and uses it as people do. The mount and the loop device are seen by nobody
 /// else, and go with the script.
@@ -57,7 +57,7 @@ cd /
 #[test]
 fn a_file_system_lives_on_a_loop_device_on_it() {
     const TEST: &str = "a_file_system_lives_on_a_loop_device_on_it";
-    if !can_mount(TEST) || !is_root(TEST) {
+    if !can_mount(TEST) || !is_root(TEST) || !has_loop_devices(TEST) {
         return;
     }
     require(&[Tool::Mke2fs, Tool::Git, Tool::Sqlite]).unwrap();

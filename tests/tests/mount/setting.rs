@@ -62,6 +62,23 @@ pub(crate) fn has_namespaces(test: &str) -> bool {
     has
 }
 
+/// Whether loop devices can be mounted in a namespace of their own here, which takes more than a
+/// `chroot`; if not, notes that `test` is skipped.
+pub(crate) fn has_loop_devices(test: &str) -> bool {
+    let reason = if Path::new("/dev/loop-control").exists() {
+        let mut command = Command::new("unshare");
+        let status = command.args(["-m", "true"]).stderr(Stdio::null()).status();
+        if status.unwrap().success() {
+            return true;
+        }
+        "no mount namespaces"
+    } else {
+        "there is no /dev/loop-control"
+    };
+    skip(test, reason);
+    false
+}
+
 /// Files of a test, which go with it.
 pub(crate) struct Setting {
     directory: TempDir,
