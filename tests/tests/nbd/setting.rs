@@ -78,6 +78,11 @@ impl Setting {
     }
 }
 
+/// What a server is told that lends `image` as `vm` by way of TLS.
+pub(crate) fn guarded<'a>(certificates: &'a str, image: &'a str) -> [&'a str; 5] {
+    ["--export", "vm", "--tls-certificates", certificates, image]
+}
+
 /// Serves at a free TCP port of this host, with `words`, and says so once.
 pub(crate) fn serve_tcp(words: &[&str]) -> (Server, TcpPlace) {
     let words = [&["--nbd", "tcp:0"], words].concat();

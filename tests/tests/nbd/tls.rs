@@ -5,7 +5,7 @@ use std::fs;
 use images::packages::{Tool, require};
 
 use crate::authority::Authority;
-use crate::setting::{Setting, TcpPlace, refusal, run, serve_tcp, stop, try_run};
+use crate::setting::{Setting, TcpPlace, guarded, refusal, run, serve_tcp, stop, try_run};
 
 /// The URI of a place for libnbd, with the certificates in a client's directory.
 fn with_certificates(place: &TcpPlace, directory: &str) -> String {
@@ -32,7 +32,7 @@ fn libnbd_copies_both_ways() {
     let image = setting.blank_image("image", "qcow2", &[], 50);
     let certificates = authority.server();
     let file = format!("{image},format=qcow2");
-    let words = ["--export", "vm", "--tls-certificates", &certificates, &file];
+    let words = guarded(&certificates, &file);
     let (server, place) = serve_tcp(&words);
     assert_eq!(place.uri, format!("nbds://127.0.0.1:{}/vm", place.port));
     let uri = with_certificates(&place, &authority.stranger());
@@ -96,13 +96,7 @@ fn unix_sockets_may_have_tls_too() {
     let (setting, authority) = (Setting::new(), Authority::new());
     let image = setting.raw_image("image", 1);
     let certificates = authority.server();
-    let words = [
-        "--export",
-        "vm",
-        "--tls-certificates",
-        &certificates,
-        &image,
-    ];
+    let words = guarded(&certificates, &image);
     let server = setting.serve_with(&words);
     let uri = format!("nbds+unix:///vm?socket={}", setting.path("nbd"));
     assert_eq!(server.announcements(), [format!("serving {uri}")]);
@@ -116,13 +110,7 @@ fn nobody_comes_without_tls() {
     let (setting, authority) = (Setting::new(), Authority::new());
     let image = setting.raw_image("image", 1);
     let certificates = authority.server();
-    let words = [
-        "--export",
-        "vm",
-        "--tls-certificates",
-        &certificates,
-        &image,
-    ];
+    let words = guarded(&certificates, &image);
     let (server, place) = serve_tcp(&words);
     let plain = format!("nbd://127.0.0.1:{}/vm", place.port);
     for (tool, words) in [
@@ -235,7 +223,7 @@ fn nbdkit_passes_on_what_is_served() {
     ];
     run(Tool::NbdKit, &words);
     stop(plain.0);
-    let words = ["--export", "vm", "--tls-certificates", &certificates, &file];
+    let words = guarded(&certificates, &file);
     let (server, place) = serve_tcp(&words);
     // What is written stays with the filter.
     let blank = setting.blank_image("blank", "raw", &[], 20);

@@ -8,7 +8,7 @@ use crate::raw_client::{
     OPT_SET_META_CONTEXT, OPT_STARTTLS, OPT_STRUCTURED_REPLY, OPTION_MAGIC, REP_ACK,
     REP_ERR_INVALID, REP_ERR_TLS_REQD, REP_SERVER, named, request,
 };
-use crate::setting::{Setting, stop};
+use crate::setting::{Setting, guarded, stop};
 
 const IMAGE_BYTES: u64 = 4 << 20;
 
@@ -25,13 +25,7 @@ impl Guarded {
         let (setting, authority) = (Setting::new(), Authority::new());
         let image = setting.blank_image("image", "raw", &[], IMAGE_BYTES >> 20);
         let certificates = authority.server();
-        let words = [
-            "--export",
-            "vm",
-            "--tls-certificates",
-            &certificates,
-            &image,
-        ];
+        let words = guarded(&certificates, &image);
         let server = setting.serve_with(&words);
         let mut witness = secured(&authority, Client::connect(&server));
         witness.go("vm");

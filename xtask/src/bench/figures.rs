@@ -12,6 +12,12 @@ pub(super) fn ratio(numerator: &[f64], denominator: &[f64]) -> f64 {
     median(pairs.map(|(above, below)| above / below).collect())
 }
 
+/// How much there was of something for each of `others`.
+#[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
+pub(super) fn per(count: u64, others: f64) -> f64 {
+    count as f64 / others
+}
+
 /// Half the distance of the best from the worst run, by the median.
 pub(super) fn spread_percent(values: &[f64]) -> f64 {
     let smallest = values.iter().copied().fold(f64::INFINITY, f64::min);

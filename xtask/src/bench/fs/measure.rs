@@ -9,6 +9,7 @@ use images::packages::Tool;
 use super::export::Export;
 use super::load::Load;
 use crate::bench::contender::{Contender, Format};
+use crate::bench::figures::per;
 use crate::bench::file_system::{Mounted, succeed};
 use crate::bench::ground::Ground;
 use crate::bench::interrupt::Interrupt;
@@ -114,9 +115,4 @@ impl Bench<'_> {
         create.arg(path).arg(self.image_bytes.to_string());
         succeed(&mut create).map(drop)
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
-fn per(count: u64, operations: f64) -> f64 {
-    count as f64 / operations
 }

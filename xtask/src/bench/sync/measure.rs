@@ -14,6 +14,7 @@ use super::image::{Image, Images};
 use super::load::Load;
 use super::own_counts::OwnCounts;
 use crate::bench::contender::Contender;
+use crate::bench::figures::per;
 use crate::bench::ground::Ground;
 use crate::bench::interrupt::Interrupt;
 use crate::bench::nbd::{Programs, serve_qemu};
@@ -190,9 +191,4 @@ fn serve(
     let words = ["--stats", &statistics.display().to_string(), &ours];
     let server = Server::microvm(&programs.ours, &socket, &words)?;
     Ok((server, Some(statistics)))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
-fn per(count: u64, flushes: f64) -> f64 {
-    count as f64 / flushes
 }
