@@ -7,6 +7,7 @@ mod disk;
 mod figures;
 mod file_system;
 mod fs;
+mod grid;
 mod ground;
 mod interrupt;
 mod model;

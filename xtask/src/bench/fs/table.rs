@@ -1,78 +1,52 @@
 //! The result of a file system benchmark as tables.
 
-use std::fmt::Write as _;
-
 use super::measure::{Row, Sample};
 use crate::bench::chart::Bars;
 use crate::bench::contender::YARDSTICK;
 use crate::bench::figures::{median, ratio, spread_percent};
+use crate::bench::grid::Grid;
 
-/// Loads by contenders, for each figure; ratios to QEMU's default first.
+/// Loads by contenders, for each figure; ratios to QEMU's default first. A figure that nobody has
+/// is left out.
 pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
-    let yardstick = names.iter().position(|&name| name == YARDSTICK);
-    let ratios = part(
-        "operations a second, x QEMU qcow2",
-        names,
-        rows,
-        |row, samples| {
-            let yardstick = &row.samples[yardstick?];
-            Some(format!("{:.2}", ratio(&rates(samples), &rates(yardstick))))
-        },
-    );
-    let absolute = part("operations a second", names, rows, |_, samples| {
+    let grid = grid(names, rows);
+    let ratios = grid.table("operations a second, x QEMU qcow2", |row, samples| {
+        Some(format!("{:.2}", times_yardstick(names, row, samples)?))
+    });
+    let absolute = grid.table("operations a second", |_, samples| {
         let rates = rates(samples);
         let spread = spread_percent(&rates);
         Some(format!("{:.0} ±{spread:>2.0}%", median(rates)))
     });
     let counted = |title, figure: fn(&Sample) -> Option<f64>| {
-        part(title, names, rows, |_, samples| {
+        grid.table(title, |_, samples| {
             let figures: Option<Vec<f64>> = samples.iter().map(figure).collect();
             Some(format!("{:.2}", median(figures?)))
         })
     };
-    [
+    let parts = [
         ratios,
         absolute,
         counted("guest's flushes an operation", |one| one.guest_flushes),
         counted("device's flushes an operation", |one| one.device_flushes),
-    ]
-    .join("\n")
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    parts.join("\n")
 }
 
 /// Plots of the same.
 pub(super) fn charts(names: &[&str], rows: &[Row]) -> Vec<Bars> {
-    let yardstick = names.iter().position(|&name| name == YARDSTICK);
-    let bars = |what: &str, title: &str, figure: &dyn Fn(&Row, &[Sample]) -> Option<f64>| {
-        let values = |row: &Row| {
-            row.samples
-                .iter()
-                .map(|samples| figure(row, samples))
-                .collect()
-        };
-        Bars {
-            name: format!("fs {what}"),
-            title: title.to_owned(),
-            series: names.iter().map(ToString::to_string).collect(),
-            groups: rows
-                .iter()
-                .map(|row| (row.load.to_string(), values(row)))
-                .collect(),
-            line: Some(1.0),
-        }
-    };
+    let grid = grid(names, rows);
     vec![
-        bars(
-            "rates",
-            "operations a second, times QEMU's qcow2",
-            &|row, samples| {
-                let yardstick = &row.samples[yardstick?];
-                Some(ratio(&rates(samples), &rates(yardstick)))
-            },
+        grid.bars(
+            "fs rates".to_owned(),
+            "operations a second, times QEMU's qcow2".to_owned(),
+            |row, samples| times_yardstick(names, row, samples),
         ),
-        bars(
-            "device flushes",
-            "device flushes for each of the guest",
-            &|_, samples| {
+        grid.bars(
+            "fs device flushes".to_owned(),
+            "device flushes for each of the guest".to_owned(),
+            |_, samples| {
                 let each = samples.iter().map(Sample::device_flushes_each);
                 Some(median(each.collect::<Option<_>>()?))
             },
@@ -80,30 +54,21 @@ pub(super) fn charts(names: &[&str], rows: &[Row]) -> Vec<Bars> {
     ]
 }
 
-fn rates(samples: &[Sample]) -> Vec<f64> {
-    samples.iter().map(|one| one.rate).collect()
+fn grid<'a>(names: &'a [&str], rows: &'a [Row]) -> Grid<'a, Vec<Sample>> {
+    let row = |row: &'a Row| (row.load.to_string(), &row.samples[..]);
+    Grid {
+        names,
+        rows: rows.iter().map(row).collect(),
+    }
 }
 
-fn part(
-    title: &str,
-    names: &[&str],
-    rows: &[Row],
-    cell: impl Fn(&Row, &[Sample]) -> Option<String>,
-) -> String {
-    let mut text = format!("{title:<34}");
-    for name in names {
-        let _ = write!(text, " {name:>12}");
-    }
-    text.push('\n');
-    for row in rows {
-        let _ = write!(text, "{:<34}", row.load.to_string());
-        for samples in &row.samples {
-            let cell = cell(row, samples);
-            let _ = write!(text, " {:>12}", cell.as_deref().unwrap_or("-"));
-        }
-        text.push('\n');
-    }
-    text
+fn times_yardstick(names: &[&str], row: &[Vec<Sample>], samples: &[Sample]) -> Option<f64> {
+    let yardstick = names.iter().position(|&name| name == YARDSTICK)?;
+    Some(ratio(&rates(samples), &rates(&row[yardstick])))
+}
+
+fn rates(samples: &[Sample]) -> Vec<f64> {
+    samples.iter().map(|one| one.rate).collect()
 }
 
 #[cfg(test)]

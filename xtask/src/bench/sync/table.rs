@@ -1,11 +1,10 @@
 //! The result of a sync benchmark as tables.
 
-use std::fmt::Write as _;
-
 use super::measure::{Measured, Row};
 use crate::bench::chart::Bars;
 use crate::bench::contender::YARDSTICK;
 use crate::bench::figures::{median, percentile, ratio, spread_percent};
+use crate::bench::grid::Grid;
 
 /// Of latencies.
 const PERCENTILES: [(&str, f64); 4] = [
@@ -18,32 +17,26 @@ const PERCENTILES: [(&str, f64); 4] = [
 /// Loads by contenders, for each figure; ratios to QEMU's default first. A figure that nobody has
 /// is left out.
 pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
-    let yardstick = names.iter().position(|&name| name == YARDSTICK);
-    let yardstick = |row: &Row| row.measured[yardstick?].clone();
+    let grid = grid(names, rows);
+    let part = |title: &str, cell: &dyn Fn(&Measured) -> Option<String>| {
+        grid.table(title, |_, measured| cell(measured.as_ref()?))
+    };
     let counted = |title: &str, figure: &dyn Fn(&Measured) -> Option<f64>| {
-        part(title, names, rows, |_, measured| {
-            figure(measured).map(|figure| format!("{figure:.2}"))
+        part(title, &|one| {
+            figure(one).map(|figure| format!("{figure:.2}"))
         })
     };
-    let ratios = part(
-        "flushes a second, x QEMU qcow2",
-        names,
-        rows,
-        |row, measured| {
-            let ratio = ratio(&measured.rates, &yardstick(row)?.rates);
-            Some(format!("{ratio:.2}"))
-        },
-    );
-    let rates = part(
-        "flushes a second",
-        names,
-        rows,
-        |_, Measured { rates, .. }| {
-            let (middle, spread) = (median(rates.clone()), spread_percent(rates));
-            Some(format!("{middle:.0} ±{spread:>2.0}%"))
-        },
-    );
-    let latencies = part("median / 99%, microseconds", names, rows, |_, one| {
+    let ratios = grid.table("flushes a second, x QEMU qcow2", |row, measured| {
+        Some(format!(
+            "{:.2}",
+            times_yardstick(names, row, measured.as_ref()?)?
+        ))
+    });
+    let rates = part("flushes a second", &|Measured { rates, .. }| {
+        let (middle, spread) = (median(rates.clone()), spread_percent(rates));
+        Some(format!("{middle:.0} ±{spread:>2.0}%"))
+    });
+    let latencies = part("median / 99%, microseconds", &|one| {
         let [middle, most] = [50.0, 99.0].map(|percent| percentile(&one.latencies_us, percent));
         Some(format!("{middle:.0} /{most:>5.0}"))
     });
@@ -71,36 +64,40 @@ pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
 /// Plots of the same: how much faster than QEMU's default, what a flush costs the host, and how long
 /// those of one load take.
 pub(super) fn charts(ground: &str, names: &[&str], rows: &[Row]) -> Vec<Bars> {
-    let yardstick = names.iter().position(|&name| name == YARDSTICK);
-    let bars = |what: &str, title: &str, figure: &dyn Fn(&Row, &Measured) -> Option<f64>| {
-        let value = |row: &Row, one: &Option<Measured>| figure(row, one.as_ref()?);
-        let values = |row: &Row| row.measured.iter().map(|one| value(row, one)).collect();
-        Bars {
-            name: format!("sync {ground} {what}"),
-            title: format!("{ground}: {title}"),
-            series: names.iter().map(ToString::to_string).collect(),
-            groups: rows
-                .iter()
-                .map(|row| (row.load.to_string(), values(row)))
-                .collect(),
-            line: Some(1.0),
-        }
+    let grid = grid(names, rows);
+    let name = |what: &str| format!("sync {ground} {what}");
+    let title = |title: &str| format!("{ground}: {title}");
+    let counted = |what: &str, heading: &str, figure: fn(&Measured) -> Option<f64>| {
+        grid.bars(name(what), title(heading), |_, one| figure(one.as_ref()?))
     };
     let mut charts = vec![
-        bars(
-            "rates",
-            "flushes a second, times QEMU's qcow2",
-            &|row, one| Some(ratio(&one.rates, &row.measured[yardstick?].as_ref()?.rates)),
+        grid.bars(
+            name("rates"),
+            title("flushes a second, times QEMU's qcow2"),
+            |row, one| times_yardstick(names, row, one.as_ref()?),
         ),
-        bars("host syncs", "host syncs a flush", &|_, one| {
+        counted("host syncs", "host syncs a flush", |one| {
             one.counts.host_syncs
         }),
-        bars("device flushes", "device flushes a flush", &|_, one| {
+        counted("device flushes", "device flushes a flush", |one| {
             one.counts.device_flushes
         }),
     ];
     charts.extend(rows.first().map(|row| latencies(ground, names, row)));
     charts
+}
+
+fn grid<'a>(names: &'a [&str], rows: &'a [Row]) -> Grid<'a, Option<Measured>> {
+    let row = |row: &'a Row| (row.load.to_string(), &row.measured[..]);
+    Grid {
+        names,
+        rows: rows.iter().map(row).collect(),
+    }
+}
+
+fn times_yardstick(names: &[&str], row: &[Option<Measured>], one: &Measured) -> Option<f64> {
+    let yardstick = names.iter().position(|&name| name == YARDSTICK)?;
+    Some(ratio(&one.rates, &row[yardstick].as_ref()?.rates))
 }
 
 fn latencies(ground: &str, names: &[&str], row: &Row) -> Bars {
@@ -118,31 +115,6 @@ fn latencies(ground: &str, names: &[&str], row: &Row) -> Bars {
         groups: PERCENTILES.iter().map(group).collect(),
         line: None,
     }
-}
-
-/// The table of one figure, if any cell has one.
-fn part(
-    title: &str,
-    names: &[&str],
-    rows: &[Row],
-    cell: impl Fn(&Row, &Measured) -> Option<String>,
-) -> Option<String> {
-    let mut text = format!("{title:<30}");
-    for name in names {
-        let _ = write!(text, " {name:>12}");
-    }
-    text.push('\n');
-    let mut is_empty = true;
-    for row in rows {
-        let _ = write!(text, "{:<30}", row.load.to_string());
-        for measured in &row.measured {
-            let cell = measured.as_ref().and_then(|one| cell(row, one));
-            is_empty &= cell.is_none();
-            let _ = write!(text, " {:>12}", cell.as_deref().unwrap_or("-"));
-        }
-        text.push('\n');
-    }
-    (!is_empty).then_some(text)
 }
 
 #[cfg(test)]
