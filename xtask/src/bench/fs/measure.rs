@@ -6,11 +6,11 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 use images::packages::Tool;
 
-use super::export::Export;
 use super::load::Load;
 use crate::bench::contender::{Contender, Format};
 use crate::bench::figures::per;
 use crate::bench::file_system::{Mounted, succeed};
+use crate::bench::fuse::Export;
 use crate::bench::ground::Ground;
 use crate::bench::interrupt::Interrupt;
 use crate::bench::nbd::Programs;
@@ -83,7 +83,7 @@ impl Bench<'_> {
     fn run(&self, contender: &Contender, load: Load) -> Result<Sample> {
         let image = Image(self.directory.join(contender.name.replace(' ', "-")));
         self.create(contender.format, &image.0)?;
-        let export = Export::start(contender, self.programs, &image.0)?;
+        let export = self.export(contender, &image.0)?;
         let file_system = Mounted::ext4(export.file(), image.0.with_extension("ext4"))?;
         let prepared = load.prepare(file_system.directory(), self.directory)?;
         let guest = Ground::below(file_system.directory())?;
@@ -101,6 +101,14 @@ impl Bench<'_> {
             guest_flushes: flushes(after.0, before.0),
             device_flushes: flushes(after.1, before.1),
         })
+    }
+
+    fn export(&self, contender: &Contender, image: &Path) -> Result<Export> {
+        let point = image.with_extension("mounted");
+        match contender.ours(image) {
+            Some(words) => Export::microvm(&self.programs.ours, &words, point),
+            None => Export::qemu(&self.programs.qemu, &contender.qemu_nodes(image), point),
+        }
     }
 
     fn create(&self, format: Format, path: &Path) -> Result<()> {

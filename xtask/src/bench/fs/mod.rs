@@ -7,7 +7,6 @@
 //! its part. Every run has an image and a file system of its own, as new as the load needs it. The
 //! contenders take turns; a ratio is one of neighbours in time.
 
-mod export;
 mod load;
 mod measure;
 mod table;

@@ -41,6 +41,15 @@ impl Programs {
     }
 }
 
+/// QEMU's program, told of `nodes`, which are values of `--blockdev`, lowest first.
+pub(in crate::bench) fn qemu_with_nodes(program: &Path, nodes: &[String]) -> Command {
+    let mut command = Command::new(program);
+    for node in nodes {
+        command.args(["--blockdev", node]);
+    }
+    command
+}
+
 /// Starts QEMU's server on the node called `disk` of `nodes`, which are values of `--blockdev`,
 /// lowest first.
 pub(in crate::bench) fn serve_qemu(
@@ -48,10 +57,7 @@ pub(in crate::bench) fn serve_qemu(
     nodes: &[String],
     socket: &Path,
 ) -> Result<Server> {
-    let mut command = Command::new(program);
-    for node in nodes {
-        command.args(["--blockdev", node]);
-    }
+    let mut command = qemu_with_nodes(program, nodes);
     let address = format!("addr.type=unix,addr.path={}", socket.display());
     command.args(["--nbd-server", &address]);
     command.arg("--export");

@@ -11,9 +11,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::bench::contender::Contender;
-use crate::bench::file_system::succeed;
-use crate::bench::nbd::Programs;
+use super::file_system::succeed;
+use super::nbd::qemu_with_nodes;
 
 /// What a program may take to show its file.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,14 +24,26 @@ pub(super) struct Export {
 }
 
 impl Export {
-    /// Has a contender's program show `image` beside it.
-    pub(super) fn start(contender: &Contender, programs: &Programs, image: &Path) -> Result<Self> {
-        let point = image.with_extension("mounted");
+    /// Has `microvm` show an image at `point`; `words` say which.
+    pub(super) fn microvm(program: &Path, words: &str, point: PathBuf) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["image", "mount", words]).arg(&point);
+        Self::start(command, point)
+    }
+
+    /// Has QEMU show the node called `disk` of `nodes`, which are values of `--blockdev`, lowest
+    /// first.
+    pub(super) fn qemu(program: &Path, nodes: &[String], point: PathBuf) -> Result<Self> {
+        let mut command = qemu_with_nodes(program, nodes);
+        command.arg("--export").arg(format!(
+            "type=fuse,id=export,node-name=disk,mountpoint={},writable=on,growable=off",
+            point.display()
+        ));
+        Self::start(command, point)
+    }
+
+    fn start(mut command: Command, point: PathBuf) -> Result<Self> {
         File::create(&point).with_context(|| point.display().to_string())?;
-        let mut command = match contender.ours(image) {
-            Some(words) => ours(&programs.ours, &words, &point),
-            None => qemu(&programs.qemu, &contender.qemu_nodes(image), &point),
-        };
         command.stdin(Stdio::null()).stdout(Stdio::null());
         let child = command.stderr(Stdio::piped()).spawn();
         let child = child.with_context(|| format!("cannot run {command:?}"))?;
@@ -86,24 +97,6 @@ impl Drop for Export {
         }
         let _ = fs::remove_file(&self.point);
     }
-}
-
-fn ours(program: &Path, words: &str, point: &Path) -> Command {
-    let mut command = Command::new(program);
-    command.args(["image", "mount", words]).arg(point);
-    command
-}
-
-fn qemu(program: &Path, nodes: &[String], point: &Path) -> Command {
-    let mut command = Command::new(program);
-    for node in nodes {
-        command.args(["--blockdev", node]);
-    }
-    let point = point.display();
-    command.arg("--export").arg(format!(
-        "type=fuse,id=export,node-name=disk,mountpoint={point},writable=on,growable=off"
-    ));
-    command
 }
 
 /// Whether something is mounted over a file: it is not of the file system around it then.
