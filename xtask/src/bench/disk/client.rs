@@ -35,8 +35,6 @@ struct Run<'a> {
     next: u64,
     /// What is to be sent.
     requests: Vec<u8>,
-    /// What has been received of replies that are not complete.
-    received: Vec<u8>,
     /// Where the requests in flight read or write, by the number that is their cookie.
     offsets: Vec<u64>,
 }
@@ -56,13 +54,19 @@ impl Client {
             run.start(slot);
         }
         let (start, mut done, mut in_flight) = (Instant::now(), 0_u32, load.depth);
+        // What has been received of a reply that is not complete is at the start of the buffer.
+        let mut received = 0;
         while in_flight > 0 {
             self.stream.write_all(&run.requests)?;
             run.requests.clear();
-            let count = self.stream.read(&mut buffer)?;
+            let count = self.stream.read(&mut buffer[received..])?;
             ensure!(count > 0, "the server has gone");
+            received += count;
             let going_on = start.elapsed() < duration;
-            for slot in run.finish(&buffer[..count])? {
+            let (slots, complete) = run.finish(&buffer[..received])?;
+            buffer.copy_within(complete..received, 0);
+            received -= complete;
+            for slot in slots {
                 done += 1;
                 if going_on {
                     run.start(slot);
@@ -86,7 +90,6 @@ impl<'a> Run<'a> {
             random: SEED,
             next: 0,
             requests: Vec::new(),
-            received: Vec::new(),
             offsets: vec![0; load.depth],
         }
     }
@@ -133,28 +136,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Takes replies apart, and returns the slots whose requests are done.
-    fn finish(&mut self, bytes: &[u8]) -> Result<Vec<usize>> {
-        let reply_bytes = self.reply_bytes();
-        let mut slots = Vec::new();
-        let mut rest = bytes;
-        if !self.received.is_empty() {
-            let missing = reply_bytes - self.received.len();
-            let (head, tail) = rest.split_at(missing.min(rest.len()));
-            self.received.extend(head);
-            rest = tail;
-            if self.received.len() < reply_bytes {
-                return Ok(slots);
-            }
-            let reply = std::mem::take(&mut self.received);
-            slots.push(self.check(&reply)?);
-        }
-        let mut replies = rest.chunks_exact(reply_bytes);
-        for reply in &mut replies {
-            slots.push(self.check(reply)?);
-        }
-        self.received.extend(replies.remainder());
-        Ok(slots)
+    /// Takes replies apart, and returns the slots whose requests are done, and how many bytes the
+    /// complete replies are.
+    fn finish(&self, received: &[u8]) -> Result<(Vec<usize>, usize)> {
+        let replies = received.chunks_exact(self.reply_bytes());
+        let complete = received.len() - replies.remainder().len();
+        let slots = replies.map(|reply| self.check(reply));
+        Ok((slots.collect::<Result<_>>()?, complete))
     }
 
     /// The slot of a reply, which must be right.

@@ -14,17 +14,18 @@ pub(super) struct Load {
 }
 
 /// Every kind, those that wait for each request first.
-pub(super) const LOADS: [Load; 16] = all();
+pub(super) const LOADS: [Load; 18] = all();
 
-const fn all() -> [Load; 16] {
+const fn all() -> [Load; 18] {
     let mut loads = [Load {
         write: false,
-        random: true,
-        block_bytes: 4 << 10,
+        random: false,
+        block_bytes: 1 << 20,
         depth: 1,
-    }; 16];
+    }; 18];
+    loads[17].write = true;
     let mut n = 0;
-    while n < loads.len() {
+    while n < 16 {
         loads[n].random = n % 2 == 0;
         loads[n].write = n / 2 % 2 == 1;
         loads[n].block_bytes = if n / 4 % 2 == 0 { 4 << 10 } else { 64 << 10 };

@@ -77,7 +77,7 @@ fn part(title: &str, results: &Results, value: fn(&Sample) -> f64, marks: Option
         }
         for values in values {
             let (middle, spread) = (median(values.clone()), spread_percent(&values));
-            let _ = write!(text, " {middle:>8.1} ±{spread:>2.0}%");
+            let _ = write!(text, " {middle:>8.2} ±{spread:>2.0}%");
         }
         text.push('\n');
     }
@@ -113,7 +113,7 @@ mod tests {
         let line = text.lines().nth(1).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
         assert_eq!(words[..5], ["random", "read", "4K", "depth", "1"]);
-        assert_eq!(words[5..10], ["0.90", "2.00", "2.00", "1.80", "10.0"]);
+        assert_eq!(words[5..10], ["0.90", "2.00", "2.00", "1.80", "10.00"]);
         assert_eq!(words[10], "±50%");
     }
 }
