@@ -57,6 +57,11 @@ impl Export {
         &self.point
     }
 
+    /// The program's process.
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     fn wait_until_mounted(&mut self) -> Result<()> {
         let start = Instant::now();
         while !is_mounted(&self.point)? {

@@ -3,6 +3,7 @@
 mod boot;
 mod chart;
 mod contender;
+mod cpu_time;
 mod disk;
 mod figures;
 mod file_system;
@@ -42,7 +43,7 @@ pub(crate) struct Arguments {
 enum What {
     /// From process start to the first line of the guest's init, counted in emulated instructions
     Boot(boot::Arguments),
-    /// Requests a second on raw and qcow2 images, over NBD, beside QEMU's
+    /// Requests a second on raw and qcow2 images, over NBD and through FUSE, beside QEMU's
     Disk(disk::Arguments),
     /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
     Sync(sync::Arguments),

@@ -1,4 +1,4 @@
-//! A client that costs little: one system call sends all requests there is room for, and one
+//! An NBD client that costs little: one system call sends all requests there is room for, and one
 //! receives all replies there are.
 
 use std::io::{Read as _, Write as _};
@@ -9,17 +9,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 
 use super::load::Load;
+use super::session::Done;
 use crate::bench::nbd::{Command, REPLY_BYTES, Request, block_start, connect, reply_cookie, stamp};
 
 /// Of every server's requests, so that they get the same.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// What came of a run.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Done {
-    pub(super) requests: f64,
-    pub(super) seconds: f64,
-}
 
 /// A connection to a server.
 pub(super) struct Client {
@@ -78,6 +72,7 @@ impl Client {
         Ok(Done {
             requests: f64::from(done),
             seconds: start.elapsed().as_secs_f64(),
+            latencies: None,
         })
     }
 }

@@ -7,6 +7,9 @@ use ::tests::nbd::Server;
 use anyhow::{Result, ensure};
 use images::packages::{Tool, require};
 
+use super::client::Client;
+use super::session::Session;
+use crate::bench::fuse::Export;
 use crate::bench::nbd::{Programs, fill, serve_qemu, warm};
 
 /// An image for each contender, all with the same content and all of it allocated.
@@ -65,22 +68,50 @@ impl Contender {
         [ours("raw"), ours("qcow2"), qemu("raw"), qemu("qcow2")]
     }
 
-    /// Starts it on its image.
-    pub(super) fn start(&self, images: &Images) -> Result<Server> {
-        let format = self.format;
-        let Some(aio) = &self.qemu_aio else {
-            let image = images.path(&format!("ours.{format}"));
-            let socket = images.path(&format!("ours-{format}.socket"));
-            let image = format!("{},format={format}", image.display());
-            return Server::microvm(&self.program, &socket, &[&image]);
+    /// Has it serve its image over NBD.
+    pub(super) fn serve(&self, images: &Images) -> Result<Session> {
+        let socket = images.path(&format!("{}.socket", self.image_name()));
+        let server = match self.qemu_nodes(images) {
+            Some(nodes) => serve_qemu(&self.program, &nodes, &socket)?,
+            None => Server::microvm(&self.program, &socket, &[&self.words(images)])?,
         };
-        let image = images.path(&format!("qemu.{format}"));
-        let socket = images.path(&format!("qemu-{format}.socket"));
-        let file = image.display();
-        let nodes = [
+        let client = Client::connect(&socket)?;
+        Ok(Session::Nbd(server, client))
+    }
+
+    /// Has it show its image as a file.
+    pub(super) fn mount(&self, images: &Images) -> Result<Session> {
+        let point = images.path(&format!("{}.mounted", self.image_name()));
+        let export = match self.qemu_nodes(images) {
+            Some(nodes) => Export::qemu(&self.program, &nodes, point)?,
+            None => Export::microvm(&self.program, &self.words(images), point)?,
+        };
+        Ok(Session::Fuse(export))
+    }
+
+    fn image_name(&self) -> String {
+        let whose = if self.qemu_aio.is_some() {
+            "qemu"
+        } else {
+            "ours"
+        };
+        format!("{whose}.{}", self.format)
+    }
+
+    /// What our program is told of the image.
+    fn words(&self, images: &Images) -> String {
+        let image = images.path(&self.image_name());
+        format!("{},format={}", image.display(), self.format)
+    }
+
+    /// What QEMU is told of the image; absent for ours.
+    fn qemu_nodes(&self, images: &Images) -> Option<[String; 2]> {
+        let aio = self.qemu_aio.as_deref()?;
+        let image = images.path(&self.image_name());
+        let (file, format) = (image.display(), self.format);
+        Some([
             format!("driver=file,node-name=file,filename={file},aio={aio}"),
             format!("driver={format},node-name=disk,file=file"),
-        ];
-        serve_qemu(&self.program, &nodes, &socket)
+        ])
     }
 }

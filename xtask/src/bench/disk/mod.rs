@@ -1,27 +1,33 @@
-//! `cargo xtask bench disk`: requests a second on allocated images, over NBD, beside QEMU.
+//! `cargo xtask bench disk`: requests a second on allocated images, over NBD and through FUSE, beside
+//! QEMU.
 //!
 //! Everything is in the host's page cache, so that what is measured is the way of a request through
-//! the server and not the disk below. The client is small and does little but wait. All servers run
-//! at the same time and are asked in turns; a ratio is one of neighbours in time. What a request
-//! costs of a processor is told as well, for it depends less on what else the machine does.
+//! the server and not the disk below. The client is small and does little but wait; of files it is
+//! fio. All servers of a protocol run at the same time and are asked in turns; a ratio is one of
+//! neighbours in time. What a request costs of a processor is told as well, for it depends less on
+//! what else the machine does.
 
 mod client;
 mod contender;
+mod file;
 mod load;
+mod session;
 mod table;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
+use ::images::packages::{Tool, require};
 use anyhow::Result;
 use clap::Args;
 
+use super::interrupt::Interrupt;
 use super::nbd::Programs;
 use super::report::{Report, Section};
 use super::scratch::Scratch;
-use client::Client;
 use contender::{Contender, Images};
 use load::{LOADS, Load};
+use session::{Latencies, Session};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -37,6 +43,9 @@ pub(crate) struct Arguments {
     /// Where to put the images: the host's file system matters [default: cargo's target directory]
     #[arg(long, value_name = "DIR")]
     directory: Option<PathBuf>,
+    /// Another microvm than the one built here
+    #[arg(long, value_name = "PROGRAM")]
+    microvm: Option<PathBuf>,
     /// Another qemu-storage-daemon than the installed one
     #[arg(long, value_name = "PROGRAM")]
     qemu: Option<PathBuf>,
@@ -58,60 +67,85 @@ struct Sample {
     rate: f64,
     /// What each took of a processor, in the server.
     cpu_us: f64,
+    /// Where the client tells them.
+    latencies: Option<Latencies>,
 }
 
 pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
+    let interrupt = Interrupt::install()?;
+    let programs = Programs::get(arguments.microvm.as_deref(), arguments.qemu.as_deref())?;
     let scratch = Scratch::make("bench-disk", arguments.directory.as_deref())?;
-    let programs = Programs::get(None, arguments.qemu.as_deref())?;
-    let results = measure(arguments, &programs, scratch.directory())?;
-    report.add(Section {
-        title: format!("Requests, over NBD, beside {}", programs.qemu_version()?),
-        tables: table::render(&results),
-        charts: vec![table::chart(&results)],
-    });
-    Ok(())
+    let images = Images::make(scratch.directory(), arguments.size_mib << 20)?;
+    let contenders = Contender::all(&programs, &arguments.qemu_aio);
+    let start = |start: fn(&Contender, &Images) -> Result<Session>| -> Result<Vec<_>> {
+        contenders.iter().map(|one| start(one, &images)).collect()
+    };
+    let mut measure = |protocol: &str, sessions| -> Result<()> {
+        let results = measure(arguments, protocol, sessions, &interrupt)?;
+        report.add(Section {
+            title: format!(
+                "Requests, over {protocol}, beside {}",
+                programs.qemu_version()?
+            ),
+            tables: table::render(&results),
+            charts: vec![table::chart(protocol, &results)],
+        });
+        Ok(())
+    };
+    measure("NBD", start(Contender::serve)?)?;
+    let mounted = require(&[Tool::Fio, Tool::Fusermount])
+        .map_err(anyhow::Error::from)
+        .and_then(|()| start(Contender::mount));
+    match mounted {
+        Ok(sessions) => measure("FUSE", sessions),
+        Err(error) => {
+            interrupt.check()?;
+            report.leave_out(format!("disk, FUSE: {error:#}"));
+            Ok(())
+        }
+    }
 }
 
-fn measure(arguments: &Arguments, programs: &Programs, directory: &Path) -> Result<Results> {
-    let images = Images::make(directory, arguments.size_mib << 20)?;
-    let contenders = Contender::all(programs, &arguments.qemu_aio);
-    let servers: Vec<_> = contenders
-        .iter()
-        .map(|contender| contender.start(&images))
-        .collect::<Result<_>>()?;
-    let mut clients: Vec<_> = servers
-        .iter()
-        .map(|server| Client::connect(server.socket()))
-        .collect::<Result<_>>()?;
+/// Measures all servers of a protocol, and ends them.
+fn measure(
+    arguments: &Arguments,
+    protocol: &str,
+    mut sessions: Vec<Session>,
+    interrupt: &Interrupt,
+) -> Result<Results> {
     let run = Duration::from_millis(arguments.run_ms);
     let mut results = Results::new();
     for load in LOADS {
         if !load.to_string().contains(&arguments.only) {
             continue;
         }
-        eprintln!("xtask: {load}");
-        let mut samples = vec![Vec::new(); clients.len()];
+        eprintln!("xtask: {protocol}, {load}");
+        let mut samples = vec![Vec::new(); sessions.len()];
         // The first round warms up and does not count.
         for round in 0..=arguments.runs.max(1) {
-            for turn in 0..clients.len() {
+            for turn in 0..sessions.len() {
+                interrupt.check()?;
                 // Each comes first in its turn, should that matter.
-                let n = (round + turn) % clients.len();
-                let before = servers[n].cpu_time()?;
-                let done = clients[n].run(&load, run)?;
-                let cpu = servers[n].cpu_time()?.saturating_sub(before);
+                let n = (round + turn) % sessions.len();
+                let sample = sample(&mut sessions[n], &load, run)?;
                 if round > 0 {
-                    samples[n].push(Sample {
-                        rate: done.requests / done.seconds,
-                        cpu_us: cpu.as_secs_f64() * 1e6 / done.requests,
-                    });
+                    samples[n].push(sample);
                 }
             }
         }
         results.push((load, samples));
     }
-    drop(clients);
-    for server in servers {
-        server.stop()?;
-    }
+    sessions.into_iter().try_for_each(Session::stop)?;
     Ok(results)
+}
+
+fn sample(session: &mut Session, load: &Load, duration: Duration) -> Result<Sample> {
+    let before = session.cpu_time()?;
+    let done = session.run(load, duration)?;
+    let cpu = session.cpu_time()?.saturating_sub(before);
+    Ok(Sample {
+        rate: done.requests / done.seconds,
+        cpu_us: cpu.as_secs_f64() * 1e6 / done.requests,
+        latencies: done.latencies,
+    })
 }

@@ -6,6 +6,7 @@ use super::load::Load;
 use super::{Results, Sample};
 use crate::bench::chart::Bars;
 use crate::bench::figures::{median, ratio, spread_percent};
+use crate::bench::grid::Grid;
 
 /// Two columns of the measurements by each other: a name, numerator, denominator, and what the
 /// ratio should be at least.
@@ -18,7 +19,8 @@ const RATIOS: [(&str, usize, usize, f64); 4] = [
 const COLUMNS: [&str; 4] = ["raw", "qcow2", "QEMU raw", "QEMU qcow2"];
 
 /// Ratios first, then thousands of requests a second, with half the distance of the best from the
-/// worst run; and the same for what a request costs, where less is better.
+/// worst run; the same for what a request costs, where less is better; and how long requests took,
+/// where the client tells that.
 pub(super) fn render(results: &Results) -> String {
     let rates = part(
         "thousands of requests a second",
@@ -32,11 +34,30 @@ pub(super) fn render(results: &Results) -> String {
         |sample| sample.cpu_us,
         None,
     );
-    format!("{rates}\n{cpu}")
+    let latencies = latencies(results).map_or(String::new(), |table| format!("\n{table}"));
+    format!("{rates}\n{cpu}{latencies}")
+}
+
+/// A table of latencies, the median of all runs of each.
+fn latencies(results: &Results) -> Option<String> {
+    let rows = results.iter();
+    let grid = Grid {
+        names: &COLUMNS,
+        rows: rows
+            .map(|(load, samples)| (load.to_string(), &samples[..]))
+            .collect(),
+    };
+    grid.table("median / 99%, microseconds", |_, samples: &Vec<Sample>| {
+        let all = samples.iter().map(|sample| sample.latencies);
+        let all: Vec<_> = all.collect::<Option<_>>()?;
+        let middle = median(all.iter().map(|one| one.median_us).collect());
+        let most = median(all.iter().map(|one| one.p99_us).collect());
+        Some(format!("{middle:.1} /{most:>5.0}"))
+    })
 }
 
 /// A plot of the ratios of the rates.
-pub(super) fn chart(results: &Results) -> Bars {
+pub(super) fn chart(protocol: &str, results: &Results) -> Bars {
     let group = |(load, samples): &(Load, Vec<Vec<Sample>>)| {
         let rates = |n: usize| {
             samples[n]
@@ -48,8 +69,8 @@ pub(super) fn chart(results: &Results) -> Bars {
         (load.to_string(), ratios.to_vec())
     };
     Bars {
-        name: "disk rates".to_owned(),
-        title: "requests a second, one by another".to_owned(),
+        name: format!("disk {protocol} rates"),
+        title: format!("requests a second over {protocol}, one by another"),
         series: RATIOS.map(|(name, ..)| name.to_owned()).to_vec(),
         groups: results.iter().map(group).collect(),
         line: Some(1.0),
@@ -93,6 +114,7 @@ fn part(title: &str, results: &Results, value: fn(&Sample) -> f64, marks: Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::Latencies;
     use super::super::load::LOADS;
     use super::*;
 
@@ -105,7 +127,11 @@ mod tests {
             vec![5_000.0, 10_000.0, 5_000.0],
             vec![4_500.0, 9_000.0, 4_500.0],
         ];
-        let sample = |&rate: &f64| Sample { rate, cpu_us: 1.0 };
+        let sample = |&rate: &f64| Sample {
+            rate,
+            cpu_us: 1.0,
+            latencies: None,
+        };
         let samples = rates
             .iter()
             .map(|rates: &Vec<f64>| rates.iter().map(sample).collect());
@@ -115,5 +141,23 @@ mod tests {
         assert_eq!(words[..5], ["random", "read", "4K", "depth", "1"]);
         assert_eq!(words[5..10], ["0.90", "2.00", "2.00", "1.80", "10.00"]);
         assert_eq!(words[10], "±50%");
+        assert!(!text.contains("microseconds"));
+    }
+
+    #[test]
+    fn latencies_are_shown_where_they_are() {
+        let sample = |median_us| Sample {
+            rate: 1.0,
+            cpu_us: 1.0,
+            latencies: Some(Latencies {
+                median_us,
+                p99_us: 2.0 * median_us,
+            }),
+        };
+        let samples = vec![[90.0, 20.0, 21.0].map(sample).to_vec(); 4];
+        let text = render(&vec![(LOADS[0], samples)]);
+        let line = text.lines().last().unwrap();
+        let words: Vec<_> = line.split_whitespace().skip(5).collect();
+        assert_eq!(words, ["21.0", "/", "42"].repeat(4));
     }
 }
