@@ -45,7 +45,7 @@ impl Parts {
         let cache = Cache::open()?;
         let kernel = Kernel::stock(&cache)?;
         Ok(Self {
-            microvm: artifacts::static_program("microvm", "microvm")?,
+            microvm: artifacts::microvm()?,
             initramfs: initramfs::guest(&cache, &kernel)?,
             busybox: initramfs::busybox(&cache)?,
             kernel,

@@ -15,7 +15,7 @@ use tests::nbd::Server;
 /// The program under test.
 pub(crate) fn microvm() -> &'static PathBuf {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| artifacts::static_program("microvm", "microvm").unwrap())
+    PROGRAM.get_or_init(|| artifacts::microvm().unwrap())
 }
 
 /// Files of a test, which go with it.
