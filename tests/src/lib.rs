@@ -21,6 +21,7 @@ mod ports;
 pub mod process;
 pub mod records;
 pub mod report;
+pub mod seeds;
 mod vm;
 
 pub use guest::{Boot, Guest, guest};

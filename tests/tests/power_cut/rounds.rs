@@ -1,9 +1,8 @@
 //! Rounds of power cuts while a guest writes, each drawn from a seed.
 
-use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use tests::{Host, Parts};
+use tests::{Host, Parts, seeds};
 
 use crate::evidence;
 use crate::round::Round;
@@ -15,13 +14,12 @@ const ROUNDS: u64 = 2;
 /// how many.
 #[test]
 fn every_record_that_a_guest_reported_outlives_the_hosts_power() {
-    let first = setting("MICROVM_SEED");
-    let count = setting("MICROVM_SEEDS").unwrap_or(if first.is_some() { 1 } else { ROUNDS });
-    let first = first.unwrap_or(0);
+    let seeds = seeds::chosen(ROUNDS);
+    let (first, count) = (seeds.start, seeds.end - seeds.start);
     let parts = Parts::get().unwrap().with_records().unwrap();
     let mut host = Host::emulated(parts).unwrap();
     let mut power_cuts = 0;
-    for seed in first..first.saturating_add(count) {
+    for seed in seeds {
         power_cuts += one(&mut host, seed);
     }
     println!("{count} rounds from seed {first}: {power_cuts} power cuts");
@@ -50,10 +48,4 @@ fn one(host: &mut Host, seed: u64) -> u64 {
             resume_unwind(panic)
         }
     }
-}
-
-fn setting(name: &str) -> Option<u64> {
-    let value = env::var(name).ok()?;
-    let number = value.parse();
-    Some(number.unwrap_or_else(|_| panic!("{name}={value} is not a number")))
 }
