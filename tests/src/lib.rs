@@ -14,6 +14,7 @@ mod console;
 mod guest;
 pub mod host;
 mod hosts;
+pub mod killed;
 pub mod lab;
 pub mod nbd;
 mod parts;

@@ -9,10 +9,16 @@ mod clients;
 mod exports;
 #[path = "nbd/hostile.rs"]
 mod hostile;
+#[path = "nbd/killed.rs"]
+mod killed;
+#[path = "nbd/killed_image.rs"]
+mod killed_image;
 #[path = "nbd/large.rs"]
 mod large;
 #[path = "nbd/life.rs"]
 mod life;
+#[path = "nbd/load_client.rs"]
+mod load_client;
 #[path = "nbd/raw_client.rs"]
 mod raw_client;
 #[path = "nbd/setting.rs"]

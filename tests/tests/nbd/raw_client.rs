@@ -1,6 +1,6 @@
 //! A client that says what the test wants it to say, right or wrong.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 
 use tests::nbd::Server;
@@ -31,6 +31,7 @@ pub(crate) const CMD_TRIM: u16 = 4;
 pub(crate) const CMD_CACHE: u16 = 5;
 pub(crate) const CMD_WRITE_ZEROES: u16 = 6;
 pub(crate) const CMD_BLOCK_STATUS: u16 = 7;
+pub(crate) const FLAG_FUA: u16 = 1;
 pub(crate) const REQUEST_MAGIC: u32 = 0x2560_9513;
 const SIMPLE_REPLY_MAGIC: u32 = 0x6744_6698;
 const CHUNK_MAGIC: u32 = 0x668e_33ef;
@@ -85,8 +86,8 @@ impl Client {
     }
 
     /// Sends bytes; the server may have had enough.
-    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> bool {
-        self.0.write_all(bytes).is_ok()
+    pub(crate) fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes)
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -94,9 +95,14 @@ impl Client {
     }
 
     pub(crate) fn receive(&mut self, len: usize) -> Vec<u8> {
+        self.try_receive(len).unwrap()
+    }
+
+    /// Receives so many bytes, unless the server is gone.
+    fn try_receive(&mut self, len: usize) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; len];
-        self.0.read_exact(&mut bytes).unwrap();
-        bytes
+        self.0.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     fn receive_u16(&mut self) -> u16 {
@@ -181,10 +187,15 @@ impl Client {
 
     /// The error number of the next reply, which is simple.
     pub(crate) fn simple_reply(&mut self) -> u32 {
-        assert_eq!(self.receive_u32(), SIMPLE_REPLY_MAGIC);
-        let error = self.receive_u32();
-        assert_eq!(self.receive_u64(), COOKIE);
-        error
+        self.try_simple_reply().unwrap()
+    }
+
+    /// The same, unless the server is gone.
+    pub(crate) fn try_simple_reply(&mut self) -> io::Result<u32> {
+        let reply = self.try_receive(16)?;
+        assert_eq!(reply[..4], SIMPLE_REPLY_MAGIC.to_be_bytes());
+        assert_eq!(reply[8..], COOKIE.to_be_bytes());
+        Ok(u32::from_be_bytes(reply[4..8].try_into().unwrap()))
     }
 
     pub(crate) fn chunk(&mut self) -> Chunk {
