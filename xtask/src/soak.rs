@@ -5,16 +5,16 @@
 
 mod fuzz;
 mod mutants;
-mod power;
+mod rounds;
 mod seeds;
 
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 
-use power::End;
+use rounds::{End, KILL, POWER};
 use seeds::Seeds;
 
 #[derive(Args)]
@@ -25,7 +25,7 @@ pub(crate) struct Arguments {
     /// For how long, all together
     #[arg(long, default_value_t = 10)]
     minutes: u64,
-    /// How many rounds of power cuts, in place of a time
+    /// How many rounds of kills or power cuts, in place of a time
     #[arg(long, conflicts_with = "minutes")]
     rounds: Option<u64>,
     /// The first seed; by default one that was never tried, or 0 for mutants
@@ -45,6 +45,8 @@ enum What {
     Images,
     /// Images that a fuzzer makes, led by what of the engine they reach
     Fuzz,
+    /// NBD servers that are killed while clients write
+    Kill,
     /// Power cuts of an emulated host whose guest writes records
     Power,
     /// All of these
@@ -54,12 +56,13 @@ enum What {
 }
 
 impl What {
-    const EACH: [Self; 6] = [
+    const EACH: [Self; 7] = [
         Self::Model,
         Self::Crash,
         Self::Faults,
         Self::Images,
         Self::Fuzz,
+        Self::Kill,
         Self::Power,
     ];
 
@@ -79,7 +82,8 @@ impl What {
             Self::Faults => Seeds::lib("qcow2::tests::faults", 1000).run(time, seed),
             Self::Images => Seeds::images(200_000).run(time, seed),
             Self::Fuzz => fuzz::run(time),
-            Self::Power => power::run(End::Time(time), seed),
+            Self::Kill => KILL.run(End::Time(time), seed),
+            Self::Power => POWER.run(End::Time(time), seed),
             Self::Mutants => mutants::run(seed),
             Self::All => unreachable!("it is each of the others"),
         }
@@ -95,12 +99,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .seed
         .unwrap_or_else(|| arguments.what.first_seed());
     if let Some(rounds) = arguments.rounds {
-        let remedy = "cargo xtask soak power --rounds N";
-        ensure!(
-            arguments.what == What::Power,
-            "rounds are those of power cuts: {remedy}"
-        );
-        return Ok(exit_code(power::run(End::Rounds(rounds), seed)?));
+        let test = match arguments.what {
+            What::Kill => KILL,
+            What::Power => POWER,
+            _ => bail!("rounds are those of kill and power: cargo xtask soak power --rounds N"),
+        };
+        return Ok(exit_code(test.run(End::Rounds(rounds), seed)?));
     }
     let parts = u32::try_from(chosen.len())?;
     let time = Duration::from_secs(arguments.minutes * 60) / parts;
