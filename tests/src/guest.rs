@@ -183,7 +183,6 @@ impl<'a> Guest<'a> {
                 ["sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()],
             );
         }
-        let process = self.host.spawn(&argv, self.terminal)?;
-        Ok(Vm::new(process, argv, self.userland))
+        Vm::start(self.host, argv, self.userland, self.terminal)
     }
 }

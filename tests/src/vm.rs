@@ -2,11 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use anyhow::Result;
 use images::initramfs;
 use rustix::process::Signal;
 
 use crate::agent::protocol::Exit;
 use crate::console::Console;
+use crate::host::Host;
 use crate::process::{Event, Process};
 
 /// How long a guest may say nothing while a test waits for it. On a busy machine a guest of four
@@ -66,9 +68,17 @@ pub struct Ended {
 }
 
 impl Vm {
-    pub(crate) fn new(process: Process, argv: Vec<String>, userland: Userland) -> Self {
+    /// Starts a VMM on `host`, on a terminal of so many rows and columns or on pipes, and waits for
+    /// nothing.
+    pub fn start(
+        host: &Host,
+        argv: Vec<String>,
+        userland: Userland,
+        terminal: Option<(u16, u16)>,
+    ) -> Result<Self> {
+        let process = host.spawn(&argv, terminal)?;
         let (console, stderr) = (Console::default(), Vec::new());
-        Self {
+        Ok(Self {
             process,
             argv,
             userland,
@@ -76,7 +86,7 @@ impl Vm {
             stderr,
             exit: None,
             commands: 0,
-        }
+        })
     }
 
     /// Reads the console up to and with the next `pattern`; returns what stands before it.

@@ -19,6 +19,8 @@ mod large;
 mod life;
 #[path = "nbd/load_client.rs"]
 mod load_client;
+#[path = "nbd/qemu.rs"]
+mod qemu;
 #[path = "nbd/raw_client.rs"]
 mod raw_client;
 #[path = "nbd/setting.rs"]

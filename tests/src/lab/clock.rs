@@ -19,7 +19,7 @@ pub enum Clock {
 
 impl Clock {
     /// The frequency of the emulated time-stamp counter, in kHz.
-    pub(super) fn tsc_khz(self) -> u64 {
+    pub fn tsc_khz(self) -> u64 {
         match self {
             // QEMU's TCG hands the machine's own counter to the guest.
             Self::RealTime => measure_tsc_khz(),
