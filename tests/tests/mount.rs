@@ -5,12 +5,16 @@
 mod file;
 #[path = "mount/holes.rs"]
 mod holes;
+#[path = "mount/inside.rs"]
+mod inside;
 #[path = "mount/killed.rs"]
 mod killed;
 #[path = "mount/life.rs"]
 mod life;
 #[path = "mount/loop_device.rs"]
 mod loop_device;
+#[path = "mount/package.rs"]
+mod package;
 #[path = "mount/refusals.rs"]
 mod refusals;
 #[path = "mount/setting.rs"]

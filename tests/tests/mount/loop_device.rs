@@ -1,22 +1,15 @@
 //! A file system on a loop device on the raw file.
 
 use std::fs;
-use std::process::Command;
 
 use images::packages::{Tool, require};
 
+use crate::inside::run_on_loop_device;
 use crate::setting::{FORMATS, Setting, can_mount, has_loop_devices, is_root, run};
 
-/// Makes a file system and uses it as people do. The mount and the loop device are seen by nobody
-/// else, and go with the script.
+/// Makes a file system and uses it as people do.
 const SCRIPT: &str = r#"
-set -eu
-file=$1 work=$2
-device=$(losetup --find --show "$file")
-trap 'umount "$work/inside" 2>/dev/null || true; losetup -d "$device"' EXIT
-PATH=$PATH:/usr/sbin:/sbin
 mke2fs -q -t ext4 "$device"
-mkdir "$work/inside"
 mount -o discard "$device" "$work/inside"
 cd "$work/inside"
 
@@ -65,11 +58,7 @@ fn a_file_system_lives_on_a_loop_device_on_it() {
         let setting = Setting::new();
         let image = setting.image(format, 256);
         let mounted = setting.mount_with(&["--stats", "stats", &image, "point"]);
-        let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", SCRIPT, "sh"]);
-        command.arg(mounted.path()).arg(setting.path(""));
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "{format:?}: {output:?}");
+        run_on_loop_device(SCRIPT, mounted.path(), &setting.path(""));
         let seen = setting.path("seen");
         fs::copy(mounted.path(), &seen).unwrap();
         mounted.stop();
