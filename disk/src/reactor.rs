@@ -147,7 +147,8 @@ impl Reactor {
     /// Starts an operation.
     fn submit(&self, operation: Operation) -> Progress {
         let locked = self.locking.get() > 0;
-        match self.inline.perform(&operation, locked) {
+        let alone = || self.finite_in_flight() == 0;
+        match self.inline.perform(&operation, locked, alone) {
             Verdict::Done(result) => self.done_at_once(result),
             Verdict::Queue { locks } => Progress::Slot(self.queue(operation, locks)),
         }

@@ -21,6 +21,8 @@ use crate::Buffers;
 const PAGE_BYTES: u64 = 4096;
 /// A copy of this many bytes takes about as long as a thread switch.
 const LEN_MAX: usize = 65536;
+/// So many are copied where nobody else waits for this thread: the switch would come on top.
+const LEN_MAX_ALONE: usize = 1 << 20;
 /// What takes longer was more than a copy.
 const COPY_MAX: Duration = Duration::from_millis(1);
 /// How many times as long as a write that took longer others go the usual way.
@@ -48,8 +50,14 @@ pub(super) enum Verdict {
 }
 
 impl Inline {
-    /// Does `operation` if that is quick; `locked` says whether one that locks is in flight.
-    pub(super) fn perform(&self, operation: &Operation, locked: bool) -> Verdict {
+    /// Does `operation` if that is quick; `locked` says whether one that locks is in flight, and
+    /// `alone` whether none is.
+    pub(super) fn perform(
+        &self,
+        operation: &Operation,
+        locked: bool,
+        alone: impl FnOnce() -> bool,
+    ) -> Verdict {
         let done = match operation {
             Operation::Read {
                 file,
@@ -63,7 +71,9 @@ impl Inline {
                 buffers,
                 cached: true,
             } => {
-                if buffers.len() > LEN_MAX || !has_edges(file, *offset, buffers.len()) {
+                let len = buffers.len();
+                let is_short = len <= LEN_MAX || (len <= LEN_MAX_ALONE && alone());
+                if !is_short || !has_edges(file, *offset, len) {
                     return Verdict::Queue { locks: true };
                 }
                 (!locked && self.may_write()).then(|| self.write(operation))
@@ -153,12 +163,15 @@ mod tests {
     fn small_cached_writes_are_done_at_once() {
         let (inline, file) = (Inline::default(), file());
         let verdict = |offset, len, cached, locked| {
-            inline.perform(&write(&file, offset, len, cached), locked)
+            inline.perform(&write(&file, offset, len, cached), locked, || false)
         };
         assert_eq!(verdict(4096, 8192, true, false), Verdict::Done(8192));
         assert_eq!(verdict(4096, 8192, true, true), QUEUED);
         assert_eq!(verdict(4096, 8192, false, false), QUEUED);
         assert_eq!(verdict(0, 1 << 20, true, false), QUEUED_AND_LOCKS);
+        let alone = |len| inline.perform(&write(&file, 0, len, true), false, || true);
+        assert_eq!(alone(1 << 20), Verdict::Done(1 << 20));
+        assert_eq!(alone(2 << 20), QUEUED_AND_LOCKS);
         // The pages are in memory, and past the end there are none.
         assert_eq!(verdict(4608, 512, true, false), Verdict::Done(512));
         assert_eq!(verdict(12_000, 1000, true, false), Verdict::Done(1000));
@@ -171,7 +184,8 @@ mod tests {
         // Nobody can read this descriptor at all, as little as a page that is not in memory.
         let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&*file));
         let write_only = Arc::new(File::options().write(true).open(path).unwrap());
-        let verdict = |offset, len| inline.perform(&write(&write_only, offset, len, true), false);
+        let verdict =
+            |offset, len| inline.perform(&write(&write_only, offset, len, true), false, || false);
         assert_eq!(verdict(0, 4096), Verdict::Done(4096));
         assert_eq!(verdict(512, 3584), QUEUED_AND_LOCKS);
         assert_eq!(verdict(0, 512), QUEUED_AND_LOCKS);
@@ -182,10 +196,10 @@ mod tests {
         let (inline, file) = (Inline::default(), file());
         let page = write(&file, 0, 4096, true);
         inline.took(COPY_MAX);
-        assert_eq!(inline.perform(&page, false), Verdict::Done(4096));
+        assert_eq!(inline.perform(&page, false, || false), Verdict::Done(4096));
         inline.took(Duration::from_secs(1000));
-        assert_eq!(inline.perform(&page, false), QUEUED);
+        assert_eq!(inline.perform(&page, false, || false), QUEUED);
         inline.held_back_until.set(Some(Instant::now()));
-        assert_eq!(inline.perform(&page, false), Verdict::Done(4096));
+        assert_eq!(inline.perform(&page, false, || false), Verdict::Done(4096));
     }
 }
