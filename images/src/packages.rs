@@ -18,8 +18,12 @@ pub enum Tool {
     Fusermount,
     /// Keeps versions of files.
     Git,
+    /// Builds Debian packages.
+    DpkgBuildpackage,
     /// The ACPI compiler, which also disassembles.
     Iasl,
+    /// Does what a makefile says.
+    Make,
     /// Makes ext4 file systems.
     Mke2fs,
     /// Makes Debian root file systems.
@@ -54,7 +58,9 @@ impl Tool {
             Self::Fio => "fio",
             Self::Fusermount => "fusermount3",
             Self::Git => "git",
+            Self::DpkgBuildpackage => "dpkg-buildpackage",
             Self::Iasl => "iasl",
+            Self::Make => "make",
             Self::Mke2fs => "mke2fs",
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy => "nbdcopy",
@@ -77,7 +83,9 @@ impl Tool {
             Self::Fio => "fio",
             Self::Fusermount => "fuse3",
             Self::Git => "git",
+            Self::DpkgBuildpackage => "dpkg-dev",
             Self::Iasl => "acpica-tools",
+            Self::Make => "make",
             Self::Mke2fs => "e2fsprogs",
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy | Self::NbdInfo => "libnbd-bin",

@@ -113,20 +113,6 @@ impl Server {
         Ok(kib.parse()?)
     }
 
-    /// What its threads have had of a processor; those that have ended do not count.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let mut total_ns = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            // A thread may end meanwhile.
-            let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
-                continue;
-            };
-            let first = text.split_whitespace().next();
-            total_ns += first.context("an empty schedstat")?.parse::<u64>()?;
-        }
-        Ok(Duration::from_nanos(total_ns))
-    }
-
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
