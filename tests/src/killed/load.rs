@@ -16,6 +16,12 @@ pub trait Medium: Send {
     /// durable, with a promise.
     fn change(&mut self, changes: &[Change], durable: bool) -> io::Result<()>;
 
+    /// Whether it flushes at all. If not, only durable changes promise anything, and no flush of
+    /// another writer's makes up for what they leave out.
+    fn flushes(&self) -> bool {
+        true
+    }
+
     /// Has everything promised that was answered, whoever sent it.
     fn flush(&mut self) -> io::Result<()>;
 }
@@ -90,7 +96,7 @@ impl Writer<'_> {
             fuse.answered();
             if durable {
                 fuse.promised();
-            } else if self.numbers.below(3) == 0 {
+            } else if medium.flushes() && self.numbers.below(3) == 0 {
                 let answered = self.ledger.answered();
                 if let Err(error) = medium.flush() {
                     return error;

@@ -36,6 +36,8 @@ pub(super) enum Operation {
     Write {
         offset: u64,
         data: Buffers,
+        /// Whether it is not done until it is durable; the kernel asks for no `fsync` then.
+        durable: bool,
     },
     StatFileSystem,
     Release,
@@ -128,13 +130,26 @@ fn name(message: &Buffers) -> Vec<u8> {
 }
 
 fn write(message: &Buffers) -> Result<Operation, Errno> {
-    let WriteIn { offset, len, .. } = arguments(message)?;
+    let WriteIn {
+        offset, len, flags, ..
+    } = arguments(message)?;
     let data = message.slice(DATA_START..message.len());
     if usize::try_from(len).is_ok_and(|len| len == data.len()) {
-        Ok(Operation::Write { offset, data })
+        Ok(Operation::Write {
+            offset,
+            data,
+            durable: is_durable(flags),
+        })
     } else {
         Err(Errno(libc::EINVAL))
     }
+}
+
+/// Whether the flags of an open file, to which the kernel adds those of a single write
+/// (`RWF_DSYNC`) and of the mount (`-o sync`), want changes durable. `O_SYNC` has the bit of
+/// `O_DSYNC` in it.
+pub(super) fn is_durable(flags: u32) -> bool {
+    flags.cast_signed() & libc::O_DSYNC != 0
 }
 
 #[cfg(test)]

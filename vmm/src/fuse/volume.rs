@@ -10,13 +10,16 @@ use super::directory::{self, FILE, FILE_NAME};
 use super::errno::Errno;
 use super::file::RawFile;
 use super::mount_point::Kind;
-use super::request::Operation;
+use super::request::{Operation, is_durable};
 
 /// For how long the kernel may tell what it knows without asking. The allocated space changes
 /// with what is written.
 const ATTRIBUTES_VALID_S: u64 = 1;
 /// Names never change.
 const NAME_VALID_S: u64 = 86_400;
+/// The handle of a file that was opened with `O_DSYNC` or `O_SYNC`. With an allocation comes
+/// nothing else of how the file was opened.
+const DURABLE: u64 = 1;
 
 /// What is mounted.
 pub(crate) struct Volume {
@@ -77,13 +80,19 @@ impl Volume {
                 let data = self.file.read(wanted.offset, wanted.len).await?;
                 Ok(data.map_or_else(Reply::done, Reply::Data))
             }
-            Operation::Write { offset, data } => {
+            Operation::Write {
+                offset,
+                data,
+                durable,
+            } => {
                 let len = self.file.write(offset, data).await?;
+                self.sync_if(durable).await?;
                 Ok(Reply::of(&WriteOut { len, padding: 0 }))
             }
             Operation::Sync => self.file.sync().await.map(|()| Reply::done()),
             Operation::Allocate(wanted) => {
                 self.file.allocate(&wanted).await?;
+                self.sync_if(wanted.handle == DURABLE).await?;
                 Ok(Reply::done())
             }
             Operation::Seek(wanted) => {
@@ -92,6 +101,13 @@ impl Volume {
             }
             _ => Err(Errno(libc::ENOTDIR)),
         }
+    }
+
+    async fn sync_if(&self, durable: bool) -> Result<(), Errno> {
+        if durable {
+            self.file.sync().await?;
+        }
+        Ok(())
     }
 
     fn kind(&self, node: u64) -> Result<Kind, Errno> {
@@ -143,7 +159,9 @@ impl Volume {
     /// data again. Writes need no order among themselves.
     fn open(&self, flags: u32) -> Result<Reply, Errno> {
         self.file.check_open(flags)?;
+        let handle = if is_durable(flags) { DURABLE } else { 0 };
         Ok(Reply::of(&OpenOut {
+            handle,
             open_flags: open_flag::DIRECT_IO | open_flag::PARALLEL_DIRECT_WRITES,
             ..OpenOut::default()
         }))

@@ -9,7 +9,8 @@ use zerocopy::FromBytes;
 
 use super::*;
 use crate::fuse::abi::{
-    EntryOut, InHeader, InitIn, InitOut, MAJOR, OutHeader, ROOT, ReadIn, WriteIn, WriteOut, opcode,
+    EntryOut, FallocateIn, InHeader, InitIn, InitOut, MAJOR, OpenIn, OpenOut, OutHeader, ROOT,
+    ReadIn, WriteIn, WriteOut, opcode,
 };
 use crate::fuse::directory::FILE;
 use crate::fuse::{FILE_NAME, Kind, RawFile, TRANSFER_MAX_BYTES};
@@ -202,6 +203,49 @@ fn more_requests_than_there_is_room_for_take_turns() {
             assert_eq!(asked, answered);
         }
     });
+}
+
+/// The kernel asks for no `fsync` behind a write to a file that is synchronous and has no page
+/// cache.
+#[test]
+fn a_change_that_must_be_durable_is_flushed_before_it_is_answered() {
+    let flushes = |open_flags: i32, write_flags: i32| {
+        let (ours, socket) = pair();
+        let mut kernel = Kernel { socket, unique: 0 };
+        let kernel = thread::spawn(move || {
+            kernel.begin();
+            let open = OpenIn {
+                flags: (libc::O_RDWR | open_flags).cast_unsigned(),
+                open_flags: 0,
+            };
+            let opened = kernel.result(opcode::OPEN, FILE, open.as_bytes()).unwrap();
+            let OpenOut { handle, .. } = OpenOut::read_from_bytes(&opened).unwrap();
+            let write = WriteIn {
+                handle,
+                len: 5,
+                flags: (libc::O_RDWR | open_flags | write_flags).cast_unsigned(),
+                ..WriteIn::default()
+            };
+            let write = [write.as_bytes(), b"hello"].concat();
+            kernel.result(opcode::WRITE, FILE, &write).unwrap();
+            let punch = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            let punch = FallocateIn {
+                handle,
+                len: 4096,
+                mode: punch.cast_unsigned(),
+                ..FallocateIn::default()
+            };
+            let punched = kernel.result(opcode::FALLOCATE, FILE, punch.as_bytes());
+            punched.unwrap();
+        });
+        let (_, counts) = serve(ours);
+        kernel.join().unwrap();
+        counts.flushes
+    };
+    assert_eq!(flushes(0, 0), 0);
+    assert_eq!(flushes(0, libc::O_DSYNC), 1);
+    assert_eq!(flushes(libc::O_DSYNC, 0), 2);
+    assert_eq!(flushes(libc::O_SYNC, 0), 2);
 }
 
 /// Linux 6.18 lets only one `fsync` of a file through at a time (`fuse_fsync` holds the inode's
