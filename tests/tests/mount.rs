@@ -15,6 +15,8 @@ mod life;
 mod loop_device;
 #[path = "mount/package.rs"]
 mod package;
+#[path = "mount/places.rs"]
+mod places;
 #[path = "mount/refusals.rs"]
 mod refusals;
 #[path = "mount/setting.rs"]

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,19 +10,10 @@ use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
-use crate::setting::{Setting, can_mount, is_root, run};
+use crate::setting::{Setting, can_mount, is_mounted, is_root, run};
 
 /// Longer than anything takes.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// Whether there is something mounted at `path`.
-fn is_mounted(path: &Path) -> bool {
-    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-    let path = path.to_str().unwrap();
-    mounts
-        .lines()
-        .any(|line| line.split(' ').nth(1) == Some(path))
-}
 
 #[track_caller]
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {

@@ -82,7 +82,7 @@ pub(crate) fn has_loop_devices(test: &str) -> bool {
 /// Files of a test, which go with it.
 pub(crate) struct Setting {
     directory: TempDir,
-    _turn: MutexGuard<'static, ()>,
+    _turn: Option<MutexGuard<'static, ()>>,
 }
 
 /// How a program ended.
@@ -100,6 +100,15 @@ impl Setting {
     pub(crate) fn new() -> Self {
         static TURN: Mutex<()> = Mutex::new(());
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        Self::with(Some(turn))
+    }
+
+    /// One more, in the turn of another.
+    pub(crate) fn beside(_other: &Self) -> Self {
+        Self::with(None)
+    }
+
+    fn with(turn: Option<MutexGuard<'static, ()>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         File::create(directory.path().join("point")).unwrap();
         fs::create_dir(directory.path().join("points")).unwrap();
@@ -185,6 +194,15 @@ impl Setting {
     }
 }
 
+/// Whether there is something mounted at `path`.
+pub(crate) fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    let path = path.to_str().unwrap();
+    mounts
+        .lines()
+        .any(|line| line.split(' ').nth(1) == Some(path))
+}
+
 /// Why a command fails, in one line.
 #[track_caller]
 pub(crate) fn refusal(command: &mut Command) -> String {
@@ -200,7 +218,8 @@ pub(crate) struct Mounted {
     child: Child,
     stdout: BufReader<ChildStdout>,
     stderr: BufReader<ChildStderr>,
-    point: PathBuf,
+    /// Where something is left if it does not end by itself.
+    point: Option<PathBuf>,
     file: PathBuf,
 }
 
@@ -225,7 +244,7 @@ impl Mounted {
             child,
             stdout,
             stderr,
-            point,
+            point: Some(point),
         })
     }
 
@@ -256,6 +275,10 @@ impl Mounted {
         let mut stderr = String::new();
         self.stderr.read_to_string(&mut stderr).unwrap();
         let status = self.child.wait().unwrap().code();
+        if status == Some(0) {
+            // What is there now is somebody else's.
+            self.point = None;
+        }
         let mut rest = String::new();
         self.stdout.read_to_string(&mut rest).unwrap();
         assert_eq!(rest, "");
@@ -295,7 +318,9 @@ impl Drop for Mounted {
         // What has ended cannot be killed, and what is not mounted cannot be unmounted.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        let _ = unmount(&self.point, UnmountFlags::DETACH);
+        if let Some(point) = &self.point {
+            let _ = unmount(point, UnmountFlags::DETACH);
+        }
     }
 }
 

@@ -5,8 +5,9 @@
 //!   served ──unmounted from outside──────────────────────────────────────────> ended
 //!     │                                                                          ^
 //!     └──signal──> unmounting ──nobody used it─────────────────────────────────> │
-//!                      └──busy──> detached: served to those who use it ──last──> │
-//!                                    └──second signal──> closed under them ────> ┘
+//!                      ├──busy──> detached: served to those who use it ──last──> │
+//!                      │             └──second signal──> closed under them ────> │
+//!                      └──under another mount──> left there, closed ───────────> ┘
 //! ```
 
 use std::future::{Future, pending};
@@ -73,6 +74,14 @@ async fn serve_to_the_end(
                         "microvm: {shown}: unmounted, but still in use; the image is closed \
                          with the last use, or at a second signal\n"
                     )),
+                    Ok(Unmounted::Covered) => {
+                        notice(&format!(
+                            "microvm: {shown}: something else is mounted over it, and stays; \
+                             the image is closed, and what is left beneath has to be unmounted \
+                             after that\n"
+                        ));
+                        return Ok(());
+                    }
                     Err(error) => return Err(error),
                 }
             }

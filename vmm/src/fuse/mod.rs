@@ -20,6 +20,7 @@ mod errno;
 mod file;
 mod flight;
 mod fusermount;
+mod identity;
 mod inbox;
 mod init;
 mod life;

@@ -13,6 +13,7 @@ use rustix::process::{getgid, getuid};
 
 use super::TRANSFER_MAX_BYTES;
 use super::fusermount;
+use super::identity::{Identity, Place};
 use super::mount_point::{Kind, MountPoint, is_dead, is_mounted_on};
 
 const DEVICE: &str = "/dev/fuse";
@@ -35,6 +36,7 @@ pub(crate) struct MountOptions {
 #[derive(Debug)]
 pub(crate) struct Mount {
     path: PathBuf,
+    identity: Identity,
 }
 
 /// How an unmounting went.
@@ -45,6 +47,8 @@ pub(crate) enum Unmounted {
     /// It is not to be seen any more, but goes on for those who still use it. Somebody else may
     /// have done that before.
     Detached,
+    /// It is still there, beneath what somebody else has mounted over it.
+    Covered,
 }
 
 impl Mount {
@@ -70,27 +74,43 @@ impl Mount {
             Err(error) => return Err(io::Error::from(error)).context(DEVICE),
         };
         let path = point.path().to_owned();
-        Ok((descriptor, Self { path }))
+        let identity = Identity::of(&path).with_context(|| cannot(point))?;
+        Ok((descriptor, Self { path, identity }))
     }
 
-    /// Unmounts it, at least for those who look for it from now on. Blocks until the kernel has
-    /// written what it holds, so somebody else must serve it meanwhile.
+    /// Unmounts it, at least for those who look for it from now on, but never what is somebody
+    /// else's. Blocks until the kernel has written what it holds, so somebody else must serve it
+    /// meanwhile.
     pub(crate) fn unmount(&self) -> io::Result<Unmounted> {
-        match unmount_from(&self.path, UnmountFlags::empty()) {
-            Ok(()) => Ok(Unmounted::Whole),
+        self.unmount_with(UnmountFlags::empty(), Unmounted::Whole)
+            .or_else(|error| match error.kind() {
+                ErrorKind::ResourceBusy => {
+                    self.unmount_with(UnmountFlags::DETACH, Unmounted::Detached)
+                }
+                _ => Err(error),
+            })
+    }
+
+    fn unmount_with(&self, flags: UnmountFlags, done: Unmounted) -> io::Result<Unmounted> {
+        let path = match self.identity.find()? {
+            Place::At(path) => path,
+            Place::Covered => return Ok(Unmounted::Covered),
+            Place::Nowhere => return Ok(Unmounted::Detached),
+        };
+        match unmount_from(&path, flags) {
+            Ok(()) => Ok(done),
             Err(error) if is_not_mounted(&error) => Ok(Unmounted::Detached),
-            Err(error) if error.kind() == ErrorKind::ResourceBusy => {
-                unmount_from(&self.path, UnmountFlags::DETACH)?;
-                Ok(Unmounted::Detached)
-            }
             Err(error) => Err(error),
         }
     }
 
     /// Takes away what is left of a mount whose descriptor was closed while it was still there.
     pub(crate) fn remove_dead(&self) -> io::Result<()> {
-        match is_mounted_on(&self.path) {
-            Err(error) if is_dead(&error) => unmount_from(&self.path, UnmountFlags::DETACH),
+        let Place::At(path) = self.identity.find()? else {
+            return Ok(());
+        };
+        match is_mounted_on(&path) {
+            Err(error) if is_dead(&error) => unmount_from(&path, UnmountFlags::DETACH),
             _ => Ok(()),
         }
     }
