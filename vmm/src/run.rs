@@ -3,6 +3,7 @@
 use std::os::fd::AsFd;
 
 use anyhow::Result;
+use disk::Executor;
 use kvm_ioctls::Kvm;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -30,8 +31,13 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     let mut signals = Signals::install()?;
     vcpu::install_handler()?;
 
-    let stats = arguments.stats.as_deref().map(StatisticsFile::open);
-    let stats = stats.transpose()?;
+    let stats = match arguments.stats.as_deref() {
+        Some(path) => {
+            let opening = StatisticsFile::open(path, config.disks.iter());
+            Some(Executor::new()?.run(opening)?)
+        }
+        None => None,
+    };
     let mut console = Console::open(&arguments.console)?;
     let mut statistics = Statistics::default();
     let ending = loop {

@@ -2,6 +2,7 @@
 
 mod disk;
 mod file;
+mod images;
 
 use std::collections::BTreeMap;
 use std::ops::AddAssign;

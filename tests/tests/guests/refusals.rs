@@ -138,3 +138,10 @@ fn options() {
         &["/nowhere/initrd"],
     );
 }
+
+#[test]
+fn statistics_are_written_over_no_disk() {
+    let disk = file("disk", "head -c 1048576 /dev/zero");
+    let words = ["--kernel", &bzimage(), "--disk", &disk, "--stats", &disk];
+    refused(&words, &[&disk, "is a file of the image"]);
+}

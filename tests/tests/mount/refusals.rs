@@ -71,7 +71,7 @@ fn what_cannot_be_lent_is_not_mounted() {
         (vec!["image,serial=x", "point"], "serial="),
         (
             vec!["--stats", "image", "image", "point"],
-            "the image itself",
+            "is a file of the image",
         ),
         (vec!["--stats", "nowhere/x", "image", "point"], "statistics"),
     ] {
@@ -79,6 +79,31 @@ fn what_cannot_be_lent_is_not_mounted() {
         assert!(error.contains(part), "{error}");
     }
     assert_eq!(fs::metadata(setting.path("image")).unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn statistics_are_written_over_no_file_of_the_image() {
+    let setting = Setting::new();
+    for (name, options) in [
+        ("overlay", "-b image -F raw"),
+        ("split", "-o data_file=data"),
+    ] {
+        setting.image(("raw", ""), 1);
+        let line = format!("create -f qcow2 {options} {name} 1M");
+        setting.image_command(&line.split(' ').collect::<Vec<_>>());
+    }
+    let image = fs::read(setting.path("image")).unwrap();
+    for (stats, shown) in [
+        ("image", "overlay"),
+        ("overlay", "overlay"),
+        ("data", "split"),
+    ] {
+        let shown = format!("{shown},format=qcow2");
+        let error = setting.refusal(&["--stats", stats, &shown, "point"]);
+        assert!(error.contains("is a file of the image"), "{error}");
+    }
+    assert!(fs::read(setting.path("image")).unwrap() == image);
+    assert_eq!(fs::metadata(setting.path("data")).unwrap().len(), 1 << 20);
 }
 
 #[test]

@@ -88,17 +88,40 @@ fn what_is_unsafe_never_syncs() {
 fn a_file_that_cannot_be_written_is_told_before_anything_is_served() {
     let setting = Setting::new();
     let image = setting.raw_image("image", 1);
-    let socket = setting.path("nbd");
-    for (stats, part) in [
-        (setting.path("nowhere/stats"), "cannot write the statistics"),
-        (image.clone(), "the image itself"),
-    ] {
-        let words = ["--stats", &stats, image.as_str()];
-        let server = Server::microvm(microvm(), socket.as_ref(), &words);
-        let error = server.err().expect("it serves").to_string();
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(error.contains(part), "{error}");
-        assert!(!fs::exists(&socket).unwrap());
+    let stats = setting.path("nowhere/stats");
+    assert_refused(&setting, &stats, &image, "cannot write the statistics");
+}
+
+#[test]
+fn no_file_of_an_image_is_written_over() {
+    let setting = Setting::new();
+    let base = setting.raw_image("base", 1);
+    let base_content = fs::read(&base).unwrap();
+    let overlay = |name, below: &str, format| {
+        setting.blank_image(name, "qcow2", &["-b", below, "-F", format], 1)
+    };
+    let middle = overlay("middle", &base, "raw");
+    let top = overlay("top", &middle, "qcow2");
+    let other = setting.raw_image("other", 1);
+    let image = format!("{top},format=qcow2");
+    for stats in [&base, &middle, &top] {
+        assert_refused(&setting, stats, &image, "is a file of the image");
     }
-    assert_eq!(fs::metadata(&image).unwrap().len(), 1 << 20);
+    let also = format!("{image},export=second");
+    let socket = setting.path("nbd");
+    let words = ["--stats", &base, other.as_str(), also.as_str()];
+    let server = Server::microvm(microvm(), socket.as_ref(), &words);
+    assert!(server.is_err());
+    assert_eq!(fs::read(&base).unwrap(), base_content);
+}
+
+#[track_caller]
+fn assert_refused(setting: &Setting, stats: &str, image: &str, part: &str) {
+    let socket = setting.path("nbd");
+    let words = ["--stats", stats, image];
+    let server = Server::microvm(microvm(), socket.as_ref(), &words);
+    let error = server.err().expect("it serves").to_string();
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.contains(part), "{error}");
+    assert!(!fs::exists(&socket).unwrap());
 }

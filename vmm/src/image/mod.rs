@@ -44,6 +44,8 @@ use clap::Subcommand;
 use disk::Executor;
 use serde::Serialize;
 
+pub(crate) use identity::is_same_file;
+
 /// The status of an error of `compare`, for which 1 says that the images differ.
 pub(crate) const COMPARE_FAILURE: u8 = 2;
 const FAILURE: u8 = 1;

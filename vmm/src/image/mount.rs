@@ -1,6 +1,7 @@
 //! `microvm image mount`: shows an image as a raw file.
 
 use std::io::{self, Write as _};
+use std::iter;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -11,7 +12,6 @@ use clap::Args;
 use disk::Disk;
 
 use super::background;
-use super::identity::is_same_file;
 use crate::cli::disk::DiskArgument;
 use crate::fuse::{
     self, FILE_NAME, Kind, Mount, MountOptions, MountPoint, RawFile, Session, Volume,
@@ -71,7 +71,10 @@ impl Arguments {
         if self.image.serial.is_some() {
             bail!("serial= is for guests, nobody else sees it");
         }
-        let stats = self.statistics_file()?;
+        let stats = match self.stats.as_deref() {
+            Some(path) => Some(StatisticsFile::open(path, iter::once(&self.image)).await?),
+            None => None,
+        };
         let mut options = self.image.open_options();
         if self.readonly {
             options = options.read_only(true);
@@ -85,19 +88,6 @@ impl Arguments {
             file.write(&DiskCounts::from(&disk.statistics()))?;
         }
         Ok(())
-    }
-
-    fn statistics_file(&self) -> Result<Option<StatisticsFile<'_>>> {
-        let Some(path) = self.stats.as_deref() else {
-            return Ok(None);
-        };
-        if is_same_file(path, &self.image.path) {
-            bail!(
-                "{}: is the image itself, and no place for statistics",
-                path.display()
-            );
-        }
-        StatisticsFile::open(path).map(Some)
     }
 }
 

@@ -13,7 +13,6 @@ use clap::Args;
 use disk::{Disk, OpenOptions};
 use serde::Serialize;
 
-use super::identity::is_same_file;
 use crate::nbd::{Address, Certificates, Endpoint, Export, Server};
 use crate::signals::Signals;
 use crate::statistics::{DiskCounts, StatisticsFile};
@@ -70,8 +69,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
         Some(directory) => Some(Certificates::load(directory, arguments.tls_verify_peer)?),
         None => None,
     };
-    let stats = arguments.stats.as_deref();
-    let stats = stats.map(StatisticsFile::open).transpose()?;
+    let stats = arguments.statistics_file().await?;
     let mut signals = Signals::install()?;
     let disks = arguments.open().await?;
     let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
@@ -139,15 +137,6 @@ fn write_statistics(
 impl Arguments {
     /// Refuses what contradicts itself, or is a danger.
     fn check(&self) -> Result<()> {
-        if let Some(stats) = &self.stats
-            && self
-                .files
-                .iter()
-                .any(|lent| is_same_file(stats, &lent.disk.path))
-        {
-            let stats = stats.display();
-            bail!("{stats}: is the image itself, and no place for statistics");
-        }
         if self.snapshot.is_some() && self.files.len() > 1 {
             bail!("--snapshot: there are several files; write FILE,snapshot=NAME of one of them");
         }
@@ -172,6 +161,14 @@ impl Arguments {
             );
         }
         Ok(())
+    }
+
+    async fn statistics_file(&self) -> Result<Option<StatisticsFile<'_>>> {
+        let Some(path) = self.stats.as_deref() else {
+            return Ok(None);
+        };
+        let images = self.files.iter().map(|lent| &lent.disk);
+        StatisticsFile::open(path, images).await.map(Some)
     }
 
     /// Opens all, or none.

@@ -7,6 +7,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use super::images;
+use crate::cli::DiskArgument;
 use crate::output_file;
 
 /// A file that waits for statistics.
@@ -16,9 +18,13 @@ pub(crate) struct StatisticsFile<'a> {
 }
 
 impl<'a> StatisticsFile<'a> {
-    /// Opens it, before there is something to count for hours in vain. What it holds stays until
-    /// the end.
-    pub(crate) fn open(path: &'a Path) -> Result<Self> {
+    /// Opens it, before there is something to count for hours in vain, unless it is a file of one
+    /// of `images`. What it holds stays until the end. Runs on an executor.
+    pub(crate) async fn open(
+        path: &'a Path,
+        images: impl Iterator<Item = &DiskArgument>,
+    ) -> Result<Self> {
+        images::refuse(path, images).await?;
         let file = output_file::open(path).with_context(|| cannot(path))?;
         Ok(Self { path, file })
     }
