@@ -1,12 +1,13 @@
 //! How a mount ends.
 
 use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::os::unix::fs::FileExt as _;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use images::packages::Tool;
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd, ioctl_fionbio};
 use rustix::mount::{UnmountFlags, unmount};
 use rustix::process::Signal;
 
@@ -171,6 +172,29 @@ fn in_the_background_it_goes_on_by_itself() {
     });
     setting.check("qcow2");
     assert_eq!(setting.content("qcow2")[..4096], [7; 4096]);
+}
+
+/// What a shell has opened for its commands, a lock or the end of a pipe, is not held for as long
+/// as the mount lasts.
+#[test]
+fn in_the_background_nothing_of_the_shell_stays_open() {
+    const TEST: &str = "in_the_background_nothing_of_the_shell_stays_open";
+    if !can_mount(TEST) || !is_root(TEST) {
+        return;
+    }
+    let setting = Setting::new();
+    let image = setting.image(("qcow2", ""), 4);
+    let (mut end, held) = io::pipe().unwrap();
+    fcntl_setfd(&held, FdFlags::empty()).unwrap();
+    let mut command = setting.mount_command(&["--background", &image, "points"]);
+    let output = command.output().unwrap();
+    drop(held);
+    assert!(output.status.success(), "{output:?}");
+    assert!(is_mounted(&setting.path("points")));
+    ioctl_fionbio(&end, true).unwrap();
+    let read = end.read(&mut [0]);
+    unmount(setting.path("points"), UnmountFlags::empty()).unwrap();
+    assert_eq!(read.unwrap(), 0);
 }
 
 #[test]

@@ -3,10 +3,12 @@
 //! The command is started once more, and tells on its standard output when it is ready: then the
 //! first one ends, and the shell goes on. Before that, both are in the foreground, so that Ctrl-C
 //! and errors reach whom they concern.
+#![expect(unsafe_code, reason = "changes descriptors that it does not own")]
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::fd::RawFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
@@ -17,6 +19,8 @@ use super::FAILURE;
 
 /// The program that is running, whatever has become of its file.
 const PROGRAM: &str = "/proc/self/exe";
+/// The descriptors that are open, by number.
+const DESCRIPTORS: &str = "/proc/self/fd";
 /// How many words of the command line name the program and the command: microvm image mount.
 const COMMAND_WORDS: usize = 3;
 
@@ -28,6 +32,7 @@ pub(super) fn start() -> Result<u8> {
     let mut command = Command::new(PROGRAM);
     command.args(words).arg("--detached").args(options);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
+    keep_from_children().context("cannot go to the background")?;
     let mut child = command.spawn().context("cannot go to the background")?;
     let mut ready = String::new();
     if let Some(stdout) = child.stdout.take() {
@@ -42,7 +47,26 @@ pub(super) fn start() -> Result<u8> {
     Ok(0)
 }
 
-/// Leaves the terminal and all that the shell has opened; calls `announce` while there is still
+/// Has what the shell has opened for us, beside the standard streams, closed in those whom we
+/// start: nobody would get a lock back, or see the end of a pipe, before the mount ends.
+fn keep_from_children() -> io::Result<()> {
+    for entry in fs::read_dir(DESCRIPTORS)? {
+        let name = entry?.file_name();
+        let Some(descriptor) = name.to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if descriptor > libc::STDERR_FILENO {
+            // SAFETY: setting this flag changes nothing for whoever uses the descriptor here.
+            let set = unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+            if set < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Leaves the terminal, the directory and the standard streams of the shell; calls `announce` while there is still
 /// somebody to tell.
 pub(super) fn detach(announce: impl FnOnce()) -> Result<()> {
     let cannot = "cannot go to the background";
