@@ -71,13 +71,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     };
     let stats = arguments.statistics_file().await?;
     let mut signals = Signals::install()?;
+    let endpoints: Result<Vec<_>> = arguments.nbd.iter().map(Endpoint::listen).collect();
+    let endpoints = endpoints?;
     let disks = arguments.open().await?;
     let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
     let exports = names.iter().zip(&disks).map(export).collect();
-    let served = serve(&arguments.nbd, exports, certificates, signals.end.next()).await;
-    let closed = close(&disks).await;
-    served?;
-    closed?;
+    serve(endpoints, exports, certificates, signals.end.next()).await;
+    close(&disks).await?;
     if let Some(file) = stats {
         let counts = disks.iter().map(|disk| (&disk.statistics()).into());
         write_statistics(&file, names, counts)?;
@@ -85,14 +85,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Nobody listens any more when it is over.
 async fn serve(
-    addresses: &[Address],
+    endpoints: Vec<Endpoint>,
     exports: Vec<Export>,
     certificates: Option<Certificates>,
     end: impl Future<Output = ()>,
-) -> Result<()> {
-    let endpoints: Result<Vec<_>> = addresses.iter().map(Endpoint::listen).collect();
-    let endpoints = endpoints?;
+) {
     let mut lines = String::new();
     for endpoint in &endpoints {
         for export in &exports {
@@ -105,7 +104,6 @@ async fn serve(
     Server::new(exports, certificates)
         .run(&endpoints, end)
         .await;
-    Ok(())
 }
 
 /// Closes all, whatever becomes of one.

@@ -2,13 +2,18 @@
 
 use std::fs;
 use std::io::{self, ErrorKind, Read as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
+/// The longest path of a socket: `sun_path` of `unix(7)` without the zero at its end.
+const PATH_MAX_BYTES: usize = 107;
 /// A server greets at once; one that is stuck is given this long.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -23,6 +28,14 @@ impl SocketPath {
     /// Listens at `path`. A socket that a dead server left there is replaced.
     pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Self)> {
         let cannot = || format!("{}: cannot listen", path.display());
+        let len = path.as_os_str().as_bytes().len();
+        if len > PATH_MAX_BYTES {
+            bail!(
+                "{}: has {len} bytes, and the path of a socket at most {PATH_MAX_BYTES}; choose a \
+                 shorter one",
+                path.display()
+            );
+        }
         let listener = match UnixListener::bind(path) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
@@ -58,15 +71,27 @@ fn remove_stale(path: &Path) -> Result<()> {
     if !metadata.file_type().is_socket() {
         bail!("{shown}: exists and is not a socket; choose another path");
     }
-    match UnixStream::connect(path) {
-        Ok(stream) if is_alive(&stream) => {
-            bail!("{shown}: another server listens there; stop it or choose another path")
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-        Err(error) => return Err(error).with_context(|| format!("{shown}: cannot be replaced")),
+    let is_used = has_server(path).with_context(|| format!("{shown}: cannot be replaced"))?;
+    if is_used {
+        bail!("{shown}: another server listens there; stop it or choose another path");
     }
     fs::remove_file(path).with_context(|| format!("{shown}: cannot remove the old socket"))
+}
+
+/// Whether somebody listens. Waits for nobody who has no room for one more client.
+fn has_server(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    match connect(&socket, &SocketAddrUnix::new(path)?) {
+        Ok(()) => {
+            let stream = UnixStream::from(socket);
+            stream.set_nonblocking(false)?;
+            Ok(is_alive(&stream))
+        }
+        Err(Errno::AGAIN | Errno::INPROGRESS) => Ok(true),
+        Err(Errno::CONNREFUSED) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Whether whoever listens is there, whatever it says or does not say. The socket of a server that
@@ -95,6 +120,39 @@ mod tests {
         assert!(error.contains("another server listens"), "{error}");
         drop(name);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_server_that_has_no_room_for_more_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("nbd");
+        let listener = UnixListener::bind(&path).unwrap();
+        rustix::net::listen(&listener, 0).unwrap();
+        let address = SocketAddrUnix::new(&path).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+            let socket = socket_with(family, kind, SocketFlags::NONBLOCK, None).unwrap();
+            match connect(&socket, &address) {
+                Ok(()) => waiting.push(socket),
+                Err(error) => break assert_eq!(error, Errno::AGAIN),
+            }
+        }
+        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        assert!(error.contains("another server listens"), "{error}");
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_told_how_long_it_may_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let len = |name: &Path| name.as_os_str().len();
+        let room = PATH_MAX_BYTES - len(directory.path()) - 1;
+        let path = directory.path().join("n".repeat(room));
+        SocketPath::listen(&path).unwrap();
+        let path = directory.path().join("n".repeat(room + 1));
+        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        assert!(error.contains("has 108 bytes"), "{error}");
+        assert!(error.contains("at most 107"), "{error}");
     }
 
     #[test]
