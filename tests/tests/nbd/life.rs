@@ -1,10 +1,13 @@
 //! A server's start and end, and clients that come and go beside each other.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
 use std::thread;
 
 use images::packages::Tool;
+use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::process::Signal;
 use tests::nbd::Server;
 
@@ -34,6 +37,31 @@ fn says_where_it_listens_and_cleans_up() {
         assert_eq!((ended.status.code(), ended.stderr.as_str()), (Some(0), ""));
         assert!(!fs::exists(socket).unwrap());
     }
+}
+
+/// A pipe that nobody empties is where the statistics go, so that the end takes for ever.
+#[test]
+fn a_second_signal_waits_for_nothing() {
+    let setting = Setting::new();
+    let (image, stats) = (setting.raw_image("image", 1), setting.path("stats"));
+    mkfifoat(CWD, &stats, Mode::RUSR | Mode::WUSR).unwrap();
+    let mut options = File::options();
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let options = options.read(true).write(true).custom_flags(flags);
+    let mut pipe = options.open(&stats).unwrap();
+    while pipe.write(&[0; 4096]).is_ok() {}
+    let server = setting.serve_with(&["--stats", &stats, &image]);
+    let socket = setting.path("nbd");
+    server.signal(Signal::TERM).unwrap();
+    // It has heard the first when nobody can come any more.
+    while fs::exists(&socket).unwrap() {
+        thread::yield_now();
+    }
+    server.signal(Signal::TERM).unwrap();
+    let ended = server.wait().unwrap();
+    let sigterm = Signal::TERM.as_raw();
+    assert_eq!(ended.status.code(), Some(128 + sigterm), "{ended:?}");
+    assert_eq!(ended.stderr, "");
 }
 
 #[test]

@@ -13,6 +13,7 @@ use clap::Args;
 use disk::{Disk, OpenOptions};
 use serde::Serialize;
 
+use super::interrupt::Interrupt;
 use crate::nbd::{Address, Certificates, Endpoint, Export, Server};
 use crate::signals::Signals;
 use crate::statistics::{DiskCounts, StatisticsFile};
@@ -70,6 +71,8 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
         None => None,
     };
     let stats = arguments.statistics_file().await?;
+    // A second signal ends the program at once, whatever it waits for.
+    let _second = Interrupt::install()?;
     let mut signals = Signals::install()?;
     let endpoints: Result<Vec<_>> = arguments.nbd.iter().map(Endpoint::listen).collect();
     let endpoints = endpoints?;
