@@ -166,6 +166,16 @@ fn what_makes_no_sense_is_refused_before_a_write() {
         ("--flush-interval 1 disk", "--write"),
         ("-w --seed 1 disk", "--random"),
         ("-w -U disk", "--force-share"),
+        ("-s 64G disk", "--buffer-size 68719476736: 64 such requests"),
+        (
+            "-d 65535 -s 1M disk",
+            "65535 such requests at a time (--depth)",
+        ),
+        ("--bytes 1 disk", "--bytes 1: less than a request of 4096"),
+        (
+            "-q --output json disk",
+            "--output json is there to be printed",
+        ),
     ] {
         shop.refused(&format!("bench {line}"), &[part]);
     }

@@ -123,6 +123,10 @@ impl<'a> Job<'a> {
 
     /// Does the `number`th request, and the flush behind it if that waits for no others.
     async fn request(&self, number: u64) -> Result<()> {
+        // Those that were begun together take their turns, and memory at that.
+        if self.interrupt.check().is_err() {
+            return Ok(());
+        }
         let free = self.free.borrow_mut().pop();
         let buffers = free.map_or_else(|| self.memory(), Ok)?;
         let offset = self.positions.borrow_mut().next();

@@ -75,10 +75,13 @@ enum Found {
 
 /// Makes the requests, and prints what they took. Ctrl-C ends it early.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
-    let interrupt = Interrupt::install()?;
     let Arguments {
         job, output, quiet, ..
     } = arguments;
+    if *quiet && *output == Output::Json {
+        bail!("--quiet prints nothing, and --output json is there to be printed; leave out one");
+    }
+    let interrupt = Interrupt::install()?;
     let found = match (arguments.suite, &arguments.file) {
         (Some(suite), _) => {
             let directory = &arguments.directory;

@@ -18,6 +18,8 @@ use crate::cli::size::parse_size;
 const COUNT_DEFAULT: u64 = 75_000;
 /// The size of requests that fill an image.
 const FILL_BYTES: u64 = 1 << 20;
+/// The most memory of all requests in flight.
+const MEMORY_MAX_BYTES: u64 = 1 << 30;
 /// The unit of requests.
 const SECTOR_BYTES: u64 = 512;
 
@@ -97,6 +99,7 @@ pub(super) struct JobOptions {
 impl JobOptions {
     /// Makes the requests, and tells what they took.
     pub(super) async fn run(&self, file: &Path, interrupt: &Interrupt) -> Result<Report> {
+        self.check_sizes()?;
         let disk = self.options(file)?.open().await?;
         let opened = disk.statistics();
         let done = self.work(file, &*disk, interrupt).await;
@@ -154,6 +157,25 @@ impl JobOptions {
             options = options.barrier_syscall(number);
         }
         Ok(options)
+    }
+
+    /// Refuses requests that there is no memory for, or none of which is made.
+    fn check_sizes(&self) -> Result<()> {
+        let (len, depth) = (self.buffer_size, u64::from(self.depth));
+        let at_once = depth.min(self.count().max(1));
+        if len
+            .checked_mul(at_once)
+            .is_none_or(|bytes| bytes > MEMORY_MAX_BYTES)
+        {
+            bail!(
+                "--buffer-size {len}: {at_once} such requests at a time (--depth) have more than \
+                 the {MEMORY_MAX_BYTES} bytes of memory that there may be; give less of either"
+            );
+        }
+        if let Some(bytes) = self.bytes.filter(|&bytes| bytes < len) {
+            bail!("--bytes {bytes}: less than a request of {len} (--buffer-size), so none is made");
+        }
+        Ok(())
     }
 
     async fn work(&self, file: &Path, disk: &dyn Disk, interrupt: &Interrupt) -> Result<Done> {
