@@ -32,7 +32,7 @@ fn nbdinfo_sees_what_the_server_can_do() {
         ("is_read_only", false),
         ("can_cache", true),
         ("can_df", true),
-        ("can_fast_zero", true),
+        ("can_fast_zero", false),
         ("can_flush", true),
         ("can_fua", true),
         ("can_multi_conn", true),

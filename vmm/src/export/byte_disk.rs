@@ -153,11 +153,6 @@ impl ByteDisk {
     }
 }
 
-/// Whether a range begins and ends with a sector.
-pub(crate) fn is_whole_sectors(range: &Range<u64>) -> bool {
-    sectors(range) == *range
-}
-
 /// The sectors that hold a range. A disk ends with a whole sector.
 fn sectors(range: &Range<u64>) -> Range<u64> {
     range.start - range.start % SECTOR_BYTES..range.end.next_multiple_of(SECTOR_BYTES)

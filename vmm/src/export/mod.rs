@@ -12,7 +12,7 @@ mod notify;
 mod pool;
 mod write_order;
 
-pub(crate) use byte_disk::{ByteDisk, is_whole_sectors};
+pub(crate) use byte_disk::ByteDisk;
 pub(crate) use failure::Failure;
 pub(crate) use notify::Notify;
 pub(crate) use pool::{HEADROOM, Pool};

@@ -8,7 +8,7 @@ use disk::{Buffers, Extent};
 use super::export::Export;
 use super::request::{Command, Refusal, Request};
 use super::wire::{Descriptor, Errno, state};
-use crate::export::{Failure, HEADROOM, Pool, is_whole_sectors};
+use crate::export::{Failure, HEADROOM, Pool};
 
 /// Read at a time to bring data into the host's cache.
 pub(super) const CACHE_STEP_BYTES: usize = 256 << 10;
@@ -56,12 +56,7 @@ pub(super) async fn execute(
         // A write comes with its data.
         (Command::Write, None) => return Err(Errno::Invalid.into()),
         (Command::Trim, _) => bytes.trim(request.range()).await?,
-        (Command::WriteZeroes { keep, fast }, _) => {
-            if fast && !is_whole_sectors(&request.range()) {
-                return Err(Errno::NotSupported.into());
-            }
-            bytes.write_zeroes(request.range(), keep).await?;
-        }
+        (Command::WriteZeroes { keep }, _) => bytes.write_zeroes(request.range(), keep).await?,
     }
     if request.durable && request.command != Command::Flush && request.command.changes() {
         bytes.flush().await?;

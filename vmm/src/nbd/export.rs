@@ -47,7 +47,7 @@ impl Export {
         if self.bytes.properties().read_only {
             flags |= flag::READ_ONLY;
         } else {
-            flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES | flag::SEND_FAST_ZERO;
+            flags |= flag::SEND_TRIM | flag::SEND_WRITE_ZEROES;
         }
         if structured {
             flags |= flag::SEND_DF;

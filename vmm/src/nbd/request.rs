@@ -14,8 +14,6 @@ pub(super) enum Command {
     WriteZeroes {
         /// Whether the range keeps its space on the host.
         keep: bool,
-        /// Whether it is to fail if it would be no faster than writing.
-        fast: bool,
     },
     BlockStatus {
         /// Whether one stretch is all that is wanted.
@@ -83,11 +81,8 @@ impl Request {
             command::TRIM => (Command::Trim, 0),
             command::CACHE => (Command::Cache, 0),
             command::WRITE_ZEROES => {
-                let (keep, fast) = (is_set(flag::NO_HOLE), is_set(flag::FAST_ZERO));
-                (
-                    Command::WriteZeroes { keep, fast },
-                    flag::NO_HOLE | flag::FAST_ZERO,
-                )
+                let keep = is_set(flag::NO_HOLE);
+                (Command::WriteZeroes { keep }, flag::NO_HOLE)
             }
             command::BLOCK_STATUS if limits.allocation => {
                 let one = is_set(flag::REQ_ONE);
@@ -176,17 +171,21 @@ mod tests {
         Request::parse(&header, limits).map_err(|refusal| refusal.errno)
     }
 
+    /// `NBD_CMD_FLAG_FAST_ZERO`, which is not offered: whether the host has to write the zeros
+    /// shows only when it does.
+    const FAST_ZERO: u16 = 1 << 4;
+
     #[test]
     fn flags_are_those_of_the_command() {
-        let zeroes = flag::FUA | flag::NO_HOLE | flag::FAST_ZERO;
+        let zeroes = flag::FUA | flag::NO_HOLE;
         let request = parse(command::WRITE_ZEROES, zeroes, 0, 512, &LIMITS).unwrap();
         assert!(request.durable);
-        let (keep, fast) = (true, true);
-        assert_eq!(request.command, Command::WriteZeroes { keep, fast });
+        assert_eq!(request.command, Command::WriteZeroes { keep: true });
         for (command, flags) in [
             (command::READ, flag::NO_HOLE),
             (command::WRITE, flag::DF),
-            (command::TRIM, flag::FAST_ZERO),
+            (command::TRIM, flag::NO_HOLE),
+            (command::WRITE_ZEROES, FAST_ZERO),
             (command::BLOCK_STATUS, flag::DF),
             (command::FLUSH, 1 << 15),
         ] {

@@ -69,7 +69,6 @@ pub(super) mod transmission_flag {
     pub(in crate::nbd) const SEND_DF: u16 = 1 << 7;
     pub(in crate::nbd) const CAN_MULTI_CONN: u16 = 1 << 8;
     pub(in crate::nbd) const SEND_CACHE: u16 = 1 << 10;
-    pub(in crate::nbd) const SEND_FAST_ZERO: u16 = 1 << 11;
 }
 
 /// Requests (`NBD_CMD_*`).
@@ -90,7 +89,6 @@ pub(super) mod command_flag {
     pub(in crate::nbd) const NO_HOLE: u16 = 1 << 1;
     pub(in crate::nbd) const DF: u16 = 1 << 2;
     pub(in crate::nbd) const REQ_ONE: u16 = 1 << 3;
-    pub(in crate::nbd) const FAST_ZERO: u16 = 1 << 4;
 }
 
 /// Chunks of structured replies (`NBD_REPLY_TYPE_*`), and their one flag.
@@ -117,7 +115,6 @@ pub(super) enum Errno {
     Io = 5,
     Invalid = 22,
     NoSpace = 28,
-    NotSupported = 95,
 }
 
 macro_rules! wire_struct {
