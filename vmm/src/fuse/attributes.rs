@@ -15,6 +15,8 @@ use super::errno::Errno;
 const SECTOR_BYTES: u64 = 512;
 /// What programs should read and write in. The kernel makes it the size of its blocks.
 const BLOCK_BYTES: u32 = 4096;
+/// What of a mode is no type of file.
+const PERMISSIONS: u32 = 0o7777;
 
 /// The attributes of the file: those of the image file, as far as they are not the disk's.
 pub(super) struct Attributes {
@@ -26,6 +28,8 @@ pub(super) struct Attributes {
     gid: u32,
     accessed: Cell<Time>,
     modified: Cell<Time>,
+    /// When any of this or the content was last changed.
+    changed: Cell<Time>,
 }
 
 /// Since 1970.
@@ -53,6 +57,11 @@ impl Attributes {
         let image = open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&image)?;
         let permitted = if read_only { 0o444 } else { 0o666 };
+        let time = |seconds, nanoseconds| Time {
+            seconds: u64::try_from(seconds).unwrap_or(0),
+            nanoseconds: u32::try_from(nanoseconds).unwrap_or(0),
+        };
+        let modified = time(stat.st_mtime, stat.st_mtime_nsec);
         Ok(Self {
             image,
             size_bytes,
@@ -60,16 +69,16 @@ impl Attributes {
             uid: stat.st_uid,
             gid: stat.st_gid,
             accessed: Cell::new(Time::now()),
-            modified: Cell::new(Time {
-                seconds: u64::try_from(stat.st_mtime).unwrap_or(0),
-                nanoseconds: u32::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            }),
+            modified: Cell::new(modified),
+            changed: Cell::new(modified),
         })
     }
 
     /// Something has been written.
     pub(super) fn modified(&self) {
-        self.modified.set(Time::now());
+        let now = Time::now();
+        self.modified.set(now);
+        self.changed.set(now);
     }
 
     /// Those of the file, which is node `ino`.
@@ -94,14 +103,15 @@ impl Attributes {
 
     fn attr(&self, ino: u64) -> Attr {
         let (accessed, modified) = (self.accessed.get(), self.modified.get());
+        let changed = self.changed.get();
         Attr {
             ino,
             atime: accessed.seconds,
             atime_ns: accessed.nanoseconds,
             mtime: modified.seconds,
             mtime_ns: modified.nanoseconds,
-            ctime: modified.seconds,
-            ctime_ns: modified.nanoseconds,
+            ctime: changed.seconds,
+            ctime_ns: changed.nanoseconds,
             uid: self.uid,
             gid: self.gid,
             blksize: BLOCK_BYTES,
@@ -119,12 +129,14 @@ impl Attributes {
     }
 
     /// Sets what can be set: times. A disk has the size that it has, and its permissions are those
-    /// of the image.
+    /// of the image; to set what is so already is no change.
     pub(super) fn set(&self, wanted: &SetattrIn) -> Result<(), Errno> {
         let is_set = |flag| wanted.valid & flag != 0;
-        if is_set(set::MODE | set::UID | set::GID)
-            || is_set(set::SIZE) && wanted.size != self.size_bytes
-        {
+        let changes = is_set(set::MODE) && wanted.mode & PERMISSIONS != self.mode & PERMISSIONS
+            || is_set(set::UID) && wanted.uid != self.uid
+            || is_set(set::GID) && wanted.gid != self.gid
+            || is_set(set::SIZE) && wanted.size != self.size_bytes;
+        if changes {
             return Err(Errno(libc::EPERM));
         }
         let time = |now, seconds, nanoseconds| {
@@ -143,6 +155,9 @@ impl Attributes {
         if is_set(set::MTIME) {
             let now = is_set(set::MTIME_NOW);
             self.modified.set(time(now, wanted.mtime, wanted.mtime_ns));
+        }
+        if is_set(set::ATIME | set::MTIME) {
+            self.changed.set(Time::now());
         }
         Ok(())
     }
@@ -192,6 +207,7 @@ mod tests {
             })
         };
         assert_eq!(set(set::SIZE, SIZE), Ok(()));
+        let before = attributes.file(1);
         for (valid, size) in [(set::SIZE, 0), (set::SIZE, SIZE + 1), (set::MODE, 0)] {
             assert_eq!(set(valid | set::MTIME, size), Err(Errno(libc::EPERM)));
         }
@@ -199,7 +215,32 @@ mod tests {
         assert_eq!(set(set::MTIME, 0), Ok(()));
         let attr = attributes.file(1);
         assert_eq!((attr.mtime, attr.mtime_ns), (12, 34));
+        assert!((attr.ctime, attr.ctime_ns) > (before.ctime, before.ctime_ns));
         assert_eq!(set(set::MTIME | set::MTIME_NOW, 0), Ok(()));
         assert_ne!(attributes.file(1).mtime, 12);
+    }
+
+    #[test]
+    fn to_set_what_is_so_already_is_no_error() {
+        let attributes = attributes(false);
+        let Attr { mode, uid, gid, .. } = attributes.file(1);
+        let so = SetattrIn {
+            valid: set::MODE | set::UID | set::GID,
+            mode,
+            uid,
+            gid,
+            ..SetattrIn::default()
+        };
+        assert_eq!(attributes.set(&so), Ok(()));
+        for other in [
+            SetattrIn {
+                mode: mode ^ 1,
+                ..so
+            },
+            SetattrIn { uid: uid + 1, ..so },
+            SetattrIn { gid: gid + 1, ..so },
+        ] {
+            assert_eq!(attributes.set(&other), Err(Errno(libc::EPERM)));
+        }
     }
 }
