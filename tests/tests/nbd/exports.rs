@@ -161,7 +161,10 @@ fn exports_that_cannot_be_told_apart_or_opened_are_refused() {
             "the name of another",
         ),
         // One image has one writer, here too.
-        (vec![one.clone(), named(&one, "x")], "in use"),
+        (
+            vec![one.clone(), named(&one, "x")],
+            "given twice; add readonly",
+        ),
         (vec![one.clone(), named("missing", "x")], "missing"),
         (vec![format!("{one},serial=x")], "for guests"),
     ] {

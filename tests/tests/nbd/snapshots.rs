@@ -91,7 +91,7 @@ fn a_snapshot_is_lent_beside_the_disk_that_nobody_writes() {
     stop(server);
     // Whoever writes the disk could give away what a snapshot has.
     let error = refusal(&[&["--nbd", &socket], &files[..2]].concat());
-    assert!(error.contains("in use"), "{error}");
+    assert!(error.contains("given twice"), "{error}");
 }
 
 #[test]

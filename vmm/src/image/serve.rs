@@ -144,6 +144,9 @@ impl Arguments {
         if self.snapshot.is_some() && self.files.iter().any(|lent| lent.disk.snapshot.is_some()) {
             bail!("--snapshot: the file has a snapshot= already");
         }
+        if !self.readonly {
+            lent::check_writers(&self.files)?;
+        }
         self.check_exposure()
     }
 

@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 
+use super::super::identity::is_same_file;
 use crate::cli::disk::{DiskArgument, split_fields};
 use crate::nbd::Export;
 
@@ -25,6 +26,9 @@ impl FromStr for Lent {
         let mut rest = Vec::new();
         for field in fields {
             match field.strip_prefix("export=") {
+                Some(_) if name.is_some() => {
+                    return Err("export= is given twice; leave out one".to_owned());
+                }
                 Some(given) => name = Some(given.to_owned()),
                 None => rest.push(field),
             }
@@ -71,6 +75,21 @@ pub(super) fn names(lent: &[Lent], first: Option<&str>) -> Result<Vec<String>> {
     Ok(names)
 }
 
+/// Refuses a file that is lent twice and could be changed: its lock would say that another process
+/// has it.
+pub(super) fn check_writers(lent: &[Lent]) -> Result<()> {
+    for (n, one) in lent.iter().enumerate() {
+        for other in &lent[n + 1..] {
+            let can_change = one.is_writable() || other.is_writable();
+            if can_change && is_same_file(&one.disk.path, &other.disk.path) {
+                let path = other.disk.path.display();
+                bail!("{path}: given twice; add readonly to both");
+            }
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +112,7 @@ mod tests {
             ("a,serial=1", "for guests"),
             ("a,exports=1", "'exports=1'"),
             (",export=a", "path is missing"),
+            ("a,export=b,readonly,export=b", "export= is given twice"),
         ] {
             let error = text.parse::<Lent>().unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
