@@ -9,16 +9,20 @@
 //! | `ca-cert.pem` | whoever signs the certificates of clients, where they must have one |
 //! | `ca-crl.pem` | those of them that were revoked, if there is such a file |
 
+use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::{RootCertStore, ServerConfig};
+
+/// What an encrypted private key has in it, in PKCS #8 and before.
+const ENCRYPTED: [&str; 2] = ["BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED"];
 
 /// How sessions are made.
 #[derive(Clone)]
@@ -30,9 +34,7 @@ impl Certificates {
     pub(crate) fn load(directory: &Path, verify_peer: bool) -> Result<Self> {
         let provider = Arc::new(ring::default_provider());
         let chain: Vec<CertificateDer<'_>> = read_all(directory, "server-cert.pem")?;
-        let key = directory.join("server-key.pem");
-        let key = PrivateKeyDer::from_pem_file(&key)
-            .with_context(|| format!("{}: no private key", key.display()))?;
+        let key = read_key(&directory.join("server-key.pem"))?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()?;
         let builder = if verify_peer {
@@ -78,6 +80,25 @@ fn verifier(
         .allow_unknown_revocation_status()
         .build()
         .with_context(|| format!("{}: clients cannot be verified", directory.display()))
+}
+
+/// The private key in a file.
+fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
+    let shown = path.display();
+    let text = fs::read(path).with_context(|| format!("{shown}: no private key"))?;
+    let has = |part: &str| {
+        text.windows(part.len())
+            .any(|found| found == part.as_bytes())
+    };
+    if ENCRYPTED.into_iter().any(has) {
+        bail!("{shown}: has a password; take it away: openssl pkey -in {shown} -out NEW");
+    }
+    match PrivateKeyDer::from_pem_slice(&text) {
+        Err(pem::Error::MissingSectionEnd { .. }) => {
+            bail!("{shown}: is cut short: its last line is missing; copy it again")
+        }
+        key => key.with_context(|| format!("{shown}: no private key")),
+    }
 }
 
 /// What a file holds of one kind, which is not nothing.

@@ -25,6 +25,9 @@ fn what_is_needed_is_loaded() {
 #[test]
 fn files_that_are_of_no_use_are_refused_by_name() {
     let other = Authority::new().sign("other");
+    let cut = &other.key[..other.key.len() / 2];
+    let encrypted = other.key.replace("PRIVATE", "ENCRYPTED PRIVATE");
+    let rsa = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n";
     for (name, text, parts) in [
         ("server-cert.pem", "", ["server-cert.pem", "nothing in PEM"]),
         (
@@ -34,6 +37,9 @@ fn files_that_are_of_no_use_are_refused_by_name() {
         ),
         ("server-key.pem", "", ["server-key.pem", "no private key"]),
         ("server-key.pem", &other.key, ["server-key.pem", "no use"]),
+        ("server-key.pem", cut, ["server-key.pem", "cut short"]),
+        ("server-key.pem", &encrypted, ["server-key.pem", "password"]),
+        ("server-key.pem", rsa, ["server-key.pem", "password"]),
         ("ca-cert.pem", "garbage", ["ca-cert.pem", "nothing in PEM"]),
         ("ca-crl.pem", "", ["ca-crl.pem", "nothing in PEM"]),
     ] {
