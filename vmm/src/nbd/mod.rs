@@ -28,6 +28,7 @@ mod haggling;
 mod handshake;
 mod inbox;
 mod link;
+mod lottery;
 mod options;
 mod outbox;
 mod reply;

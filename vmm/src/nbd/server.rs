@@ -16,6 +16,7 @@ use super::connection;
 use super::end::End;
 use super::endpoint::Endpoint;
 use super::export::Export;
+use super::lottery;
 use super::service::Service;
 use crate::export::Notify;
 
@@ -115,15 +116,19 @@ impl Server {
         }
     }
 
-    /// Makes room by sending away who has been longest in a handshake, if anybody is: a client that
+    /// Makes room by sending away somebody who is in a handshake, if anybody is: a client that
     /// connects and says nothing must not keep others out. False if nobody is.
     fn drop_idler(&self) -> bool {
         let clients = self.clients.borrow();
-        let idler = clients.values().find(|client| !client.negotiated);
-        if let Some(client) = idler {
+        let idlers: Vec<_> = clients
+            .values()
+            .filter(|client| !client.negotiated)
+            .collect();
+        let chosen = lottery::draw(idlers.len());
+        if let Some(client) = chosen.and_then(|place| idlers.get(place)) {
             client.stream.shutdown();
         }
-        idler.is_some()
+        chosen.is_some()
     }
 
     fn start(self: &Rc<Self>, stream: Rc<Stream>) {
