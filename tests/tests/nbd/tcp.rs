@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
 
 use images::packages::Tool;
 use tests::nbd::Server;
@@ -45,7 +46,7 @@ fn one_server_listens_at_several_places() {
     let server = Server::microvm_anywhere(microvm(), &words, 3).unwrap();
     let first = format!("serving nbd+unix:///?socket={socket}");
     assert_eq!(server.announcements()[0], first);
-    let mut unix = Client::over(std::os::unix::net::UnixStream::connect(&socket).unwrap());
+    let mut unix = Client::over(UnixStream::connect(&socket).unwrap());
     unix.greet();
     unix.go("");
     let places = [1, 2].map(|line: usize| TcpPlace::of(&server.announcements()[line]));
@@ -161,4 +162,23 @@ fn who_breaks_off_harms_nobody() {
     // One that stays silent does not hold up the end.
     stop(server);
     drop(stuck);
+}
+
+/// Many that only connect send each other away, and nobody else who is in a handshake.
+#[test]
+fn a_flood_of_one_peer_keeps_no_other_out() {
+    let setting = Setting::new();
+    let image = setting.raw_image("image", 1);
+    let unix = format!("unix:{}", setting.path("nbd"));
+    let words = ["--nbd", &unix, "--nbd", "tcp:0", &image];
+    let server = Server::microvm_anywhere(microvm(), &words, 2).unwrap();
+    let place = TcpPlace::of(&server.announcements()[1]);
+    let mut client = Client::over(place.connect());
+    let flood = || Client::over(UnixStream::connect(setting.path("nbd")).unwrap());
+    let flood: Vec<_> = (0..200).map(|_| flood()).collect();
+    client.greet();
+    client.go("");
+    client.read(0, 512);
+    drop((client, flood));
+    stop(server);
 }

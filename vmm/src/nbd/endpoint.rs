@@ -5,11 +5,13 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use disk::{Listener, Stream};
+use disk::Stream;
 use rustix::net::sockopt;
 
 use super::address::Address;
 use super::export::Export;
+use super::listener::Listener;
+use super::peer::Peer;
 use super::socket_path::SocketPath;
 use super::uri::uri;
 
@@ -35,7 +37,7 @@ impl Endpoint {
             Address::Unix(path) => {
                 let (listener, name) = SocketPath::listen(path)?;
                 Ok(Self {
-                    listener: Listener::new(listener).context("cannot listen")?,
+                    listener: Listener::unix(listener).context("cannot listen")?,
                     address: address.clone(),
                     _name: Some(name),
                 })
@@ -52,7 +54,7 @@ impl Endpoint {
     }
 
     /// Waits for the next client. Nobody is lost if the future is dropped.
-    pub(super) async fn accept(&self) -> io::Result<Stream> {
+    pub(super) async fn accept(&self) -> io::Result<(Stream, Peer)> {
         self.listener.accept().await
     }
 }
@@ -61,7 +63,7 @@ fn listen_tcp(address: SocketAddr) -> io::Result<Endpoint> {
     let socket = bind(address)?;
     let address = Address::Tcp(socket.local_addr()?);
     Ok(Endpoint {
-        listener: Listener::new(socket)?,
+        listener: Listener::tcp(socket)?,
         address,
         _name: None,
     })

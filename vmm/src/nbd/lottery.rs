@@ -1,15 +1,33 @@
-//! Chance, where any rule could be made use of: who sends away the oldest, or the newest, is told by
-//! a flood of clients whom to send away.
+//! Who gives way where there is no room: one of the peer that has the most, by lot. Of a rule, a
+//! flood of clients could make use.
 
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher as _, RandomState};
 
-/// One of so many places, none of them likelier than another; nothing if there are none.
-pub(super) fn draw(places: usize) -> Option<usize> {
+use super::peer::Peer;
+
+/// Draws one of the clients that come from `peers`, and returns its place; nothing if there are
+/// none.
+pub(super) fn draw(peers: &[Peer]) -> Option<usize> {
+    let crowd = crowd(peers);
     // The keys are new each time, and nobody outside knows them.
-    let number = RandomState::new().hash_one(places);
-    number
-        .checked_rem(places as u64)
-        .and_then(|place| usize::try_from(place).ok())
+    let number = RandomState::new().hash_one(peers);
+    let place = number.checked_rem(crowd.len() as u64)?;
+    crowd.get(usize::try_from(place).ok()?).copied()
+}
+
+/// The places of those whose peer has the most of all.
+fn crowd(peers: &[Peer]) -> Vec<usize> {
+    let mut counts: BTreeMap<&Peer, usize> = BTreeMap::new();
+    for peer in peers {
+        *counts.entry(peer).or_default() += 1;
+    }
+    let most = counts.values().max().copied();
+    let places = peers.iter().enumerate();
+    places
+        .filter(|(_, peer)| counts.get(peer).copied() == most)
+        .map(|(place, _)| place)
+        .collect()
 }
 
 #[cfg(test)]
@@ -19,13 +37,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_place_is_drawn_and_no_other() {
-        assert_eq!(draw(0), None);
-        assert_eq!(draw(1), Some(0));
+    fn whoever_has_the_most_gives_way() {
+        let [a, b, c] = [1, 2, 3].map(|pid| Peer::Process(pid, 0));
+        assert_eq!(draw(&[]), None);
+        assert_eq!(draw(&[a]), Some(0));
+        assert_eq!(crowd(&[a, b, c, b]), [1, 3]);
+        assert_eq!(crowd(&[c, b, c, b, a]), [0, 1, 2, 3]);
         let mut drawn = BTreeSet::new();
-        while drawn.len() < 64 {
-            drawn.insert(draw(64).unwrap());
+        while drawn.len() < 4 {
+            drawn.extend(draw(&[c, b, c, b, a]));
         }
-        assert_eq!(drawn.last(), Some(&63));
+        assert_eq!(drawn.last(), Some(&3));
     }
 }

@@ -17,6 +17,7 @@ use super::end::End;
 use super::endpoint::Endpoint;
 use super::export::Export;
 use super::lottery;
+use super::peer::Peer;
 use super::service::Service;
 use crate::export::Notify;
 
@@ -35,6 +36,7 @@ pub(crate) struct Server {
 
 struct Client {
     stream: Rc<Stream>,
+    peer: Peer,
     /// Whether it has chosen an export.
     negotiated: bool,
 }
@@ -80,9 +82,9 @@ impl Server {
         loop {
             let next = endpoints.iter().map(|endpoint| Box::pin(endpoint.accept()));
             match select_all(next).await.0 {
-                Ok(stream) => {
+                Ok((stream, peer)) => {
                     self.room().await;
-                    self.start(Rc::new(stream));
+                    self.start(Rc::new(stream), peer);
                 }
                 Err(error) if !is_for_want_of_resources(&error) => {
                     // It was that client's, as `accept(2)` has it of TCP.
@@ -116,26 +118,28 @@ impl Server {
         }
     }
 
-    /// Makes room by sending away somebody who is in a handshake, if anybody is: a client that
-    /// connects and says nothing must not keep others out. False if nobody is.
+    /// Makes room by sending away somebody who is in a handshake, if anybody is: clients that
+    /// connect and say nothing must not keep others out. False if nobody is.
     fn drop_idler(&self) -> bool {
         let clients = self.clients.borrow();
         let idlers: Vec<_> = clients
             .values()
             .filter(|client| !client.negotiated)
             .collect();
-        let chosen = lottery::draw(idlers.len());
+        let peers: Vec<_> = idlers.iter().map(|client| client.peer).collect();
+        let chosen = lottery::draw(&peers);
         if let Some(client) = chosen.and_then(|place| idlers.get(place)) {
             client.stream.shutdown();
         }
         chosen.is_some()
     }
 
-    fn start(self: &Rc<Self>, stream: Rc<Stream>) {
+    fn start(self: &Rc<Self>, stream: Rc<Stream>, peer: Peer) {
         let number = self.next.get();
         self.next.set(number + 1);
         let client = Client {
             stream: Rc::clone(&stream),
+            peer,
             negotiated: false,
         };
         self.clients.borrow_mut().insert(number, client);
