@@ -11,14 +11,20 @@
 //! file. The rules, and why they suffice, are in docs/journal.md. The idea is that of Chen et al.,
 //! "Mitigating Sync Amplification for Copy-on-write Virtual Disk" (FAST 2016).
 
+mod checkpoint;
 mod checks;
+mod commit;
 mod detour;
 mod format;
 mod home;
+mod idle;
+mod in_place;
+mod journaled;
 mod record;
 mod recovery;
 mod ring;
 mod shadows;
+mod unclosed;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,13 +37,16 @@ pub(crate) use detour::Detour;
 pub use format::Identity;
 use format::{BLOCK_BYTES, SUPERBLOCK_CRC_AT, SUPERBLOCK_MAGIC, Superblock};
 pub(crate) use format::{REGION_BYTES_MAX, REGION_BYTES_MIN};
-pub(crate) use home::Batch;
-use home::Home;
+use home::{Batch, Home};
+pub(crate) use idle::watch_idleness;
+pub(crate) use in_place::overwrite;
+pub(crate) use journaled::Journaled;
 pub(crate) use record::RecordBuilder;
 pub use recovery::RecoveryReport;
 pub(crate) use recovery::find;
 use ring::Ring;
 pub(crate) use shadows::{Reserved, Shadows, lay_over};
+pub(crate) use unclosed::unclosed;
 
 use crate::flush::Flusher;
 use crate::mutant::mutant;
@@ -74,6 +83,10 @@ pub(crate) struct Journal {
     /// The first record that is not known to be in its place, durably.
     tail: Cell<u64>,
     checkpointing: Cell<bool>,
+    /// Whether somebody looks whether the image is idle.
+    is_watched: Cell<bool>,
+    /// A record without changes that could not be written.
+    unfinished_mark: RefCell<Option<Placed>>,
     waiting: WaitQueue,
     statistics: Cell<JournalStatistics>,
 }
@@ -150,6 +163,8 @@ impl Journal {
             last_written: Cell::new(0),
             tail: Cell::new(1),
             checkpointing: Cell::default(),
+            is_watched: Cell::default(),
+            unfinished_mark: RefCell::default(),
             waiting: WaitQueue::default(),
             statistics: Cell::new(before),
         })

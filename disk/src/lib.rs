@@ -12,11 +12,14 @@
 
 mod between_flushes;
 mod buffers;
+mod check_report;
+mod commits;
 mod disk;
 mod error;
 mod event;
 mod executor;
 mod flush;
+mod format_error;
 mod growth;
 pub mod journal;
 mod mutant;
@@ -24,6 +27,7 @@ mod open;
 mod order;
 pub mod probe;
 pub mod qcow2;
+mod range_locks;
 mod ranges;
 mod raw;
 mod reactor;
@@ -35,6 +39,7 @@ mod timer;
 mod wait_queue;
 
 pub use buffers::Buffers;
+pub use check_report::{CheckReport, Finding, Repair, Severity};
 pub use disk::{
     BoxFuture, Content, Disk, Extent, GrowthStatistics, JournalStatistics, Properties, Statistics,
 };

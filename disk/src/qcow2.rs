@@ -23,7 +23,7 @@ pub(crate) mod snapshot;
 #[cfg(test)]
 mod tests;
 
-pub use check::{CheckReport, Finding, Repair, Severity, check};
+pub use check::check;
 pub use create::{CreateOptions, create};
 pub use engine::{Parts, Preallocation, Qcow2};
 pub use journal::{give_up_journal, inspect, recover};

@@ -1,5 +1,6 @@
 //! What a disk format stands on: bytes in a file, on a block device, or in a simulation.
 
+mod bytes;
 mod file;
 mod lock;
 mod simulated;
@@ -10,6 +11,7 @@ use std::path::Path;
 
 use crate::{Buffers, Error};
 
+pub(crate) use bytes::{for_each_piece, len, read, write};
 pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
 pub use simulated::{

@@ -1,7 +1,10 @@
 //! What several tests need.
 
+pub(crate) mod content;
+pub(crate) mod history;
 mod seeded;
 mod skip;
+mod witness;
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -11,6 +14,7 @@ use crate::rng::Rng;
 use crate::{Backend, Buffers, Executor};
 pub(crate) use seeded::{program_steps, seeded};
 pub(crate) use skip::skip;
+pub(crate) use witness::Witness;
 
 /// The backends that do real I/O on this host.
 pub(crate) fn real_backends() -> Vec<Backend> {

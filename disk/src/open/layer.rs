@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use super::recognize::{LOOKS_LIKE_QCOW2, looks_like};
 use super::{Format, OpenOptions, name};
+use crate::journal::unclosed;
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
-use crate::qcow2::{Parts, Qcow2, file, journal, snapshot};
+use crate::qcow2::{Parts, Qcow2, file, snapshot};
 use crate::{Disk, Error, FileStorage, Raw, Storage as _};
 
 /// One file of a chain.
@@ -107,7 +108,7 @@ impl Layer {
     /// Refuses an image that was not closed: its tables are stale, and nothing recovers them here.
     pub fn refuse_unclosed(&self) -> Result<(), Error> {
         if self.is_unclosed() {
-            return Err(journal::unclosed(&self.storage));
+            return Err(unclosed(&self.storage));
         }
         Ok(())
     }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::{CHAIN_MAX, Chain, Format, OpenOptions};
-use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create};
+use crate::Repair;
+use crate::qcow2::{CreateOptions, NewSnapshot, check, create};
 use crate::test_support::real_backends;
 use crate::{Buffers, Disk as _, Error, Executor, FileOptions, Order, Request, Storage as _};
 

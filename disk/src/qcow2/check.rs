@@ -19,23 +19,10 @@ mod metadata;
 mod pass;
 mod refcounts;
 mod repair;
-mod report;
 
 use super::{file, journal};
-use crate::{Error, Storage};
+use crate::{CheckReport, Error, Repair, Storage};
 use pass::Pass;
-pub use report::{CheckReport, Finding, Severity};
-
-/// What a check may change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Repair {
-    /// Nothing.
-    None,
-    /// Refcounts that are too high.
-    Leaks,
-    /// Everything. Entries that point to where no data can be are emptied.
-    All,
-}
 
 /// How often there can be something more to fix: entries, then refcounts, then COPIED flags that
 /// follow from them, then what a dropped entry has leaked.

@@ -18,11 +18,8 @@ mod decompressed;
 mod direct;
 mod extent;
 mod free_space;
-mod idle;
 mod image;
-mod in_place;
 mod journaled;
-mod locks;
 mod maintain;
 mod mapping;
 mod metadata;
@@ -42,7 +39,7 @@ use std::rc::Rc;
 
 use super::format::Header;
 use crate::executor::uninterrupted;
-use crate::journal::Journal;
+use crate::journal::{Journal, Journaled as _, overwrite, watch_idleness};
 use crate::request::Counted;
 use crate::{
     BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
@@ -105,8 +102,9 @@ impl<S: Storage> Image<S> {
         let result = match (self.direct(&request), request.op) {
             (Some((_shared, host)), Op::Read(buffers)) => self.read_host(host, buffers).await,
             (Some((shared, host)), Op::Write(buffers)) => {
-                match self.overwrite(host, buffers.clone()).await {
-                    Err(error) if error.is_no_space() && self.has_spare() => {
+                match overwrite(&*self, host, buffers.clone()).await {
+                    // The long way gives back what was set aside for this.
+                    Err(error) if error.is_no_space() => {
                         drop(shared);
                         let op = Op::Write(buffers);
                         let request = Request { op, ..request };
@@ -146,13 +144,11 @@ impl<S: Storage> Image<S> {
         }
         let _change = self.changes.shared(0, 0).await;
         self.prepare(name).await?;
-        if !self.is_watched.replace(true) {
-            self.watch_idleness();
-        }
+        watch_idleness(&self);
         let mut result = self.change(op.clone(), offset, len).await;
-        if matches!(&result, Err(error) if error.is_no_space()) && self.has_spare() {
+        let is_full = matches!(&result, Err(error) if error.is_no_space());
+        if is_full && self.give_back_spare().await? {
             // What was set aside is for this.
-            self.give_back_spare().await?;
             result = self.change(op, offset, len).await;
         }
         self.start_growing();
@@ -204,14 +200,14 @@ impl<S: Storage> Image<S> {
     async fn relieve_here(&self) -> Result<(), Error> {
         let journal = self.journal().filter(|_| self.metadata.wants_commit());
         if let Some(journal) = journal.as_ref().filter(|journal| journal.has_to_write()) {
-            self.checkpoint(journal).await?;
+            journal.checkpoint(self).await?;
         }
         if !self.wants_relief() {
             return Ok(());
         }
         self.commit_all().await?;
         match journal {
-            Some(journal) => self.checkpoint(&journal).await,
+            Some(journal) => journal.checkpoint(self).await,
             None => Ok(()),
         }
     }
@@ -227,7 +223,7 @@ impl<S: Storage> Image<S> {
         if let Some(journal) = self.journal().filter(|journal| journal.wants_checkpoint()) {
             let image = Rc::clone(self);
             spawn(async move {
-                if let Err(error) = image.checkpoint(&journal).await {
+                if let Err(error) = journal.checkpoint(&*image).await {
                     tracing::warn!(%error, "cannot write what the journal holds");
                 }
             });

@@ -7,12 +7,11 @@ mod tests;
 
 pub use give_up::give_up_journal;
 
-use super::check::CheckReport;
 use super::file;
 use super::format::{FormatError, Header, JournalExtension};
-use crate::journal::{RecoveryReport, find};
+use crate::journal::{RecoveryReport, find, unclosed};
 use crate::mutant::mutant;
-use crate::{Error, Storage};
+use crate::{CheckReport, Error, Storage};
 
 const SECTOR_BYTES: u64 = 512;
 
@@ -117,7 +116,7 @@ pub(super) async fn check_report(
         return Ok(None);
     };
     let (offset, problem) = match inspect(storage, header).await {
-        Ok(found) => (region.start, waiting(&found.unwrap_or_default())),
+        Ok(found) => (region.start, found.unwrap_or_default().waiting()),
         Err(Error::Damaged {
             offset, problem, ..
         }) => (
@@ -129,33 +128,4 @@ pub(super) async fn check_report(
     let mut report = CheckReport::default();
     report.unchecked(offset, problem);
     Ok(Some(report))
-}
-
-fn waiting(found: &RecoveryReport) -> String {
-    let (transactions, bytes) = (counted(found.transactions), found.bytes);
-    let (wait, them) = match found.transactions {
-        1 => ("waits", "it"),
-        _ => ("wait", "them"),
-    };
-    format!(
-        "not closed: {transactions} ({bytes} bytes) {wait} in its journal; \
-         opening it for writing, or check --repair leaks, brings {them} home"
-    )
-}
-
-/// So many transactions, for messages.
-pub(super) fn counted(transactions: u64) -> String {
-    let s = if transactions == 1 { "" } else { "s" };
-    format!("{transactions} transaction{s}")
-}
-
-/// Says that an image must be recovered before anybody reads it.
-pub(crate) fn unclosed(storage: &impl Storage) -> Error {
-    Error::Unsupported {
-        path: storage.path().to_owned(),
-        problem: "was not closed, or is open for writing now, and its last writes are in its \
-                  journal; once nobody uses it, open it for writing, or run \
-                  microvm image check --repair leaks on it"
-            .to_owned(),
-    }
 }

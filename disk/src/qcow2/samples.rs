@@ -1,7 +1,8 @@
 //! Images of all kinds for tests, and what is asked of them everywhere.
 
-use super::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create, recover};
+use super::{CreateOptions, Parts, Qcow2, check, create, recover};
 use crate::{Backend, Buffers, Disk, Executor, Recording, Request, SimulatedStorage};
+use crate::{CheckReport, Repair};
 
 pub(crate) const SEED: u64 = 1;
 

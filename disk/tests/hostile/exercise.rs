@@ -1,9 +1,9 @@
 //! Does everything that one can do with an image, which may hold anything.
 
-use disk::qcow2::{CheckReport, Parts, Qcow2, Repair, check};
+use disk::qcow2::{Parts, Qcow2, check};
 use disk::{
-    Backend, Buffers, Disk, Error, Executor, Fault, FaultyOperation, Request, SimulatedStorage,
-    Storage,
+    Backend, Buffers, CheckReport, Disk, Error, Executor, Fault, FaultyOperation, Repair, Request,
+    SimulatedStorage, Storage,
 };
 
 /// A journal as small as can be: the disk is memory, which is counted.

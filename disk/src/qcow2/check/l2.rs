@@ -6,7 +6,7 @@ use zerocopy::byteorder::big_endian::U64;
 use super::l1::{Use, copied_problem};
 use super::mend::{emptied, mended};
 use super::pass::{Fix, Pass};
-use super::report::CheckReport;
+use crate::CheckReport;
 use crate::Storage;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, L2Entry, Layout};

@@ -3,11 +3,10 @@
 use super::l1::L2Tables;
 use super::metadata::{Kind, Metadata};
 use super::refcounts::Recorded;
-use super::report::CheckReport;
 use crate::qcow2::counts::Counts;
 use crate::qcow2::format::{AutoclearFeatures, Header, L1Entry, Layout, TABLE_CLUSTERS_MAX};
 use crate::qcow2::snapshot;
-use crate::{Error, Storage};
+use crate::{CheckReport, Error, Storage};
 
 /// What a pass has found so far.
 pub(super) struct Pass<'a, S> {

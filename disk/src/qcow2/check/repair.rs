@@ -1,11 +1,10 @@
 //! Putting right what a pass has found.
 
-use super::Repair;
 use super::pass::{Fix, Pass};
 use crate::qcow2::file;
 use crate::qcow2::format::{AutoclearFeatures, Header, IncompatibleFeatures};
 use crate::qcow2::rewrite::{self, Rewrite};
-use crate::{Error, Storage};
+use crate::{Error, Repair, Storage};
 
 /// Puts right what `repair` allows and is known to be wrong, in the `round` of its kind, from 0.
 /// Whether that was anything.

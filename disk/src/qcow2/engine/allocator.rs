@@ -8,6 +8,7 @@ use std::rc::Rc;
 use super::image::{Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
+use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::{Error, Storage};
 

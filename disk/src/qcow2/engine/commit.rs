@@ -7,10 +7,10 @@
 
 use futures_util::future::join_all;
 
-use super::committer::Running;
 use super::image::Image;
 use super::reclaim::Reclaim;
 use super::transaction::{Sealed, Stage, Transaction};
+use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::{Error, Order, Storage};
@@ -19,7 +19,7 @@ impl<S: Storage> Image<S> {
     /// Makes everything durable that completed before this call.
     pub(super) async fn flush(&self) -> Result<(), Error> {
         let (mark, data_mark) = (self.flusher.mark(), self.data_flusher.mark());
-        let sealed = self.committer.sealed.get();
+        let sealed = self.committer.commits.sealed();
         let essential = self.has_essential();
         self.commit_to(if essential { sealed + 1 } else { sealed })
             .await?;
@@ -32,14 +32,9 @@ impl<S: Storage> Image<S> {
 
     /// Commits all changes so far, refcounts that could wait included.
     pub(super) async fn commit_all(&self) -> Result<(), Error> {
-        let sealed = self.committer.sealed.get();
+        let sealed = self.committer.commits.sealed();
         let wanted = if self.is_clean() { sealed } else { sealed + 1 };
         self.commit_to(wanted).await
-    }
-
-    /// Commits what is pending, even if that is nothing.
-    pub(super) async fn commit_mark(&self) -> Result<(), Error> {
-        self.commit_to(self.committer.sealed.get() + 1).await
     }
 
     /// Whether nothing waits for a commit.
@@ -47,20 +42,15 @@ impl<S: Storage> Image<S> {
         self.metadata.pending(Transaction::is_empty) && !self.has_essential()
     }
 
-    /// Commits until transaction `wanted` is durable. Whoever comes while a commit is running
-    /// waits for its end; all of those then share the next.
-    async fn commit_to(&self, wanted: u64) -> Result<(), Error> {
-        let committer = &self.committer;
-        while committer.durable.get() < wanted {
-            self.check_writable("flush")?;
-            if committer.running.replace(true) {
-                committer.waiting.wait().await;
-            } else {
-                let _running = Running(committer);
-                self.commit_pending().await?;
-            }
-        }
-        Ok(())
+    /// Commits until transaction `wanted` is durable.
+    pub(super) async fn commit_to(&self, wanted: u64) -> Result<(), Error> {
+        let commits = &self.committer.commits;
+        commits
+            .reach(wanted, async || {
+                self.check_writable("flush")?;
+                self.commit_pending().await
+            })
+            .await
     }
 
     /// Commits what is pending; but first, as it was then, what could not be written the last time.
@@ -71,7 +61,7 @@ impl<S: Storage> Image<S> {
         let committer = &self.committer;
         let failed = committer.failed.take();
         let (sealed, pages) = failed.unwrap_or_else(|| {
-            committer.sealed.set(committer.sealed.get() + 1);
+            committer.commits.seal();
             self.metadata.seal()
         });
         if let Err(error) = self.write_in_order(&sealed).await {
@@ -80,7 +70,7 @@ impl<S: Storage> Image<S> {
             }
             return Err(error);
         }
-        committer.durable.set(committer.sealed.get());
+        committer.commits.committed();
         self.metadata.written(pages);
         committer.freed.borrow_mut().extend(sealed.into_freed());
         Ok(())

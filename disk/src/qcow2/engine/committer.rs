@@ -1,23 +1,18 @@
-//! Who commits, one at a time, and how far that has come.
+//! What commits leave behind.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-use super::locks::RangeLocks;
 use super::metadata::Page;
 use super::transaction::{Freed, Sealed};
-use crate::wait_queue::WaitQueue;
+use crate::commits::Commits;
+use crate::range_locks::RangeLocks;
 
 /// Who commits, and what has been committed.
 #[derive(Default)]
 pub(super) struct Committer {
-    pub(super) running: Cell<bool>,
-    pub(super) waiting: WaitQueue,
-    /// How many transactions have been sealed. The pending one is the next.
-    pub(super) sealed: Cell<u64>,
-    /// The last one that became durable.
-    pub(super) durable: Cell<u64>,
+    pub(super) commits: Commits,
     /// The one that could not be written, and how far it came nobody knows. It is not joined with
     /// the next: some of its tables may be pointed to already, and changes of those have their turn
     /// only when what they point to is durable.
@@ -28,14 +23,4 @@ pub(super) struct Committer {
     pub(super) zeroed: RefCell<VecDeque<(u64, Freed)>>,
     /// One gives it back at a time.
     pub(super) reclaiming: RangeLocks,
-}
-
-/// Lets the next commit begin, however this one ends.
-pub(super) struct Running<'a>(pub(super) &'a Committer);
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.set(false);
-        self.0.waiting.wake_all();
-    }
 }

@@ -7,6 +7,7 @@ use flate2::{Compress, Decompress, FlushCompress, FlushDecompress, Status};
 use zstd::stream::raw::{Decoder, InBuffer, Operation, OutBuffer};
 
 use super::image::Image;
+use crate::journal::Journaled as _;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Compression, L2Entry};
 use crate::{Buffers, Error, Storage};

@@ -2,8 +2,9 @@
 //! in memory: they are done without a wait but that for the host.
 
 use super::image::Image;
-use super::locks::RangeGuard;
 use super::mapping::{Run, Source};
+use crate::journal::Journaled as _;
+use crate::range_locks::RangeGuard;
 use crate::{Op, Request, Storage};
 
 impl<S: Storage> Image<S> {

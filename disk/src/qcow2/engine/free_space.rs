@@ -6,8 +6,8 @@ use std::ops::Range;
 
 use foldhash::fast::RandomState;
 
-use super::locks::RangeLocks;
 use crate::qcow2::format::Layout;
+use crate::range_locks::RangeLocks;
 use crate::ranges::Ranges;
 
 /// So many runs of zeros are known.

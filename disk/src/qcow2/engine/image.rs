@@ -10,8 +10,7 @@ use foldhash::fast::RandomState;
 use super::committer::Committer;
 use super::decompressed::Decompressed;
 use super::free_space::FreeSpace;
-use super::journaled::Journaled;
-use super::locks::RangeLocks;
+use super::journaled::JournalState;
 use super::metadata::Metadata;
 use super::open::Parts;
 use crate::flush::Flusher;
@@ -22,6 +21,7 @@ use crate::qcow2::format::{
     TABLE_CLUSTERS_MAX,
 };
 use crate::qcow2::snapshot;
+use crate::range_locks::RangeLocks;
 use crate::{Disk, Error, JournalStatistics, Order, Statistics, Storage};
 
 /// The L2 cache covers this much of a disk, unless that takes more than [`L2_CACHE_BYTES_MAX`].
@@ -42,7 +42,7 @@ pub(super) struct Image<S> {
     pub(super) needs_journal: bool,
     /// The size of the journal, if not the usual one.
     pub(super) journal_bytes: Option<u64>,
-    pub(super) journaled: Journaled,
+    pub(super) journaled: JournalState,
     /// What journals have done that are over.
     pub(super) past_journals: Cell<JournalStatistics>,
     /// With the L1 table and the size of the disk that is read, which may be a snapshot's.
@@ -64,13 +64,11 @@ pub(super) struct Image<S> {
     pub(super) committer: Committer,
     pub(super) decompressed: Decompressed,
     /// What was found to be wrong while running. Nothing is written from then on.
-    damage: RefCell<Option<(u64, String)>>,
+    pub(super) damage: RefCell<Option<(u64, String)>>,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
     /// Whether the file may be another's.
     pub(super) is_closed: Cell<bool>,
-    /// Whether somebody looks whether the image is idle.
-    pub(super) is_watched: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,
 }
 
@@ -139,7 +137,7 @@ impl<S: Storage> Image<S> {
             order: Cell::new(order),
             needs_journal,
             journal_bytes,
-            journaled: Journaled::default(),
+            journaled: JournalState::default(),
             past_journals: Cell::default(),
             header: RefCell::new(header),
             guest: RangeLocks::default(),
@@ -153,7 +151,6 @@ impl<S: Storage> Image<S> {
             damage: RefCell::default(),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),
-            is_watched: Cell::default(),
             statistics: Cell::default(),
         }
     }
@@ -368,35 +365,6 @@ impl<S: Storage> Image<S> {
         file::write(&self.storage, offset, bytes).await?;
         self.flusher.changed();
         self.flusher.flush(&self.storage).await
-    }
-
-    /// An error, if nothing may be written any more.
-    pub(super) fn check_writable(&self, operation: &'static str) -> Result<(), Error> {
-        let path = || self.storage.path().to_owned();
-        if self.storage.geometry().read_only {
-            return Err(Error::ReadOnly {
-                path: path(),
-                operation,
-            });
-        }
-        if self.is_closed.get() {
-            return Err(Error::Unsupported {
-                path: path(),
-                problem: format!("was closed, so there is nothing to {operation}"),
-            });
-        }
-        if let Some((offset, problem)) = &*self.damage.borrow() {
-            return Err(Error::Damaged {
-                path: path(),
-                offset: *offset,
-                problem: problem.clone(),
-            });
-        }
-        self.flusher.check(&self.storage)?;
-        match &self.data_file {
-            Some(data_file) => self.data_flusher.check(data_file),
-            None => Ok(()),
-        }
     }
 
     /// Counts something.

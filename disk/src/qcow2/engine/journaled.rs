@@ -2,18 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::rc::Rc;
 
 use futures_util::future::join_all;
 
 use super::image::Image;
 use super::metadata::Page;
+use super::reclaim::Reclaim;
 use super::transaction::{Sealed, Transaction};
-use crate::journal::{Committed, Journal, Placed, RecordBuilder};
-use crate::mutant::mutant;
+use crate::flush::Flusher;
+use crate::journal::{Committed, Journal, Journaled, Placed, RecordBuilder};
 use crate::qcow2::file;
-use crate::{Error, Storage};
+use crate::{Buffers, Error, Storage};
 
 /// A part of the largest record that waits at most: what comes at once must fit beside it.
 const PENDING_PART: u64 = 4;
@@ -22,18 +22,12 @@ const REQUEST_PART: u64 = 16;
 /// What a cluster that is mapped takes of a record at most: two words and a refcount.
 const CLUSTER_BYTES: u64 = 72;
 
-/// So much must the host have to spare, in lengths of the journal, when new data begins to take the
-/// detour after a flush: then what is on the way has its place, unless others take that meanwhile.
-const SPARE_REGIONS: u64 = 16;
-
 /// What an image has beside its journal.
 #[derive(Default)]
-pub(super) struct Journaled {
+pub(super) struct JournalState {
     pub(super) journal: RefCell<Option<Rc<Journal>>>,
     /// A transaction that could not be written, which comes before any other.
     unfinished: RefCell<Option<Ready>>,
-    /// A record without changes that could not be written.
-    unfinished_mark: RefCell<Option<Placed>>,
     /// Pages that must stay until a checkpoint has written them, by the record that changed them.
     pages: RefCell<VecDeque<(u64, Vec<Rc<Page>>)>>,
 }
@@ -53,17 +47,111 @@ struct Ready {
     placed: Option<Placed>,
 }
 
-impl<S: Storage> Image<S> {
-    /// The journal, while there is one.
-    pub(super) fn journal(&self) -> Option<Rc<Journal>> {
+impl<S: Storage> Journaled for Image<S> {
+    type Storage = S;
+
+    fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    fn flusher(&self) -> &Flusher {
+        &self.flusher
+    }
+
+    fn journal(&self) -> Option<Rc<Journal>> {
         self.journaled.journal.borrow().clone()
     }
 
-    /// The journal, if it vouches for guest data. A data file has its own sync, before.
-    pub(super) fn guarding_journal(&self) -> Option<Rc<Journal>> {
+    /// A data file has its own sync, before.
+    fn guarding_journal(&self) -> Option<Rc<Journal>> {
         self.journal().filter(|_| self.data_file.is_none())
     }
 
+    /// Where the last cluster ends that something may point to.
+    fn file_end(&self) -> u64 {
+        self.free_space.end() << self.layout().cluster_bits
+    }
+
+    fn check_writable(&self, operation: &'static str) -> Result<(), Error> {
+        let path = || self.storage.path().to_owned();
+        if self.storage.geometry().read_only {
+            return Err(Error::ReadOnly {
+                path: path(),
+                operation,
+            });
+        }
+        if self.is_closed.get() {
+            return Err(Error::Unsupported {
+                path: path(),
+                problem: format!("was closed, so there is nothing to {operation}"),
+            });
+        }
+        if let Some((offset, problem)) = &*self.damage.borrow() {
+            return Err(Error::Damaged {
+                path: path(),
+                offset: *offset,
+                problem: problem.clone(),
+            });
+        }
+        self.flusher.check(&self.storage)?;
+        match &self.data_file {
+            Some(data_file) => self.data_flusher.check(data_file),
+            None => Ok(()),
+        }
+    }
+
+    async fn commit_mark(&self) -> Result<(), Error> {
+        self.commit_to(self.committer.commits.sealed() + 1).await
+    }
+
+    async fn write_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
+        if let Some(journal) = self.guarding_journal() {
+            let range = host..host + buffers.len() as u64;
+            journal.detour.note_written(&range);
+        }
+        let result = self.data_storage().write_at(host, buffers).await;
+        self.data_changed();
+        result
+    }
+
+    fn written_home(&self, upto: u64, metadata_bytes: u64) {
+        self.count(|statistics| statistics.metadata_bytes += metadata_bytes);
+        let mut pages = self.journaled.pages.borrow_mut();
+        let behind = pages.partition_point(|(sequence, _)| *sequence <= upto);
+        for (_, pages) in pages.drain(..behind) {
+            self.metadata.written(pages);
+        }
+    }
+
+    async fn give_back_spare(&self) -> Result<bool, Error> {
+        let has_spare = self.growth.has_ahead() || !self.committer.freed.borrow().is_empty();
+        if has_spare {
+            self.shrink().await;
+            self.reclaim(Reclaim::All).await?;
+        }
+        Ok(has_spare)
+    }
+
+    /// Brings everything home, and gives back what is ahead.
+    async fn tidy(&self) -> Result<(), Error> {
+        let _change = self.changes.shared(0, 0).await;
+        let Some(journal) = self.journal() else {
+            return Ok(());
+        };
+        self.check_writable("tidy up")?;
+        self.commit_all().await?;
+        self.reclaim(Reclaim::All).await?;
+        if !journal.is_at_rest() {
+            journal.checkpoint(self).await?;
+            self.make_durable().await?;
+            self.commit_mark().await?;
+        }
+        self.shrink().await;
+        Ok(())
+    }
+}
+
+impl<S: Storage> Image<S> {
     /// How many clusters one request maps at once.
     pub(super) fn clusters_at_once(&self) -> u64 {
         match self.journal() {
@@ -94,11 +182,6 @@ impl<S: Storage> Image<S> {
         self.metadata.pending(Transaction::is_essential) || self.journal().is_some_and(waits)
     }
 
-    /// Where the last cluster ends that something may point to.
-    fn file_end(&self) -> u64 {
-        self.free_space.end() << self.layout().cluster_bits
-    }
-
     /// Commits what is pending; but first, as it was then, what could not be written the last time.
     pub(super) async fn commit_journaled(&self, journal: &Rc<Journal>) -> Result<(), Error> {
         let unfinished = self.journaled.unfinished.take();
@@ -110,7 +193,7 @@ impl<S: Storage> Image<S> {
             self.journaled.unfinished.replace(Some(ready));
             return Err(error);
         }
-        self.committer.durable.set(self.committer.sealed.get());
+        self.committer.commits.committed();
         self.finish_journaled(journal, ready);
         Ok(())
     }
@@ -118,7 +201,7 @@ impl<S: Storage> Image<S> {
     /// Takes out all that is pending, as one transaction.
     async fn seal_journaled(&self, journal: &Journal) -> Result<Ready, Error> {
         let _closed = journal.checks.close(&self.storage).await?;
-        self.committer.sealed.set(self.committer.sealed.get() + 1);
+        self.committer.commits.seal();
         let (sealed, pages) = self.metadata.seal();
         let (sums, unchecked) = journal.checks.seal();
         let data = journal.shadows.seal();
@@ -180,63 +263,9 @@ impl<S: Storage> Image<S> {
             journal.count(|statistics| statistics.data_syncs += 1);
             self.flusher.flush(&self.storage).await?;
         }
-        let placed = match &mut ready.placed {
-            Some(placed) => placed,
-            none => none.insert(self.place_record(journal, &ready.record).await?),
-        };
-        self.write_durably(journal, placed).await
-    }
-
-    /// Finds room for a record, and makes some if there is none.
-    async fn place_record(
-        &self,
-        journal: &Rc<Journal>,
-        record: &RecordBuilder,
-    ) -> Result<Placed, Error> {
-        // What was begun has its number, and no other record may get that.
-        if self.journaled.unfinished_mark.borrow().is_none() {
-            if let Some(placed) = journal.place(record, &self.flusher, false) {
-                return Ok(placed);
-            }
-            journal.count(|statistics| statistics.checkpoints_forced += 1);
-        }
-        self.empty_journal(journal).await?;
-        let placed = journal.place(record, &self.flusher, false);
-        placed.ok_or_else(|| Error::Unsupported {
-            path: self.storage.path().to_owned(),
-            problem: "a transaction is larger than the journal".to_owned(),
-        })
-    }
-
-    /// Brings everything home that the journal holds, and makes all but one block of it free.
-    async fn empty_journal(&self, journal: &Rc<Journal>) -> Result<(), Error> {
-        let unfinished = self.journaled.unfinished_mark.take();
-        let mark = if let Some(mark) = unfinished {
-            mark
-        } else {
-            self.checkpoint(journal).await?;
-            self.flusher.flush(&self.storage).await?;
-            let mark = journal.place(&RecordBuilder::new(self.file_end()), &self.flusher, true);
-            mark.expect("there is always room for a mark")
-        };
-        if let Err(error) = self.write_durably(journal, &mark).await {
-            self.journaled.unfinished_mark.replace(Some(mark));
-            return Err(error);
-        }
-        journal.count(|statistics| statistics.marks += 1);
-        journal.marked(&mark);
-        Ok(())
-    }
-
-    async fn write_durably(&self, journal: &Journal, placed: &Placed) -> Result<(), Error> {
-        if mutant("a sync begins before the record is written") {
-            self.flusher.changed();
-            self.flusher.flush(&self.storage).await?;
-            return journal.write(&self.storage, placed).await;
-        }
-        journal.write(&self.storage, placed).await?;
-        self.flusher.changed();
-        self.flusher.flush(&self.storage).await
+        journal
+            .make_durable(self, &ready.record, &mut ready.placed)
+            .await
     }
 
     /// A transaction is durable.
@@ -259,78 +288,5 @@ impl<S: Storage> Image<S> {
         journal.committed(&placed, committed);
         let freed = ready.sealed.into_freed();
         self.committer.freed.borrow_mut().extend(freed);
-    }
-
-    /// Writes what durable records say to its places, with no sync: that of a later flush will do.
-    /// If the host is full, what could be given back is first.
-    pub(super) async fn checkpoint(&self, journal: &Rc<Journal>) -> Result<(), Error> {
-        match self.write_home(journal).await {
-            Err(error) if error.is_no_space() && self.has_spare() => {
-                self.give_back_spare().await?;
-                self.write_home(journal).await
-            }
-            written => written,
-        }
-    }
-
-    async fn write_home(&self, journal: &Rc<Journal>) -> Result<(), Error> {
-        let (_turn, batch) = journal.begin_checkpoint().await;
-        let is_current = |current: Rc<Journal>| Rc::ptr_eq(&current, journal);
-        if !self.journal().is_some_and(is_current) {
-            return Ok(());
-        }
-        self.check_writable("checkpoint")?;
-        let (metadata, data) = (batch.metadata(), batch.data());
-        let count = |writes: &[(u64, Vec<u8>)]| -> u64 {
-            writes.iter().map(|(_, bytes)| bytes.len() as u64).sum()
-        };
-        let (metadata_bytes, data_bytes) = (count(&metadata), count(&data));
-        for (at, bytes) in &data {
-            journal.detour.note_written(&(*at..at + bytes.len() as u64));
-        }
-        let writes = metadata.into_iter().chain(data);
-        let writes = writes.map(|(at, bytes)| file::write(&self.storage, at, bytes));
-        let results: Vec<_> = join_all(writes).await;
-        self.flusher.changed();
-        if let Err(error) = results.into_iter().collect::<Result<(), _>>() {
-            journal.checkpoint_failed(batch);
-            return Err(error);
-        }
-        self.count(|statistics| statistics.metadata_bytes += metadata_bytes);
-        journal.count(|statistics| statistics.checkpoint_bytes += metadata_bytes + data_bytes);
-        let upto = journal.checkpoint_written(&batch, self.flusher.mark());
-        let mut pages = self.journaled.pages.borrow_mut();
-        let behind = pages.partition_point(|(sequence, _)| *sequence <= upto);
-        for (_, pages) in pages.drain(..behind) {
-            self.metadata.written(pages);
-        }
-        Ok(())
-    }
-
-    /// The parts of a range whose new data should go into a record; none if the host might have no
-    /// place for them in the end.
-    pub(super) fn detours(&self, journal: &Journal, range: &Range<u64>) -> Vec<Range<u64>> {
-        if journal.detour.is_unused() {
-            let region = journal.region();
-            let least = SPARE_REGIONS * (region.end - region.start);
-            journal.detour.bar(self.storage.spare_bytes() < least);
-        }
-        journal.detour.parts(range)
-    }
-
-    /// Makes data free to be overwritten that the last transaction vouches for. If that is not
-    /// enough, brings home what waits, so that it is free as well.
-    pub(super) async fn lift_guard(
-        &self,
-        journal: &Rc<Journal>,
-        thoroughly: bool,
-    ) -> Result<(), Error> {
-        self.commit_mark().await?;
-        if thoroughly {
-            self.checkpoint(journal).await?;
-            self.flusher.flush(&self.storage).await?;
-            self.commit_mark().await?;
-        }
-        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use super::allocator::Allocation;
 use super::image::Image;
 use super::watched::Watched;
 use crate::executor::uninterrupted;
+use crate::journal::Journaled as _;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Header, SnapshotEntry, Subclusters};
 use crate::qcow2::snapshot::{self, NewSnapshot};

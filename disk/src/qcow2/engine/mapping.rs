@@ -7,7 +7,7 @@ use super::allocator::{Allocation, Refcounts};
 use super::image::{Flaw, Image, Kind};
 use super::metadata::Page;
 use super::transaction::{Freed, Stage};
-use crate::journal::Journal;
+use crate::journal::{Journal, Journaled as _};
 use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, L1Entry, L2Entry, Layout};

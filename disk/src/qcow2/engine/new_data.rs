@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::allocator::Allocation;
 use super::image::Image;
-use crate::journal::{Journal, Reserved};
+use crate::journal::{Journal, Journaled as _, Reserved};
 use crate::mutant::mutant;
 use crate::request::SECTOR_BYTES;
 use crate::{Buffers, Storage};
@@ -59,7 +59,7 @@ impl<S: Storage> Image<S> {
         journal.detour.note_new(new.offset..end);
         let place = host..host + data.len() as u64;
         let is_whole = (place.start | place.end).is_multiple_of(SECTOR_BYTES);
-        if !is_whole || self.detours(&journal, &place) != [place.clone()] {
+        if !is_whole || journal.detours(&self.storage, &place) != [place.clone()] {
             return None;
         }
         let room = journal.reserve(data.len() as u64)?;

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::Qcow2;
 use super::image::Image;
+use crate::Repair;
 use crate::journal::RecoveryReport;
-use crate::qcow2::check::{Repair, check};
+use crate::qcow2::check::check;
 use crate::qcow2::format::{Header, IncompatibleFeatures};
 use crate::qcow2::{file, journal, snapshot};
 use crate::{Disk, Error, Order, Storage};
@@ -72,7 +73,7 @@ impl<S: Storage> Qcow2<S> {
 async fn closed(storage: &impl Storage) -> Result<Header, Error> {
     let header = file::read_header(storage).await?;
     if header.journal.is_some() {
-        return Err(journal::unclosed(storage));
+        return Err(crate::journal::unclosed(storage));
     }
     Ok(header)
 }
@@ -103,10 +104,7 @@ async fn made_whole<S: Storage>(
 
 impl<S: Storage> Image<S> {
     fn note_recovery(&self, report: &RecoveryReport, took: Duration) {
-        let (path, transactions) = (
-            self.storage.path().display(),
-            journal::counted(report.transactions),
-        );
+        let (path, transactions) = (self.storage.path().display(), report.counted());
         tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
         let mut statistics = self.past_journals.get();
         statistics.recovered_transactions = report.transactions;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::image::Image;
 use super::mapping::{Run, Source};
-use crate::journal::lay_over;
+use crate::journal::{Journaled as _, lay_over};
 use crate::{Buffers, Error, Request, Storage};
 
 impl<S: Storage> Image<S> {

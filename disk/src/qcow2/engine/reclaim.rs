@@ -9,6 +9,7 @@
 
 use super::image::Image;
 use super::transaction::Freed;
+use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::{Error, Storage};
 
@@ -45,17 +46,6 @@ impl<S: Storage> Image<S> {
     /// Whether a freed cluster had better be given back together with others.
     fn is_batched(&self, freed: &Freed) -> bool {
         freed.give_back && self.journal().is_some()
-    }
-
-    /// Whether the host could have some space back.
-    pub(super) fn has_spare(&self) -> bool {
-        self.growth.has_ahead() || !self.committer.freed.borrow().is_empty()
-    }
-
-    /// Gives it back.
-    pub(super) async fn give_back_spare(&self) -> Result<(), Error> {
-        self.shrink().await;
-        self.reclaim(Reclaim::All).await
     }
 
     /// Makes clusters free that nothing points to any more, and gives their space back.

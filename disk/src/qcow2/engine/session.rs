@@ -1,6 +1,7 @@
 //! The beginning and the end of writing to an image.
 
 use super::image::Image;
+use crate::journal::Journaled as _;
 use crate::qcow2::bitmap::{self, Bitmaps};
 use crate::qcow2::file;
 use crate::qcow2::format::{AutoclearFeatures, Header};

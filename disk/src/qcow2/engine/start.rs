@@ -11,7 +11,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::image::Image;
-use crate::journal::{Journal, REGION_BYTES_MAX, REGION_BYTES_MIN};
+use crate::journal::{Journal, Journaled as _, REGION_BYTES_MAX, REGION_BYTES_MIN};
 use crate::mutant::mutant;
 use crate::qcow2::file;
 use crate::qcow2::format::{Header, IncompatibleFeatures, JournalExtension};
@@ -130,7 +130,7 @@ impl<S: Storage> Image<S> {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
-        self.checkpoint(&journal).await?;
+        journal.checkpoint(self).await?;
         if !mutant("the journal ends before all is home") {
             self.flusher.changed();
             self.flusher.flush(&self.storage).await?;

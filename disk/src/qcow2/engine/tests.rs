@@ -6,9 +6,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use super::*;
+use crate::Repair;
 use crate::executor::yield_now;
 use crate::qcow2::format::{AutoclearFeatures, BitmapsExtension, SnapshotEntry};
-use crate::qcow2::{CreateOptions, NewSnapshot, Repair, check, create, file, inspect, recover};
+use crate::qcow2::{CreateOptions, NewSnapshot, check, create, file, inspect, recover};
 use crate::test_support::seeded;
 use crate::timer::sleep;
 use crate::{

@@ -8,6 +8,7 @@ use super::image::Image;
 use super::mapping::Source;
 use super::new_data::NewData;
 use super::read::slice;
+use crate::journal::{Journaled as _, overwrite};
 use crate::mutant::mutant;
 use crate::qcow2::format::{Cluster, Layout, Subclusters};
 use crate::{Buffers, Error, Storage};
@@ -62,7 +63,7 @@ impl<S: Storage> Image<S> {
     async fn write_pieces(&self, pieces: Vec<Piece>) -> Result<(), Error> {
         let writes = pieces
             .into_iter()
-            .map(|piece| self.overwrite(piece.host, piece.buffers));
+            .map(|piece| overwrite(self, piece.host, piece.buffers));
         let mut results = join_all(writes).await.into_iter();
         results.try_for_each(|result| result.map(drop))
     }
@@ -112,7 +113,7 @@ impl<S: Storage> Image<S> {
         let tail = missing(end - 1).then_some((end, tail_end));
         let (at, data) = self.surrounded(offset, buffers, head, tail, false).await?;
         let place = host + layout.in_cluster(at);
-        let in_place = self.overwrite(place, data).await?;
+        let in_place = overwrite(self, place, data).await?;
         if before.allocated & touched == touched {
             return Ok(());
         }

@@ -1,9 +1,10 @@
 //! Images that were killed while they were open, with their journals whole and damaged.
 
 use super::*;
+use crate::Repair;
 use crate::qcow2::format::{IncompatibleFeatures, UnknownExtension};
 use crate::qcow2::samples::{SEED, assert_clean, content, executor, fill, image, open};
-use crate::qcow2::{CreateOptions, Repair, check};
+use crate::qcow2::{CreateOptions, check};
 use crate::{Buffers, Disk as _, Request, SimulatedStorage};
 
 const DISK_BYTES: u64 = 1 << 20;

@@ -4,17 +4,18 @@ use std::cell::Cell;
 use std::io::{self, Write as _};
 use std::thread;
 
-use super::content::{SECTOR_BYTES, bytes_of, stamp_of};
 use super::faults::fail_some_writes;
 use super::geometry::{Geometry, pick};
-use super::history::{Event, History, Snapshot};
 use super::model::Trace;
 use super::program::Generator;
 use super::rig::{Image, Rig};
 use super::run::Run;
-use crate::qcow2::{Repair, check, recover};
+use crate::Repair;
+use crate::qcow2::{check, recover};
 use crate::rng::Rng;
 use crate::storage::Recording;
+use crate::test_support::content::{SECTOR_BYTES, bytes_of, stamp_of};
+use crate::test_support::history::{Event, History, Snapshot};
 use crate::test_support::{program_steps, seeded};
 use crate::{Backend, Buffers, Disk, Error, Executor, Request};
 

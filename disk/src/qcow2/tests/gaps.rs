@@ -1,9 +1,10 @@
 //! What other engines got wrong, or did not look at.
 
-use super::content::bytes_of;
 use super::rig::Image;
+use crate::Repair;
 use crate::qcow2::format::{Header, IncompatibleFeatures};
-use crate::qcow2::{CreateOptions, NewSnapshot, Parts, Qcow2, Repair, check, create};
+use crate::qcow2::{CreateOptions, NewSnapshot, Parts, Qcow2, check, create};
+use crate::test_support::content::bytes_of;
 use crate::{
     Backend, Buffers, Disk, Error, Executor, Format, OpenOptions, Request, SimulatedStorage,
     Storage,

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::iter;
 use std::ops::Range;
 
-use super::content::{Stamp, layer_stamp};
 use crate::Order;
 use crate::qcow2::CreateOptions;
 use crate::qcow2::format::Compression;
 use crate::rng::Rng;
+use crate::test_support::content::{Stamp, layer_stamp};
 
 /// What an image is like.
 #[derive(Clone, Debug)]

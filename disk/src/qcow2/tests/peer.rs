@@ -4,11 +4,11 @@ use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::content::bytes_of;
 use super::model::run_program;
 use super::rig::Rig;
 use super::run::Run;
 use crate::qcow2::qemu::{Workshop, is_installed};
+use crate::test_support::content::bytes_of;
 use crate::test_support::{seeded, skip};
 
 /// Zeros are left out of files in units of this size.

@@ -2,10 +2,11 @@
 
 use std::rc::Rc;
 
-use super::content::bytes_of;
 use super::geometry::{Geometry, Layer};
-use crate::qcow2::{CheckReport, CreateOptions, Parts, Qcow2, Repair, check, create};
+use crate::qcow2::{CreateOptions, Parts, Qcow2, check, create};
+use crate::test_support::content::bytes_of;
 use crate::{Buffers, Disk, Error, Order, Raw, Request, SimulatedStorage, Storage as _};
+use crate::{CheckReport, Repair};
 
 /// The engine under test.
 pub(super) type Image = Qcow2<SimulatedStorage>;

@@ -1,61 +1,46 @@
 //! Runs programs, and looks at all that they read.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::rc::Rc;
 
-use super::content::{SECTOR_BYTES, Stamp, bytes_of, stamp_of};
-use super::history::{Event, History};
 use super::program::{Action, Generator, Step};
 use super::rig::{Image, Rig};
 use crate::qcow2::NewSnapshot;
-use crate::test_support::join_all;
+use crate::test_support::content::{SECTOR_BYTES, Stamp};
+use crate::test_support::history::{Event, History};
+use crate::test_support::{Witness, join_all};
 use crate::{Buffers, Content, Disk, Error, Request};
 
 /// A run of a program.
 pub(super) struct Run<'a> {
     rig: &'a Rig,
     disk: RefCell<Rc<Image>>,
-    /// Where on the disk the sectors are that the program uses.
-    sectors: Vec<u64>,
-    history: RefCell<History>,
-    /// What happened, and at which of the steps that `clock` counts.
-    log: RefCell<Vec<(usize, Event)>>,
-    clock: Box<dyn Fn() -> usize + 'a>,
-    next: Cell<u64>,
-    /// Whether requests may fail.
-    tolerant: bool,
+    witness: Witness<'a>,
 }
 
 impl<'a> Run<'a> {
     /// Opens the image.
     pub(super) async fn start(rig: &'a Rig, clock: impl Fn() -> usize + 'a) -> Self {
         let disk = rig.open().await.unwrap();
-        let history = History::new(&rig.geometry.initial(), rig.geometry.size_sectors());
+        let (geometry, sectors) = (&rig.geometry, rig.geometry.sectors().collect());
+        let size_sectors = geometry.size_sectors();
         Self {
             rig,
             disk: RefCell::new(Rc::new(disk)),
-            sectors: rig.geometry.sectors().collect(),
-            history: RefCell::new(history),
-            log: RefCell::default(),
-            clock: Box::new(clock),
-            next: Cell::new(1),
-            tolerant: false,
+            witness: Witness::new(sectors, &geometry.initial(), size_sectors, clock),
         }
     }
 
     /// From now on, requests may fail.
     pub(super) fn tolerate_errors(&mut self) {
-        self.tolerant = true;
+        self.witness.tolerate_errors(true);
     }
 
     /// From now on, no request may fail.
     pub(super) fn forbid_errors(self) -> Self {
-        Self {
-            tolerant: false,
-            ..self
-        }
+        self.witness.tolerate_errors(false);
+        self
     }
 
     pub(super) fn disk(&self) -> Rc<Image> {
@@ -64,11 +49,11 @@ impl<'a> Run<'a> {
 
     /// Everything that happened, with the number of steps there had been.
     pub(super) fn into_log(self) -> Vec<(usize, Event)> {
-        self.log.into_inner()
+        self.witness.into_log()
     }
 
     pub(super) fn into_history(self) -> History {
-        self.history.into_inner()
+        self.witness.into_history()
     }
 
     /// Runs so many steps.
@@ -110,7 +95,7 @@ impl<'a> Run<'a> {
             Step::Resize(sectors) => self.resize(sectors).await,
             Step::SetBacking => self.set_backing().await,
             Step::Commit => self.commit().await,
-            Step::Reopen if self.tolerant => {}
+            Step::Reopen if self.witness.is_tolerant() => {}
             Step::Reopen => self.reopen().await,
         }
     }
@@ -119,33 +104,20 @@ impl<'a> Run<'a> {
         self.disk.borrow().properties().size_bytes / 512
     }
 
-    fn number(&self) -> u64 {
-        self.next.replace(self.next.get() + 1)
-    }
-
-    fn note(&self, event: Event) {
-        self.history.borrow_mut().apply(&event);
-        self.log.borrow_mut().push(((self.clock)(), event));
-    }
-
-    fn offset(&self, sector: usize) -> u64 {
-        self.sectors[sector] * 512
-    }
-
     async fn action(&self, action: Action) {
         match action {
-            Action::Read(range) => self.read(range).await,
+            Action::Read(range) => self.witness.read(&*self.disk(), range).await,
             Action::Write(range) => {
-                let (stamps, bytes) = self.fresh(&range);
-                let request = Request::write(self.offset(range.start), bytes);
+                let (stamps, bytes) = self.witness.fresh(&range);
+                let request = Request::write(self.witness.offset(range.start), bytes);
                 self.change(range.start, stamps, true, async |disk| {
                     disk.submit(request).await
                 })
                 .await;
             }
             Action::Compressed(range) => {
-                let (stamps, bytes) = self.fresh(&range);
-                let offset = self.offset(range.start);
+                let (stamps, bytes) = self.witness.fresh(&range);
+                let offset = self.witness.offset(range.start);
                 self.change(range.start, stamps, true, async |disk| {
                     disk.write_compressed(offset, bytes).await
                 })
@@ -153,7 +125,7 @@ impl<'a> Run<'a> {
             }
             Action::Zero { sectors, unmap } => {
                 let len = (sectors.len() * SECTOR_BYTES) as u64;
-                let request = Request::write_zeroes(self.offset(sectors.start), len, unmap);
+                let request = Request::write_zeroes(self.witness.offset(sectors.start), len, unmap);
                 let stamps = vec![0; sectors.len()];
                 self.change(sectors.start, stamps, true, async |disk| {
                     disk.submit(request).await
@@ -162,7 +134,7 @@ impl<'a> Run<'a> {
             }
             Action::Discard(range) => {
                 let len = (range.len() * SECTOR_BYTES) as u64;
-                let request = Request::discard(self.offset(range.start), len);
+                let request = Request::discard(self.witness.offset(range.start), len);
                 let stamps = vec![0; range.len()];
                 self.change(range.start, stamps, false, async |disk| {
                     disk.submit(request).await
@@ -172,21 +144,14 @@ impl<'a> Run<'a> {
             Action::Preallocate(range, how) => {
                 let len = (range.len() * SECTOR_BYTES) as u64;
                 let disk = self.disk();
-                let done = disk.preallocate(self.offset(range.start), len, how);
-                self.succeeded(done.await);
+                let done = disk.preallocate(self.witness.offset(range.start), len, how);
+                self.witness.succeeded(done.await);
             }
             Action::Flush => drop(
                 self.durably(async |disk| disk.submit(Request::flush()).await)
                     .await,
             ),
         }
-    }
-
-    /// Stamps that were never used, and what to write.
-    fn fresh(&self, range: &Range<usize>) -> (Vec<Stamp>, Buffers) {
-        let stamps: Vec<_> = range.clone().map(|_| self.number()).collect();
-        let bytes = Buffers::from_vec(bytes_of(&stamps));
-        (stamps, bytes)
     }
 
     /// Changes sectors; whether that worked.
@@ -197,126 +162,58 @@ impl<'a> Run<'a> {
         sure: bool,
         request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
     ) -> bool {
-        let result = self.attempt(first, stamps, sure, request).await;
-        self.succeeded(result)
-    }
-
-    async fn attempt(
-        &self,
-        first: usize,
-        stamps: Vec<Stamp>,
-        sure: bool,
-        request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
-    ) -> Result<(), Error> {
-        let change = self.number();
-        self.note(Event::Begin {
-            change,
-            first,
-            stamps,
-            sure,
-        });
-        let result = request(&self.disk()).await;
-        self.note(if result.is_ok() {
-            Event::End { change }
-        } else {
-            Event::Fail { change }
-        });
-        result
+        let disk = self.disk();
+        self.witness
+            .change(first, stamps, sure, request(&disk))
+            .await
     }
 
     /// Does what makes everything durable that is done; whether that worked.
     async fn durably(&self, request: impl AsyncFnOnce(&Image) -> Result<(), Error>) -> bool {
-        let flush = self.number();
-        self.note(Event::FlushBegin { flush });
-        let result = request(&self.disk()).await;
-        if result.is_ok() {
-            self.note(Event::FlushEnd { flush });
-        }
-        self.succeeded(result)
-    }
-
-    fn succeeded<T>(&self, result: Result<T, Error>) -> bool {
-        match result {
-            Ok(_) => true,
-            Err(_) if self.tolerant => false,
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    async fn read(&self, range: Range<usize>) {
-        let before = self.history.borrow().before(range.start, range.len());
-        let buffers = Buffers::zeroed(range.len() * SECTOR_BYTES);
-        let request = Request::read(self.offset(range.start), buffers.clone());
-        if !self.succeeded(self.disk().submit(request).await) {
-            return;
-        }
-        let bytes = buffers.to_vec();
-        for ((sector, before), content) in range.zip(before).zip(bytes.chunks(SECTOR_BYTES)) {
-            let at = self.sectors[sector];
-            let stamp = match stamp_of(content) {
-                Ok(stamp) => stamp,
-                // Some of it was read before a write, and the rest after it.
-                Err(_) if !self.history.borrow().is_settled(sector, before) => continue,
-                Err(byte) => panic!("sector {at} is torn at byte {byte}"),
-            };
-            let checked = self.history.borrow().check_read(sector, before, stamp);
-            match checked {
-                Ok(true) => self.note(Event::Found { sector, stamp }),
-                Ok(false) => {}
-                Err(allowed) => panic!("sector {at} reads as {stamp:#x}, not one of {allowed:x?}"),
-            }
-        }
+        let disk = self.disk();
+        self.witness.durably(request(&disk)).await
     }
 
     /// Reads all of the disk that the program uses.
     pub(super) async fn read_all(&self) {
-        let size = self.size_sectors();
-        let mut start = 0;
-        for end in 1..=self.sectors.len() {
-            let ends = end == self.sectors.len() || self.sectors[end] != self.sectors[end - 1] + 1;
-            if ends {
-                let on_disk = self.sectors[start..end]
-                    .iter()
-                    .filter(|sector| **sector < size)
-                    .count();
-                if on_disk > 0 {
-                    self.read(start..start + on_disk).await;
-                }
-                start = end;
-            }
-        }
+        self.witness.read_all(&*self.disk()).await;
     }
 
     /// What every sector has, once that is certain; 0 past the disk's end.
     fn stamps(&self) -> Vec<Stamp> {
-        let (size, history) = (self.size_sectors(), self.history.borrow());
+        let (size, history) = (self.size_sectors(), self.witness.history());
         let stamp = |(n, sector): (usize, &u64)| if *sector < size { history.newest(n) } else { 0 };
-        self.sectors.iter().enumerate().map(stamp).collect()
+        self.witness
+            .sectors()
+            .iter()
+            .enumerate()
+            .map(stamp)
+            .collect()
     }
 
     /// The sectors of the disk that are not zeros, once that is certain.
     pub(super) fn content(&self) -> BTreeMap<u64, Stamp> {
         let mut content = self.rig.geometry.backing_content();
-        content.extend(self.sectors.iter().copied().zip(self.stamps()));
+        content.extend(self.witness.sectors().iter().copied().zip(self.stamps()));
         content.retain(|sector, stamp| *sector < self.size_sectors() && *stamp != 0);
         content
     }
 
     fn choose_snapshot(&self, choice: usize) -> Option<String> {
-        let history = self.history.borrow();
+        let history = self.witness.history();
         let names: Vec<_> = history.snapshots().keys().collect();
         (!names.is_empty()).then(|| names[choice % names.len()].clone())
     }
 
     async fn snapshot(&self) {
         self.read_all().await;
-        let name = format!("snapshot {}", self.number());
+        let name = format!("snapshot {}", self.witness.number());
         let (stamps, sectors) = (self.stamps(), self.size_sectors());
         let new = NewSnapshot {
             name: name.clone(),
             ..NewSnapshot::default()
         };
-        self.note(Event::SnapshotBegin {
+        self.witness.note(Event::SnapshotBegin {
             name: name.clone(),
             stamps,
             sectors,
@@ -332,7 +229,7 @@ impl<'a> Run<'a> {
             })
             .await;
         if made {
-            self.note(Event::SnapshotEnd {
+            self.witness.note(Event::SnapshotEnd {
                 name,
                 exists: !refused,
             });
@@ -345,7 +242,7 @@ impl<'a> Run<'a> {
     }
 
     async fn apply(&self, name: &str) {
-        let snapshot = self.history.borrow().snapshots()[name].clone();
+        let snapshot = self.witness.history().snapshots()[name].clone();
         self.switch(0, snapshot.stamps, snapshot.sectors, async |disk| {
             disk.apply_snapshot(name).await
         })
@@ -353,8 +250,11 @@ impl<'a> Run<'a> {
     }
 
     async fn resize(&self, sectors: u64) {
-        let kept = self.sectors.partition_point(|sector| *sector < sectors);
-        let stamps = vec![0; self.sectors.len() - kept];
+        let kept = self
+            .witness
+            .sectors()
+            .partition_point(|sector| *sector < sectors);
+        let stamps = vec![0; self.witness.sectors().len() - kept];
         self.switch(kept, stamps, sectors, async |disk| {
             disk.resize(sectors * 512).await
         })
@@ -370,7 +270,7 @@ impl<'a> Run<'a> {
     /// Moves what the image holds to its backing file. Where snapshots stand on that as well, they
     /// would change.
     async fn commit(&self) {
-        if self.rig.geometry.layers.is_empty() || !self.history.borrow().snapshots().is_empty() {
+        if self.rig.geometry.layers.is_empty() || !self.witness.history().snapshots().is_empty() {
             return;
         }
         let size_bytes = self.disk().properties().size_bytes;
@@ -390,30 +290,32 @@ impl<'a> Run<'a> {
         request: impl AsyncFnOnce(&Image) -> Result<(), Error>,
     ) {
         let before = self.size_sectors();
-        self.note(Event::SizeBegin { sectors });
-        match self.attempt(first, stamps, true, request).await {
+        self.witness.note(Event::SizeBegin { sectors });
+        let disk = self.disk();
+        let attempt = self.witness.attempt(first, stamps, true, request(&disk));
+        match attempt.await {
             Ok(()) => {
-                self.note(Event::SizeEnd);
+                self.witness.note(Event::SizeEnd);
                 // All of it is durable, what was switched to and what was there before.
                 self.durably(async |_| Ok(())).await;
             }
             Err(error) if self.is_refusal(&error) => {
-                self.note(Event::SizeBegin { sectors: before });
-                self.note(Event::SizeEnd);
+                self.witness.note(Event::SizeBegin { sectors: before });
+                self.witness.note(Event::SizeEnd);
             }
-            failed => drop(self.succeeded(failed)),
+            failed => drop(self.witness.succeeded(failed)),
         }
     }
 
     pub(super) async fn delete(&self, name: &str) {
-        self.note(Event::DeleteBegin {
+        self.witness.note(Event::DeleteBegin {
             name: name.to_owned(),
         });
         if self
             .durably(async |disk| disk.delete_snapshot(name).await)
             .await
         {
-            self.note(Event::SnapshotEnd {
+            self.witness.note(Event::SnapshotEnd {
                 name: name.to_owned(),
                 exists: false,
             });
@@ -461,7 +363,7 @@ impl<'a> Run<'a> {
             .into_iter()
             .map(|entry| entry.name)
             .collect();
-        for (name, snapshot) in self.history.borrow().snapshots() {
+        for (name, snapshot) in self.witness.history().snapshots() {
             assert!(
                 !snapshot.sure || names.contains(name),
                 "there is no snapshot {name:?}"

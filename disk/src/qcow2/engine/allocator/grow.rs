@@ -2,6 +2,7 @@
 
 use std::iter;
 
+use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::qcow2::engine::image::{Image, Kind};
 use crate::qcow2::engine::transaction::Freed;

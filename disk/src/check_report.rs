@@ -3,6 +3,17 @@
 /// The most findings that are put in words: an image may have millions.
 const FINDINGS_MAX: usize = 1000;
 
+/// What a check may change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repair {
+    /// Nothing.
+    None,
+    /// Refcounts that are too high.
+    Leaks,
+    /// Everything. Entries that point to where no data can be are emptied.
+    All,
+}
+
 /// How bad a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
@@ -66,17 +77,17 @@ impl CheckReport {
         }
     }
 
-    pub(super) fn corruption(&mut self, offset: u64, problem: impl Into<String>) {
+    pub(crate) fn corruption(&mut self, offset: u64, problem: impl Into<String>) {
         self.corruptions += 1;
         self.find(Severity::Corruption, offset, problem.into());
     }
 
-    pub(super) fn leak(&mut self, offset: u64, problem: impl Into<String>) {
+    pub(crate) fn leak(&mut self, offset: u64, problem: impl Into<String>) {
         self.leaks += 1;
         self.find(Severity::Leak, offset, problem.into());
     }
 
-    pub(in crate::qcow2) fn unchecked(&mut self, offset: u64, problem: impl Into<String>) {
+    pub(crate) fn unchecked(&mut self, offset: u64, problem: impl Into<String>) {
         self.check_errors += 1;
         self.find(Severity::Unchecked, offset, problem.into());
     }

@@ -9,7 +9,7 @@ use super::content::Stamp;
 
 /// What happens to a disk. Sectors are numbered from 0 within what a program uses of the disk.
 #[derive(Clone, Debug)]
-pub(super) enum Event {
+pub(crate) enum Event {
     /// A change of the sectors from `first` on begins.
     Begin {
         change: u64,
@@ -69,16 +69,16 @@ struct Sector {
 
 /// A snapshot, which a power cut may leave or not.
 #[derive(Clone, Debug)]
-pub(super) struct Snapshot {
-    pub(super) stamps: Vec<Stamp>,
-    pub(super) sectors: u64,
+pub(crate) struct Snapshot {
+    pub(crate) stamps: Vec<Stamp>,
+    pub(crate) sectors: u64,
     /// Whether it is neither being made nor being deleted.
-    pub(super) sure: bool,
+    pub(crate) sure: bool,
 }
 
 /// What was known of a sector when a read began.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Before {
+pub(crate) struct Before {
     live: usize,
     ended: usize,
 }
@@ -92,7 +92,7 @@ struct Change {
 
 /// All that happened to a disk so far.
 #[derive(Clone, Debug)]
-pub(super) struct History {
+pub(crate) struct History {
     sectors: Vec<Sector>,
     changes: BTreeMap<u64, Change>,
     flushes: BTreeMap<u64, Vec<usize>>,
@@ -102,7 +102,7 @@ pub(super) struct History {
 
 impl History {
     /// A disk of `size_sectors` that has these stamps, for good.
-    pub(super) fn new(stamps: &[Stamp], size_sectors: u64) -> Self {
+    pub(crate) fn new(stamps: &[Stamp], size_sectors: u64) -> Self {
         let entry = |stamp| Entry {
             stamp,
             rivals: 0,
@@ -124,7 +124,7 @@ impl History {
         }
     }
 
-    pub(super) fn apply(&mut self, event: &Event) {
+    pub(crate) fn apply(&mut self, event: &Event) {
         match event {
             Event::Begin {
                 change,
@@ -195,17 +195,17 @@ impl History {
     }
 
     /// The sizes that the disk may have.
-    pub(super) fn sizes(&self) -> &[u64] {
+    pub(crate) fn sizes(&self) -> &[u64] {
         &self.sizes
     }
 
     /// The snapshots that there may be.
-    pub(super) fn snapshots(&self) -> &BTreeMap<String, Snapshot> {
+    pub(crate) fn snapshots(&self) -> &BTreeMap<String, Snapshot> {
         &self.snapshots
     }
 
     /// What is known of some sectors when a read of them begins.
-    pub(super) fn before(&self, first: usize, count: usize) -> Vec<Before> {
+    pub(crate) fn before(&self, first: usize, count: usize) -> Vec<Before> {
         let before = |sector: &Sector| Before {
             live: sector.live,
             ended: sector.ended,
@@ -217,7 +217,7 @@ impl History {
     }
 
     /// What a sector has that nobody is writing, once that is certain.
-    pub(super) fn newest(&self, sector: usize) -> Stamp {
+    pub(crate) fn newest(&self, sector: usize) -> Stamp {
         self.sectors[sector]
             .entries
             .last()
@@ -226,13 +226,13 @@ impl History {
     }
 
     /// Whether nobody wrote to a sector since a read began.
-    pub(super) fn is_settled(&self, sector: usize, before: Before) -> bool {
+    pub(crate) fn is_settled(&self, sector: usize, before: Before) -> bool {
         let sector = &self.sectors[sector];
         sector.in_flight == 0 && sector.ended == before.ended
     }
 
     /// Whether a read may find this; and whether that tells more than was known.
-    pub(super) fn check_read(
+    pub(crate) fn check_read(
         &self,
         sector: usize,
         before: Before,
@@ -244,7 +244,7 @@ impl History {
     }
 
     /// Whether this may be found after a power cut.
-    pub(super) fn check_cut(&self, sector: usize, stamp: Stamp) -> Result<(), Vec<Stamp>> {
+    pub(crate) fn check_cut(&self, sector: usize, stamp: Stamp) -> Result<(), Vec<Stamp>> {
         let sector = &self.sectors[sector];
         sector.check(sector.durable, stamp)
     }

@@ -3,14 +3,14 @@
 use crate::rng::Rng;
 
 /// What is never torn, and the unit of all requests.
-pub(super) const SECTOR_BYTES: usize = 512;
+pub(crate) const SECTOR_BYTES: usize = 512;
 
 /// What fills a sector. 0 is zeros; every other stamp is used for one write of one sector, so that
 /// data in the wrong place or from an earlier time is told from the right one.
-pub(super) type Stamp = u64;
+pub(crate) type Stamp = u64;
 
 /// The stamps of a layer of the backing chain: they differ from those of writes.
-pub(super) fn layer_stamp(layer: usize, sector: u64) -> Stamp {
+pub(crate) fn layer_stamp(layer: usize, sector: u64) -> Stamp {
     1 << 63 | (layer as u64) << 48 | sector << 1 | sector & 1
 }
 
@@ -24,7 +24,7 @@ fn word(stamp: Stamp, n: usize, noise: &mut Rng) -> u64 {
 }
 
 /// The bytes of sectors with these stamps.
-pub(super) fn bytes_of(stamps: &[Stamp]) -> Vec<u8> {
+pub(crate) fn bytes_of(stamps: &[Stamp]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(stamps.len() * SECTOR_BYTES);
     for &stamp in stamps {
         let mut noise = Rng::new(stamp);
@@ -36,7 +36,7 @@ pub(super) fn bytes_of(stamps: &[Stamp]) -> Vec<u8> {
 }
 
 /// The stamp of a sector, or the byte from which on it is not as its first word says.
-pub(super) fn stamp_of(sector: &[u8]) -> Result<Stamp, usize> {
+pub(crate) fn stamp_of(sector: &[u8]) -> Result<Stamp, usize> {
     let words: &[[u8; 8]] = sector.as_chunks().0;
     let stamp = u64::from_le_bytes(words[0]);
     let mut noise = Rng::new(stamp);

@@ -8,7 +8,7 @@ use crate::wait_queue::WaitQueue;
 /// Who is in a range, and who waits for it. Requests for ranges that do not touch each other never
 /// meet; of those that do, a later one waits for an earlier one unless both share.
 #[derive(Default)]
-pub(super) struct RangeLocks {
+pub(crate) struct RangeLocks {
     /// In the order of arrival.
     tickets: RefCell<VecDeque<Ticket>>,
     next_id: Cell<u64>,
@@ -29,19 +29,19 @@ impl Ticket {
 }
 
 /// Holds a range until it is dropped.
-pub(super) struct RangeGuard<'a> {
+pub(crate) struct RangeGuard<'a> {
     locks: &'a RangeLocks,
     id: u64,
 }
 
 impl RangeLocks {
     /// Locks `first` to `last`, both included, against those that lock any of it exclusively.
-    pub(super) async fn shared(&self, first: u64, last: u64) -> RangeGuard<'_> {
+    pub(crate) async fn shared(&self, first: u64, last: u64) -> RangeGuard<'_> {
         self.lock(first, last, false).await
     }
 
     /// Locks as [`RangeLocks::shared`] does, if that takes no waiting.
-    pub(super) fn try_shared(&self, first: u64, last: u64) -> Option<RangeGuard<'_>> {
+    pub(crate) fn try_shared(&self, first: u64, last: u64) -> Option<RangeGuard<'_>> {
         let own = Ticket {
             id: self.next_id.get(),
             first,
@@ -59,12 +59,12 @@ impl RangeLocks {
     }
 
     /// Locks `first` to `last`, both included, against everyone.
-    pub(super) async fn exclusive(&self, first: u64, last: u64) -> RangeGuard<'_> {
+    pub(crate) async fn exclusive(&self, first: u64, last: u64) -> RangeGuard<'_> {
         self.lock(first, last, true).await
     }
 
     /// Locks everything against everyone.
-    pub(super) async fn all(&self) -> RangeGuard<'_> {
+    pub(crate) async fn all(&self) -> RangeGuard<'_> {
         self.lock(0, u64::MAX, true).await
     }
 
