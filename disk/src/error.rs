@@ -74,7 +74,7 @@ pub enum Error {
         looks_like: &'static str,
     },
     /// No such format.
-    #[error("unknown disk format '{name}'; known: raw, qcow2")]
+    #[error("unknown disk format '{name}'; known: {}", crate::Format::KNOWN)]
     UnknownFormat {
         /// What was given.
         name: String,

@@ -18,6 +18,7 @@ mod disk;
 mod error;
 mod event;
 mod executor;
+pub mod flat;
 mod flush;
 mod format_error;
 mod growth;

@@ -13,6 +13,7 @@ use std::str::FromStr;
 pub use chain::{CHAIN_MAX, Chain};
 pub use layer::Layer;
 
+use crate::flat::Flat;
 use crate::qcow2::Qcow2;
 use crate::{Disk, Error, FileOptions, FileStorage, Order};
 
@@ -23,11 +24,13 @@ pub enum Format {
     Raw,
     /// QEMU's copy-on-write format.
     Qcow2,
+    /// The disk's bytes in order, behind a bitmap of those that hide a base's.
+    Flat,
 }
 
 impl Format {
     /// All of them, by name, for messages.
-    pub const KNOWN: &'static str = "raw, qcow2";
+    pub const KNOWN: &'static str = "raw, qcow2, flat";
 }
 
 impl FromStr for Format {
@@ -37,6 +40,7 @@ impl FromStr for Format {
         match name {
             "raw" => Ok(Self::Raw),
             "qcow2" => Ok(Self::Qcow2),
+            "flat" => Ok(Self::Flat),
             _ => Err(Error::UnknownFormat {
                 name: name.to_owned(),
             }),
@@ -49,6 +53,7 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Flat => "flat",
         })
     }
 }
@@ -180,7 +185,7 @@ impl OpenOptions {
         self
     }
 
-    /// Whether a file without a given format that looks like a qcow2 image is taken for one. It
+    /// Whether a file without a given format that looks like an image of ours is taken for one. It
     /// still is refused if it names a file that would be opened: a guest may have written that.
     #[must_use]
     pub fn recognize(mut self, recognize: bool) -> Self {
@@ -196,6 +201,11 @@ impl OpenOptions {
     /// Opens and locks a qcow2 image. Runs on an [`Executor`](crate::Executor), as does the disk.
     pub async fn open_qcow2(self) -> Result<Rc<Qcow2<FileStorage>>, Error> {
         self.chain().await?.into_qcow2().await
+    }
+
+    /// Opens and locks a flat image. Runs on an [`Executor`](crate::Executor), as does the disk.
+    pub async fn open_flat(self) -> Result<Rc<Flat<FileStorage>>, Error> {
+        self.chain().await?.into_flat().await
     }
 
     /// Opens and locks the files of the image, without a look at what is in them but the headers.

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::{Format, Layer, OpenOptions};
+use crate::flat::Flat;
 use crate::qcow2::Qcow2;
 use crate::qcow2::format::Header;
 use crate::{Disk, Error, FileStorage};
@@ -57,11 +58,12 @@ impl Chain {
         let backing = self.backing().await?;
         let image = self.layers.remove(0);
         match image.format {
-            Format::Raw if self.options.snapshot.is_some() => {
-                Err(image.unsupported("is a raw image, which has no snapshots".into()))
+            Format::Qcow2 => Ok(self.image(image, backing).await?),
+            format if self.options.snapshot.is_some() => {
+                Err(image.unsupported(format!("is a {format} image, which has no snapshots")))
             }
             Format::Raw => image.into_disk(None, &self.options).await,
-            Format::Qcow2 => Ok(self.image(image, backing).await?),
+            Format::Flat => Ok(self.flat(image, backing).await?),
         }
     }
 
@@ -70,11 +72,32 @@ impl Chain {
         let backing = self.backing().await?;
         let image = self.layers.remove(0);
         match image.format {
-            Format::Raw => {
-                Err(image.unsupported("is a raw image; this needs a qcow2 image".into()))
-            }
             Format::Qcow2 => self.image(image, backing).await,
+            format => {
+                Err(image.unsupported(format!("is a {format} image; this needs a qcow2 image")))
+            }
         }
+    }
+
+    /// Makes a disk of them that must be a flat image.
+    pub async fn into_flat(mut self) -> Result<Rc<Flat<FileStorage>>, Error> {
+        let backing = self.backing().await?;
+        let image = self.layers.remove(0);
+        match image.format {
+            Format::Flat => self.flat(image, backing).await,
+            format => Err(image.unsupported(format!("is a {format} image; this needs a flat one"))),
+        }
+    }
+
+    async fn flat(
+        &self,
+        image: Layer,
+        base: Option<Rc<dyn Disk>>,
+    ) -> Result<Rc<Flat<FileStorage>>, Error> {
+        if self.options.data_file.is_some() {
+            return Err(image.unsupported("has no data file, but data-file= was given".into()));
+        }
+        image.into_flat(base, &self.options).await
     }
 
     /// Makes a disk of all but the image itself.

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::recognize::{LOOKS_LIKE_QCOW2, looks_like};
+use super::recognize::{format_of, looks_like};
 use super::{Format, OpenOptions, name};
+use crate::flat::{self, Flat};
 use crate::journal::unclosed;
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
 use crate::qcow2::{Parts, Qcow2, file, snapshot};
@@ -19,6 +20,8 @@ pub struct Layer {
     pub format: Format,
     /// Its header, if it is a qcow2 image.
     pub header: Option<Header>,
+    /// Its header, if it is a flat image.
+    pub flat: Option<flat::format::Header>,
     /// Its bytes.
     pub storage: FileStorage,
 }
@@ -42,22 +45,28 @@ impl Layer {
             None => guess(&storage, above, options.recognize).await?,
         };
         let format = format.unwrap_or(guessed);
-        let header = match format {
-            Format::Raw => None,
-            Format::Qcow2 => Some(file::read_header(&storage).await?),
-        };
-        let layer = Self {
+        let mut layer = Self {
             path,
             format,
-            header,
+            header: None,
+            flat: None,
             storage,
         };
-        Ok((layer, guessed == Format::Qcow2))
+        match format {
+            Format::Raw => {}
+            Format::Qcow2 => layer.header = Some(file::read_header(&layer.storage).await?),
+            Format::Flat => layer.flat = Some(flat::read_header(&layer.storage).await?),
+        }
+        Ok((layer, guessed != Format::Raw))
     }
 
     /// Where its backing file is.
     pub fn backing_path(&self) -> Result<Option<PathBuf>, Error> {
-        let name = self.header.as_ref().and_then(|h| h.backing_file.as_deref());
+        let qcow2 = self.header.as_ref();
+        let name = match self.flat_base() {
+            Some(base) => Some(base.name.as_str()),
+            None => qcow2.and_then(|header| header.backing_file.as_deref()),
+        };
         name.map(|name| self.resolve("backing file", name))
             .transpose()
     }
@@ -78,10 +87,11 @@ impl Layer {
 
     /// The format of its backing file, if that is recorded.
     pub(super) fn backing_format(&self) -> Result<Option<Format>, Error> {
-        let name = self
-            .header
-            .as_ref()
-            .and_then(|header| header.backing_format.as_deref());
+        let qcow2 = self.header.as_ref();
+        let name = match self.flat_base() {
+            Some(base) => Some(base.format.as_str()),
+            None => qcow2.and_then(|header| header.backing_format.as_deref()),
+        };
         name.map(str::parse).transpose().map_err(|_| {
             let name = name.unwrap_or_default();
             let known = Format::KNOWN;
@@ -93,16 +103,18 @@ impl Layer {
 
     /// The size of its disk in bytes. That of a raw one may end within a sector.
     pub fn virtual_size_bytes(&self) -> u64 {
-        match &self.header {
-            Some(header) => header.size_bytes,
-            None => self.storage.size_bytes(),
+        match (&self.header, &self.flat) {
+            (Some(header), _) => header.size_bytes,
+            (_, Some(header)) => header.size_bytes,
+            (None, None) => self.storage.size_bytes(),
         }
     }
 
     /// Whether it has a journal: it was not closed, or is in use by somebody who writes.
     pub fn is_unclosed(&self) -> bool {
-        let header = self.header.as_ref();
-        header.is_some_and(|header| header.journal.is_some())
+        let (qcow2, flat) = (self.header.as_ref(), self.flat.as_ref());
+        qcow2.is_some_and(|header| header.journal.is_some())
+            || flat.is_some_and(|header| header.journal_identity.is_some())
     }
 
     /// Refuses an image that was not closed: its tables are stale, and nothing recovers them here.
@@ -143,12 +155,16 @@ impl Layer {
             .map_err(FormatError::at(&self.path))
     }
 
+    fn flat_base(&self) -> Option<&flat::format::BaseName> {
+        self.flat.as_ref()?.base.as_ref()
+    }
+
     /// Refuses to open what it names, if nobody gave its format.
     pub(super) fn refuse_if(&self, guessed: bool) -> Result<(), Error> {
         if guessed {
             return Err(Error::FormatNeeded {
                 path: self.path.clone(),
-                looks_like: "a qcow2 image that names another file",
+                looks_like: "an image that names another file",
             });
         }
         Ok(())
@@ -178,7 +194,22 @@ impl Layer {
                 let data_path = self.data_path()?;
                 Ok(self.into_qcow2(backing, data_path, None, options).await?)
             }
+            Format::Flat => Ok(self.into_flat(backing, options).await?),
         }
+    }
+
+    /// A disk of this layer on top of `base`.
+    pub(super) async fn into_flat(
+        self,
+        base: Option<Rc<dyn Disk>>,
+        options: &OpenOptions,
+    ) -> Result<Rc<Flat<FileStorage>>, Error> {
+        let parts = flat::Parts {
+            base,
+            order: options.order,
+            clock: Some(Instant::now),
+        };
+        Ok(Rc::new(Flat::open(self.storage, parts).await?))
     }
 
     /// A disk of this layer, or of one of its internal snapshots, on top of `backing`.
@@ -213,9 +244,11 @@ async fn guess(
     let Some(looks_like) = looks_like(storage).await? else {
         return Ok(Format::Raw);
     };
+    if let Some(format) = format_of(looks_like).filter(|_| recognize && above.is_none()) {
+        return Ok(format);
+    }
     let path = storage.path();
     Err(match above {
-        None if recognize && looks_like == LOOKS_LIKE_QCOW2 => return Ok(Format::Qcow2),
         None => Error::FormatNeeded {
             path: path.to_owned(),
             looks_like,

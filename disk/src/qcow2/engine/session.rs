@@ -19,6 +19,8 @@ impl<S: Storage> Image<S> {
         if self.is_prepared.get() {
             return Ok(());
         }
+        // Whoever had the turn before may have failed: what it wrote must stay as it is.
+        self.check_writable(operation)?;
         self.give_up_claims().await?;
         self.start_journal().await?;
         self.is_prepared.set(true);

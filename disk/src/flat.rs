@@ -1,0 +1,27 @@
+//! The flat format: a disk's bytes in the order in which the disk has them, and, on top of a base
+//! image, a bitmap of what is here already.
+//!
+//! ```text
+//!   header │ names │ journal │ bitmap │ the disk, byte after byte
+//! ```
+//! A block of the disk is *local* if its bit is set, or if it lies behind what the base covers. What
+//! is local is read and written in its place, as in a raw image. The first write to any other block
+//! copies the rest of it from the base, and sets its bit, which a journal makes durable together with
+//! the data. Bits are only ever set. docs/flat-format.md has each byte. The idea is that of Tang,
+//! "FVD: a High-Performance Virtual Machine Image Format for Cloud" (USENIX ATC 2011).
+
+mod bitmap;
+mod check;
+mod create;
+mod engine;
+pub mod format;
+mod header_file;
+mod journal;
+#[cfg(test)]
+mod tests;
+
+pub use check::check;
+pub use create::{Base, CreateOptions, ZeroBlocks, create, find_zero_blocks};
+pub use engine::{Flat, Parts};
+pub use header_file::read_header;
+pub use journal::{inspect, recover};

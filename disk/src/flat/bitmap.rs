@@ -1,0 +1,211 @@
+//! Which blocks are local, in memory as a whole.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use crate::ranges::ones;
+use crate::request::SECTOR_BYTES;
+use crate::storage::{for_each_piece, len};
+use crate::{Error, Storage};
+
+const WORD_BITS: u64 = 64;
+const WORD_BYTES: u64 = 8;
+const SECTOR_WORDS: u64 = SECTOR_BYTES / WORD_BYTES;
+
+/// A bit a block, for those that the base covers.
+pub(super) struct Bitmap {
+    block_bits: u32,
+    blocks: u64,
+    words: RefCell<Vec<u64>>,
+    /// How many blocks are not local.
+    missing: Cell<u64>,
+    /// Which words of which sectors have changed since the last commit.
+    changed: RefCell<BTreeMap<u64, u64>>,
+    changed_words: Cell<usize>,
+}
+
+/// Sectors of a bitmap as they were at one time.
+#[derive(Default)]
+pub(super) struct Changes {
+    /// By where they are in the bitmap: which words have changed, and the whole content.
+    sectors: Vec<(u64, u64, Vec<u8>)>,
+}
+
+impl Bitmap {
+    /// Where no block is local.
+    pub(super) fn new(block_bits: u32, blocks: u64) -> Self {
+        Self {
+            block_bits,
+            blocks,
+            words: RefCell::new(vec![0; len(blocks.div_ceil(WORD_BITS))]),
+            missing: Cell::new(blocks),
+            changed: RefCell::default(),
+            changed_words: Cell::default(),
+        }
+    }
+
+    /// As it is in `storage` at `offset`.
+    pub(super) async fn read(
+        storage: &impl Storage,
+        offset: u64,
+        block_bits: u32,
+        blocks: u64,
+    ) -> Result<Self, Error> {
+        let bitmap = Self::new(block_bits, blocks);
+        let bytes = blocks.div_ceil(WORD_BITS) * WORD_BYTES;
+        for_each_piece(storage, offset, bytes, |at, piece| {
+            let first = len(at / WORD_BYTES);
+            let mut words = bitmap.words.borrow_mut();
+            for (word, bytes) in words[first..].iter_mut().zip(piece.chunks_exact(8)) {
+                *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            }
+        })
+        .await?;
+        bitmap.cut();
+        Ok(bitmap)
+    }
+
+    /// Leaves out the bits of blocks that there are not.
+    fn cut(&self) {
+        let mut words = self.words.borrow_mut();
+        let extra = words.len() as u64 * WORD_BITS - self.blocks;
+        if let Some(last) = words.last_mut() {
+            *last &= u64::MAX >> extra;
+        }
+        let local: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
+        self.missing.set(self.blocks - local);
+    }
+
+    /// Whether every block is local.
+    pub(super) fn is_full(&self) -> bool {
+        self.missing.get() == 0
+    }
+
+    /// How many blocks are not local.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing.get()
+    }
+
+    /// The blocks that a range of the disk touches.
+    pub(super) fn blocks(&self, range: &Range<u64>) -> Range<u64> {
+        range.start >> self.block_bits..((range.end - 1) >> self.block_bits) + 1
+    }
+
+    /// Whether all of a range of the disk is local.
+    pub(super) fn is_local(&self, range: &Range<u64>) -> bool {
+        self.is_full() || {
+            let blocks = self.blocks(range);
+            self.run(&blocks) == (true, blocks.end)
+        }
+    }
+
+    /// Whether the first of these blocks is local, and up to where the next are alike.
+    pub(super) fn run(&self, blocks: &Range<u64>) -> (bool, u64) {
+        let words = self.words.borrow();
+        let word_at = |block: u64| match words.get(len(block / WORD_BITS)) {
+            Some(word) if block < self.blocks => *word,
+            _ => u64::MAX,
+        };
+        let is_local = |block: u64| word_at(block) >> (block % WORD_BITS) & 1 == 1;
+        let local = is_local(blocks.start);
+        let end = if local {
+            blocks.end
+        } else {
+            blocks.end.min(self.blocks)
+        };
+        let mut at = blocks.start;
+        while at < end && is_local(at) == local {
+            let word = if local { word_at(at) } else { !word_at(at) };
+            at += u64::from((word >> (at % WORD_BITS)).trailing_ones());
+        }
+        (local, at.min(end))
+    }
+
+    /// Makes blocks local.
+    pub(super) fn set(&self, blocks: &Range<u64>) {
+        let (mut words, mut changed) = (self.words.borrow_mut(), self.changed.borrow_mut());
+        for block in blocks.start..blocks.end.min(self.blocks) {
+            let (index, bit) = (block / WORD_BITS, 1_u64 << (block % WORD_BITS));
+            let word = &mut words[len(index)];
+            if *word & bit != 0 {
+                continue;
+            }
+            *word |= bit;
+            self.missing.set(self.missing.get() - 1);
+            let mask = changed.entry(index / SECTOR_WORDS).or_default();
+            let changed_word = 1 << (index % SECTOR_WORDS);
+            self.changed_words
+                .set(self.changed_words.get() + usize::from(*mask & changed_word == 0));
+            *mask |= changed_word;
+        }
+    }
+
+    /// How many words wait for a commit.
+    pub(super) fn changed_words(&self) -> usize {
+        self.changed_words.get()
+    }
+
+    /// Takes out what waits for a commit, as it is now.
+    pub(super) fn take_changes(&self) -> Changes {
+        self.changed_words.set(0);
+        let changed = std::mem::take(&mut *self.changed.borrow_mut());
+        let content = |sector: u64| {
+            let words = self.words.borrow();
+            let first = sector * SECTOR_WORDS;
+            let word = |index: u64| words.get(len(index)).copied().unwrap_or(0);
+            let words = (first..first + SECTOR_WORDS).map(word);
+            words.flat_map(u64::to_le_bytes).collect()
+        };
+        let sectors = changed.into_iter();
+        let sectors = sectors.map(|(sector, mask)| (sector * SECTOR_BYTES, mask, content(sector)));
+        Changes {
+            sectors: sectors.collect(),
+        }
+    }
+
+    /// Takes back what could not be committed.
+    pub(super) fn put_back(&self, changes: &Changes) {
+        let mut waiting = self.changed.borrow_mut();
+        for (at, mask, _) in &changes.sectors {
+            *waiting.entry(at / SECTOR_BYTES).or_default() |= mask;
+        }
+        let words = waiting.values().map(|mask| mask.count_ones() as usize);
+        self.changed_words.set(words.sum());
+    }
+
+    /// All of it, as it is in the file.
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let words = self.words.borrow();
+        words.iter().flat_map(|word| word.to_le_bytes()).collect()
+    }
+}
+
+impl Changes {
+    /// Runs of words that have changed, by where they are in the bitmap.
+    pub(super) fn words(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.sectors.iter().flat_map(|(at, mask, content)| {
+            let word = len(WORD_BYTES);
+            ones(*mask).map(move |(first, end)| {
+                (
+                    at + (first * word) as u64,
+                    &content[first * word..end * word],
+                )
+            })
+        })
+    }
+
+    /// Whole sectors, joined where they follow each other.
+    pub(super) fn writes(&self) -> Vec<(u64, Vec<u8>)> {
+        let mut writes: Vec<(u64, Vec<u8>)> = Vec::new();
+        for (at, _, content) in &self.sectors {
+            match writes.last_mut() {
+                Some((start, bytes)) if *start + bytes.len() as u64 == *at => {
+                    bytes.extend_from_slice(content);
+                }
+                _ => writes.push((*at, content.clone())),
+            }
+        }
+        writes
+    }
+}

@@ -1,0 +1,99 @@
+//! Checking an image that nobody uses, and repairing it.
+
+use super::bitmap::Bitmap;
+use super::format::Header;
+use super::header_file::read_header;
+use super::journal::{inspect, recover};
+use crate::{CheckReport, Error, Repair, Storage};
+
+/// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
+/// could not be done at all. A flat image has little that could be wrong: beside the header, there
+/// may be data of blocks that come from the base, which a power cut has left and nobody reads, and
+/// bytes behind the end of the disk. Both count as leaks, in blocks.
+pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
+    if repair != Repair::None {
+        recover(storage).await?;
+    }
+    let header = read_header(storage).await?;
+    let mut report = CheckReport {
+        total_clusters: header.size_bytes.div_ceil(header.block_bytes()),
+        image_end_offset: header.file_end(),
+        ..CheckReport::default()
+    };
+    if let Some(found) = inspect(storage, &header).await? {
+        report.unchecked(header.journal.start, found.waiting());
+        return Ok(report);
+    }
+    let blocks = header.covered_blocks();
+    let bitmap = Bitmap::read(storage, header.bitmap.start, header.block_bits, blocks).await?;
+    report.allocated_clusters = report.total_clusters - bitmap.missing();
+    find_leaks(storage, &header, &bitmap, repair, &mut report).await?;
+    if storage.size_bytes() > header.file_end() {
+        let problem = "the file goes on behind the end of its disk".to_owned();
+        report.leak(header.file_end(), problem);
+        if repair != Repair::None {
+            storage.set_len(header.file_end()).await?;
+        }
+    }
+    if repair != Repair::None && report.leaks > 0 {
+        storage.sync().await?;
+        report.leaks_fixed = std::mem::take(&mut report.leaks);
+        report.repaired = std::mem::take(&mut report.findings);
+    }
+    Ok(report)
+}
+
+/// Finds what the file holds of blocks that are not local.
+async fn find_leaks(
+    storage: &impl Storage,
+    header: &Header,
+    bitmap: &Bitmap,
+    repair: Repair,
+    report: &mut CheckReport,
+) -> Result<(), Error> {
+    let (mut block, blocks) = (0, header.covered_blocks());
+    while block < blocks {
+        let (local, end) = bitmap.run(&(block..blocks));
+        if !local {
+            let start = header.data_offset + (block << header.block_bits);
+            let end = header.data_offset + (end << header.block_bits);
+            find_data(
+                storage,
+                start,
+                end.min(header.file_end()),
+                header,
+                repair,
+                report,
+            )
+            .await?;
+        }
+        block = end;
+    }
+    Ok(())
+}
+
+async fn find_data(
+    storage: &impl Storage,
+    mut at: u64,
+    end: u64,
+    header: &Header,
+    repair: Repair,
+    report: &mut CheckReport,
+) -> Result<(), Error> {
+    while at < end {
+        let extent = storage.extent(at, end - at).await?;
+        if extent.data {
+            let problem = format!(
+                "{} bytes that nobody reads: they come from the base",
+                extent.len
+            );
+            report.leak(at, problem);
+            report.leaks += extent.len.div_ceil(header.block_bytes()) - 1;
+            if repair != Repair::None {
+                storage.write_zeroes(at, extent.len, true).await?;
+            }
+        }
+        at += extent.len;
+    }
+    Ok(())
+}

@@ -1,0 +1,63 @@
+//! What the disk is made of.
+
+use super::image::Image;
+use crate::request::SECTOR_BYTES;
+use crate::{Content, Error, Extent, Storage};
+
+impl<S: Storage> Image<S> {
+    /// What is at `offset`, and how far it goes alike, within `len` bytes.
+    pub(super) async fn extent(&self, offset: u64, len: u64) -> Result<Extent, Error> {
+        let end = offset.checked_add(len);
+        let Some(end) = end.filter(|end| len > 0 && *end <= self.size_bytes()) else {
+            return Err(Error::Request {
+                path: self.storage.path().to_owned(),
+                operation: "locate",
+                offset,
+                len,
+                reason: "there is no such range of the disk",
+            });
+        };
+        let (first, last) = self.lock_range(&(offset..end));
+        let _shared = self.blocks.shared(first, last).await;
+        let (local, run_end) = self.run(&(offset..end));
+        if local {
+            let found = self
+                .storage
+                .extent(self.host(offset), run_end - offset)
+                .await?;
+            return Ok(Extent {
+                len: found
+                    .len
+                    .next_multiple_of(SECTOR_BYTES)
+                    .min(run_end - offset),
+                content: if found.data {
+                    Content::Data
+                } else {
+                    Content::Zero
+                },
+                depth: 0,
+                host_offset: Some(self.host(offset)),
+            });
+        }
+        let covered = self.header.borrow().covered_bytes;
+        let base = self.base.borrow().clone();
+        let nothing = |len, content| Extent {
+            len,
+            content,
+            depth: 0,
+            host_offset: None,
+        };
+        match base {
+            // What the base has behind what it covers is hidden.
+            _ if offset >= covered => Ok(nothing(run_end - offset, Content::Zero)),
+            Some(base) => {
+                let found = base.extent(offset, run_end.min(covered) - offset).await?;
+                Ok(Extent {
+                    depth: found.depth + 1,
+                    ..found
+                })
+            }
+            None => Ok(nothing(run_end.min(covered) - offset, Content::Absent)),
+        }
+    }
+}

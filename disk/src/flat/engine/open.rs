@@ -1,0 +1,119 @@
+//! Opening.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::Flat;
+use super::image::Image;
+use crate::commits::Commits;
+use crate::flat::bitmap::Bitmap;
+use crate::flat::format::Header;
+use crate::flat::{journal, read_header};
+use crate::flush::Flusher;
+use crate::journal::RecoveryReport;
+use crate::range_locks::RangeLocks;
+use crate::{Disk, Error, JournalStatistics, Order, Statistics, Storage};
+
+/// What an image needs beside its own file.
+#[derive(Default)]
+pub struct Parts {
+    /// The base, if the image names one. What comes from one that is not given is zeros.
+    pub base: Option<Rc<dyn Disk>>,
+    /// How the bitmap is kept in order with data; absent: by a journal.
+    pub order: Option<Order>,
+    /// What measures how long recovery takes; absent: nothing does.
+    pub clock: Option<fn() -> Instant>,
+}
+
+impl<S: Storage> Flat<S> {
+    /// Opens the image in `storage`, read-only if that is. A writable image that was not closed is
+    /// recovered first.
+    pub async fn open(storage: S, parts: Parts) -> Result<Self, Error> {
+        let read_only = storage.geometry().read_only;
+        let recovered = if read_only {
+            None
+        } else {
+            let begun = parts.clock.map(|now| (now, now()));
+            let report = journal::recover(&storage).await?;
+            let took = begun.map_or(Duration::ZERO, |(now, begun)| now() - begun);
+            report.map(|report| (report, took))
+        };
+        let header = read_header(&storage).await?;
+        if header.journal_identity.is_some() {
+            return Err(crate::journal::unclosed(&storage));
+        }
+        if let Some(base) = &parts.base {
+            check_base(&storage, &header, base.as_ref())?;
+        }
+        if parts.order == Some(Order::Barrier) && !read_only && !storage.has_barrier() {
+            // It says why.
+            storage.barrier().await?;
+        }
+        let blocks = header.covered_blocks();
+        let bitmap = Bitmap::read(&storage, header.bitmap.start, header.block_bits, blocks).await?;
+        let image = Image::new(storage, header, bitmap, parts);
+        if let Some((report, took)) = recovered {
+            image.note_recovery(&report, took);
+        }
+        Ok(Self {
+            image: Rc::new(image),
+        })
+    }
+}
+
+/// Refuses a base that is not what the image was made on: what comes from it would be something
+/// else.
+fn check_base(storage: &impl Storage, header: &Header, base: &dyn Disk) -> Result<(), Error> {
+    let size_bytes = base.properties().size_bytes;
+    let Some(name) = header
+        .base
+        .as_ref()
+        .filter(|_| size_bytes != header.base_bytes)
+    else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: format!(
+            "its base '{}' has changed: it has {size_bytes} bytes, and had {}; \
+             bring the old one back, or take this one with image rebase -u",
+            name.name, header.base_bytes
+        ),
+    })
+}
+
+impl<S: Storage> Image<S> {
+    fn new(storage: S, header: Header, bitmap: Bitmap, parts: Parts) -> Self {
+        let order = parts.order.unwrap_or_default();
+        let read_only = storage.geometry().read_only;
+        Self {
+            storage,
+            base: RefCell::new(parts.base),
+            header: RefCell::new(header),
+            bitmap: RefCell::new(bitmap),
+            order: Cell::new(order),
+            needs_journal: parts.order == Some(Order::Journal),
+            journal: RefCell::default(),
+            unfinished: RefCell::default(),
+            commits: Commits::default(),
+            past_journals: Cell::new(JournalStatistics::default()),
+            blocks: RangeLocks::default(),
+            changes: RangeLocks::default(),
+            preparing: RangeLocks::default(),
+            flusher: Flusher::new(read_only, order == Order::Unsafe),
+            is_prepared: Cell::default(),
+            is_closed: Cell::default(),
+            statistics: Cell::new(Statistics::default()),
+        }
+    }
+
+    fn note_recovery(&self, report: &RecoveryReport, took: Duration) {
+        let (path, transactions) = (self.storage.path().display(), report.counted());
+        tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
+        let mut statistics = self.past_journals.get();
+        statistics.recovered_transactions = report.transactions;
+        statistics.recovery_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.past_journals.set(statistics);
+    }
+}

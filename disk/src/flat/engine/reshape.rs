@@ -1,0 +1,169 @@
+//! Changing what an image is for its user: its size, what it stands on, whether it holds anything.
+
+use std::rc::Rc;
+
+use super::Flat;
+use super::image::Image;
+use crate::executor::uninterrupted;
+use crate::flat::bitmap::Bitmap;
+use crate::flat::create::Base;
+use crate::flat::format::{Header, SIZE_BYTES_MAX, names_fit};
+use crate::journal::Journaled as _;
+use crate::mutant::mutant;
+use crate::request::SECTOR_BYTES;
+use crate::{Error, Storage};
+
+impl<S: Storage> Flat<S> {
+    /// Makes the disk `size_bytes` long, rounded up to whole sectors. What is added reads as zeros,
+    /// whatever the base holds there; what is cut off is lost.
+    pub async fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        self.change(async move |image| image.resize(size_bytes).await)
+            .await
+    }
+
+    /// Makes `base` what the image says it stands on. This looks at no content; what the new one
+    /// has beyond what came from the old one stays hidden. The disk goes on with what it was opened
+    /// with. Without any, everything must be local, or reads as zeros from then on.
+    pub async fn set_base(&self, base: Option<Base>) -> Result<(), Error> {
+        self.change(async move |image| image.set_base(base).await)
+            .await
+    }
+
+    /// Takes everything out of the image, so that it reads as its base does.
+    pub async fn empty(&self) -> Result<(), Error> {
+        self.change(async move |image| image.empty().await).await
+    }
+
+    /// Has the image changed by `change`, while nobody uses it and all of it is in its place.
+    async fn change<F>(&self, change: F) -> Result<(), Error>
+    where
+        F: AsyncFnOnce(&Image<S>) -> Result<(), Error> + 'static,
+    {
+        let image = Rc::clone(&self.image);
+        uninterrupted(async move {
+            let _changes = image.changes.all().await;
+            let _everything = image.blocks.all().await;
+            image.check_writable("change the image")?;
+            image.settle().await?;
+            image.is_prepared.set(false);
+            change(&image).await
+        })
+        .await
+    }
+}
+
+impl<S: Storage> Image<S> {
+    fn unsupported(&self, problem: &str) -> Error {
+        Error::Unsupported {
+            path: self.storage.path().to_owned(),
+            problem: problem.to_owned(),
+        }
+    }
+
+    async fn resize(&self, size_bytes: u64) -> Result<(), Error> {
+        let size_bytes = size_bytes
+            .checked_next_multiple_of(SECTOR_BYTES)
+            .filter(|size| (1..=SIZE_BYTES_MAX).contains(size))
+            .ok_or_else(|| self.unsupported("a disk has 512 bytes to 4 EiB"))?;
+        let old = self.header.borrow().clone();
+        if size_bytes > old.size_bytes {
+            let new = Header {
+                size_bytes,
+                ..old.clone()
+            };
+            self.grow_file(old.data_end(), new.file_end()).await?;
+        }
+        self.change_header(|header| {
+            header.size_bytes = size_bytes;
+            header.covered_bytes = header.covered_bytes.min(size_bytes);
+        })
+        .await?;
+        self.reload_bitmap().await?;
+        if size_bytes < old.size_bytes {
+            let cut = self.storage.set_len(self.file_end()).await;
+            self.flusher.changed();
+            if let Err(error) = cut {
+                tracing::debug!(%error, "the file stays longer than its disk");
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes zeros of what lies between two ends, and the file so long.
+    async fn grow_file(&self, old_end: u64, new_end: u64) -> Result<(), Error> {
+        let stale_end = self.storage.size_bytes().min(new_end);
+        if old_end < stale_end && !mutant("a disk grows over old data") {
+            let zeroed = self
+                .storage
+                .write_zeroes(old_end, stale_end - old_end, true);
+            let zeroed = zeroed.await;
+            self.flusher.changed();
+            zeroed?;
+        }
+        if self.storage.size_bytes() < new_end {
+            let grown = self.storage.set_len(new_end).await;
+            self.flusher.changed();
+            grown?;
+        }
+        Ok(())
+    }
+
+    async fn set_base(&self, base: Option<Base>) -> Result<(), Error> {
+        if base.is_some() && self.header.borrow().base.is_none() {
+            return Err(self.unsupported("stands alone: nothing of it comes from a base"));
+        }
+        if base.as_ref().is_some_and(|base| !names_fit(&base.name)) {
+            return Err(self.unsupported("the name of its base is too long"));
+        }
+        self.change_header(|header| {
+            header.base_bytes = base.as_ref().map_or(0, |base| base.size_bytes);
+            header.covered_bytes = header.covered_bytes.min(header.base_bytes);
+            header.base = base.map(|base| base.name);
+        })
+        .await?;
+        self.reload_bitmap().await
+    }
+
+    /// The bits go first: until they are gone, the image reads as it did.
+    async fn empty(&self) -> Result<(), Error> {
+        let header = self.header.borrow().clone();
+        let covered_bytes = header.size_bytes.min(header.base_bytes);
+        let blocks = covered_bytes.div_ceil(header.block_bytes());
+        if blocks.div_ceil(8) > header.bitmap.end - header.bitmap.start {
+            return Err(self.unsupported("its bitmap has no room for so large a base"));
+        }
+        let bytes = blocks.div_ceil(8).next_multiple_of(SECTOR_BYTES);
+        if bytes > 0 {
+            let cleared = self.storage.write_zeroes(header.bitmap.start, bytes, true);
+            let cleared = cleared.await;
+            self.flusher.changed();
+            cleared?;
+        }
+        self.flusher.flush(&self.storage).await?;
+        self.change_header(|header| header.covered_bytes = covered_bytes)
+            .await?;
+        let gone = self.storage.write_zeroes(
+            header.data_offset,
+            header.file_end() - header.data_offset,
+            true,
+        );
+        let gone = gone.await;
+        self.flusher.changed();
+        gone?;
+        self.flusher.flush(&self.storage).await?;
+        self.reload_bitmap().await
+    }
+
+    async fn reload_bitmap(&self) -> Result<(), Error> {
+        let header = self.header.borrow().clone();
+        let blocks = header.covered_blocks();
+        let read = Bitmap::read(
+            &self.storage,
+            header.bitmap.start,
+            header.block_bits,
+            blocks,
+        );
+        self.bitmap.replace(read.await?);
+        Ok(())
+    }
+}

@@ -1,0 +1,446 @@
+//! The bytes of a flat image's header, without any I/O. docs/flat-format.md specifies them.
+//!
+//! All numbers are little-endian. The header is one sector, which no disk tears: whatever changes in
+//! an image as a whole changes with one write of it.
+
+use std::ops::Range;
+
+use zerocopy::byteorder::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use crate::format_error::FormatError;
+use crate::journal::{Identity, REGION_BYTES_MAX, REGION_BYTES_MIN};
+use crate::request::SECTOR_BYTES;
+
+/// How every flat image begins.
+pub const MAGIC: [u8; 8] = *b"mvflat\0\x01";
+/// The size of the header.
+pub(super) const HEADER_BYTES: u64 = SECTOR_BYTES;
+/// The sizes that a block may have, as powers of two.
+pub const BLOCK_BITS: Range<u32> = 12..21;
+/// The size of a block where nothing else is asked for, as a power of two.
+pub const BLOCK_BITS_DEFAULT: u32 = 16;
+/// The most that a bitmap has: 128 TiB of base with blocks of 64 KiB.
+pub(super) const BITMAP_BYTES_MAX: u64 = 256 << 20;
+/// The most that the names have.
+pub(super) const NAMES_BYTES_MAX: u64 = 2048;
+/// What everything in the file is aligned to, but for names.
+pub(super) const ALIGNMENT: u64 = 4096;
+/// A disk is no larger, so that no sum overflows.
+pub(super) const SIZE_BYTES_MAX: u64 = 1 << 62;
+/// Where the checksum is.
+const CRC_AT: usize = 8;
+
+const VERSION: u32 = 1;
+/// The image was not closed, or is in use: its journal comes before its bitmap.
+const INCOMPATIBLE_JOURNAL: u64 = 1;
+
+/// The header as it is in the file.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct Fields {
+    magic: [u8; 8],
+    /// CRC-32C of the sector, with this field 0.
+    crc: U32,
+    version: U32,
+    incompatible: U64,
+    compatible: U64,
+    size_bytes: U64,
+    data_offset: U64,
+    covered_bytes: U64,
+    base_bytes: U64,
+    bitmap_offset: U64,
+    bitmap_bytes: U64,
+    journal_offset: U64,
+    journal_bytes: U64,
+    journal_identity: Identity,
+    names_offset: U64,
+    names_bytes: U32,
+    names_crc: U32,
+    block_bits: U32,
+    reserved: U32,
+}
+const _: () = assert!(size_of::<Fields>() == 136);
+
+/// A name's head in the names' area. Its bytes follow.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct NameHead {
+    kind: U32,
+    bytes: U32,
+}
+
+const NAME_BASE: u32 = 1;
+const NAME_BASE_FORMAT: u32 = 2;
+
+/// What an image stands on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseName {
+    /// The image, as it is named: a path is relative to the image's folder.
+    pub name: String,
+    /// Its format, `raw` for example.
+    pub format: String,
+}
+
+/// The header of a flat image.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The size of the disk.
+    pub size_bytes: u64,
+    /// The size of a block, as a power of two.
+    pub block_bits: u32,
+    /// Where the first byte of the disk is in the file.
+    pub data_offset: u64,
+    /// What the image stands on; absent if it stands alone.
+    pub base: Option<BaseName>,
+    /// How large the base was when the image was made.
+    pub base_bytes: u64,
+    /// How much of the disk's beginning may come from the base.
+    pub covered_bytes: u64,
+    /// Where the bitmap has its room.
+    pub bitmap: Range<u64>,
+    /// Where the journal has its room.
+    pub journal: Range<u64>,
+    /// What tells the journal from earlier ones, while there is one.
+    pub journal_identity: Option<Identity>,
+    /// Where the names are, 0 if there are none.
+    pub(super) names_offset: u64,
+    /// Features that nobody needs to know.
+    pub(super) compatible: u64,
+}
+
+impl Header {
+    /// The size of a block.
+    pub fn block_bytes(&self) -> u64 {
+        1 << self.block_bits
+    }
+
+    /// How many blocks have a bit.
+    pub fn covered_blocks(&self) -> u64 {
+        self.covered_bytes.div_ceil(self.block_bytes())
+    }
+
+    /// Where the disk ends in the file.
+    pub(super) fn data_end(&self) -> u64 {
+        self.data_offset + self.size_bytes
+    }
+
+    /// Where the file ends at least: behind whole blocks of the host, so that the last can become a
+    /// hole too.
+    pub(super) fn file_end(&self) -> u64 {
+        self.data_end().next_multiple_of(ALIGNMENT)
+    }
+
+    /// The sector, and the names that it tells of.
+    pub(super) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
+        let names = self.base.as_ref().map(encode_names).unwrap_or_default();
+        let fields = Fields {
+            magic: MAGIC,
+            crc: 0.into(),
+            version: VERSION.into(),
+            incompatible: match self.journal_identity {
+                Some(_) => INCOMPATIBLE_JOURNAL.into(),
+                None => 0.into(),
+            },
+            compatible: self.compatible.into(),
+            size_bytes: self.size_bytes.into(),
+            data_offset: self.data_offset.into(),
+            covered_bytes: self.covered_bytes.into(),
+            base_bytes: self.base_bytes.into(),
+            bitmap_offset: self.bitmap.start.into(),
+            bitmap_bytes: (self.bitmap.end - self.bitmap.start).into(),
+            journal_offset: self.journal.start.into(),
+            journal_bytes: (self.journal.end - self.journal.start).into(),
+            journal_identity: self.journal_identity.unwrap_or_default(),
+            names_offset: self.names_offset.into(),
+            names_bytes: u32::try_from(names.len()).expect("names are short").into(),
+            names_crc: crc32c::crc32c(&names).into(),
+            block_bits: self.block_bits.into(),
+            reserved: 0.into(),
+        };
+        let mut sector = fields.as_bytes().to_vec();
+        sector.resize(usize::try_from(HEADER_BYTES).expect("small"), 0);
+        let crc = crc32c::crc32c(&sector);
+        sector[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+        (sector, names)
+    }
+
+    /// Takes apart what a file begins with: the sector, and what lies behind it, where the names are.
+    pub(super) fn parse(start: &[u8]) -> Result<Self, FormatError> {
+        let sector = &start[..start
+            .len()
+            .min(usize::try_from(HEADER_BYTES).expect("small"))];
+        let (fields, _) = Fields::read_from_prefix(sector)
+            .map_err(|_| FormatError::damaged(0, "the file is shorter than a header"))?;
+        fields.check_sector(sector)?;
+        let header = fields.header(start)?;
+        header.check()?;
+        Ok(header)
+    }
+
+    /// Refuses what no image of ours says, so that nothing overlaps and no number is too large.
+    fn check(&self) -> Result<(), FormatError> {
+        let is_aligned = |n: u64| n.is_multiple_of(ALIGNMENT);
+        let journal_bytes = self.journal.end.saturating_sub(self.journal.start);
+        let bitmap_bytes = self.bitmap.end.saturating_sub(self.bitmap.start);
+        let parts = [&self.journal, &self.bitmap];
+        let places = parts.iter().all(|part| {
+            is_aligned(part.start) && part.start >= NAMES_END && part.end <= self.data_offset
+        });
+        let problem = if !BLOCK_BITS.contains(&self.block_bits) {
+            "blocks have 4 KiB to 1 MiB"
+        } else if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(SECTOR_BYTES) {
+            "the disk's size is not a multiple of 512"
+        } else if self.size_bytes > SIZE_BYTES_MAX || self.data_offset > SIZE_BYTES_MAX {
+            "the disk is too large"
+        } else if self.covered_bytes > self.size_bytes || self.covered_bytes > self.base_bytes {
+            "more comes from the base than there is"
+        } else if self.base.is_none() && self.covered_bytes > 0 {
+            "some of the disk comes from a base that has no name"
+        } else if !places || !is_aligned(self.data_offset) {
+            "the journal, the bitmap and the disk are not where they can be"
+        } else if self.journal.start < self.bitmap.end && self.bitmap.start < self.journal.end {
+            "the journal and the bitmap overlap"
+        } else if !(REGION_BYTES_MIN..=REGION_BYTES_MAX).contains(&journal_bytes) {
+            "the journal has 32 KiB to 16 MiB"
+        } else if bitmap_bytes > BITMAP_BYTES_MAX {
+            "the bitmap is larger than 256 MiB"
+        } else if self.covered_blocks().div_ceil(8) > bitmap_bytes {
+            "the bitmap has no room for what comes from the base"
+        } else {
+            return Ok(());
+        };
+        Err(FormatError::damaged(0, problem))
+    }
+}
+
+/// Where the names end at most: behind the header, there is room for two sets of them.
+pub(super) const NAMES_END: u64 = HEADER_BYTES.next_multiple_of(ALIGNMENT) + 2 * NAMES_BYTES_MAX;
+const _: () = assert!(NAMES_END.is_multiple_of(ALIGNMENT));
+
+impl Fields {
+    fn check_sector(&self, sector: &[u8]) -> Result<(), FormatError> {
+        if self.magic != MAGIC {
+            return Err(FormatError::damaged(0, "is not a flat image"));
+        }
+        let mut whole = sector.to_vec();
+        whole.resize(usize::try_from(HEADER_BYTES).expect("small"), 0);
+        whole[CRC_AT..CRC_AT + 4].fill(0);
+        if crc32c::crc32c(&whole) != self.crc.get() {
+            return Err(FormatError::damaged(0, "the header's checksum is wrong"));
+        }
+        let version = self.version.get();
+        if version != VERSION {
+            let problem = format!("has version {version} of the format; this program knows 1");
+            return Err(FormatError::unsupported(0, problem));
+        }
+        let unknown = self.incompatible.get() & !INCOMPATIBLE_JOURNAL;
+        if unknown != 0 {
+            let problem = format!("uses features that are unknown here ({unknown:#x})");
+            return Err(FormatError::unsupported(0, problem));
+        }
+        Ok(())
+    }
+
+    fn header(&self, start: &[u8]) -> Result<Header, FormatError> {
+        let has_journal = self.incompatible.get() & INCOMPATIBLE_JOURNAL != 0;
+        Ok(Header {
+            size_bytes: self.size_bytes.get(),
+            block_bits: self.block_bits.get(),
+            data_offset: self.data_offset.get(),
+            base: self.base(start)?,
+            base_bytes: self.base_bytes.get(),
+            covered_bytes: self.covered_bytes.get(),
+            bitmap: range(self.bitmap_offset, self.bitmap_bytes)?,
+            journal: range(self.journal_offset, self.journal_bytes)?,
+            journal_identity: has_journal.then_some(self.journal_identity),
+            names_offset: self.names_offset.get(),
+            compatible: self.compatible.get(),
+        })
+    }
+
+    fn base(&self, start: &[u8]) -> Result<Option<BaseName>, FormatError> {
+        let bytes = u64::from(self.names_bytes.get());
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let offset = self.names_offset.get();
+        let end = offset.checked_add(bytes).filter(|end| *end <= NAMES_END);
+        let names = end
+            .filter(|_| offset >= HEADER_BYTES && bytes <= NAMES_BYTES_MAX)
+            .and_then(|end| start.get(usize::try_from(offset).ok()?..usize::try_from(end).ok()?))
+            .filter(|names| crc32c::crc32c(names) == self.names_crc.get())
+            .ok_or_else(|| FormatError::damaged(0, "the base's name is damaged"))?;
+        parse_names(names).map(Some)
+    }
+}
+
+fn range(offset: U64, bytes: U64) -> Result<Range<u64>, FormatError> {
+    let (start, bytes) = (offset.get(), bytes.get());
+    let end = start.checked_add(bytes);
+    let end =
+        end.ok_or_else(|| FormatError::damaged(0, "a part reaches past the end of all files"))?;
+    Ok(start..end)
+}
+
+fn encode_names(base: &BaseName) -> Vec<u8> {
+    let mut names = Vec::new();
+    for (kind, name) in [(NAME_BASE, &base.name), (NAME_BASE_FORMAT, &base.format)] {
+        let head = NameHead {
+            kind: kind.into(),
+            bytes: u32::try_from(name.len()).expect("names are short").into(),
+        };
+        names.extend_from_slice(head.as_bytes());
+        names.extend_from_slice(name.as_bytes());
+    }
+    names
+}
+
+/// Kinds that are unknown are passed over.
+fn parse_names(mut names: &[u8]) -> Result<BaseName, FormatError> {
+    let damaged = || FormatError::damaged(0, "the base's name is damaged");
+    let (mut name, mut format) = (None, None);
+    while !names.is_empty() {
+        let (head, rest) = NameHead::read_from_prefix(names).map_err(|_| damaged())?;
+        let len = head.bytes.get() as usize;
+        let (text, rest) = rest.split_at_checked(len).ok_or_else(damaged)?;
+        let text = || String::from_utf8(text.to_vec()).map_err(|_| damaged());
+        match head.kind.get() {
+            NAME_BASE => name = Some(text()?),
+            NAME_BASE_FORMAT => format = Some(text()?),
+            _ => {}
+        }
+        names = rest;
+    }
+    match (name, format) {
+        (Some(name), Some(format)) if !name.is_empty() => Ok(BaseName { name, format }),
+        _ => Err(damaged()),
+    }
+}
+
+/// Whether names fit in their area.
+pub(super) fn names_fit(base: &BaseName) -> bool {
+    let is_some = !base.name.is_empty() && !base.format.is_empty();
+    is_some && encode_names(base).len() as u64 <= NAMES_BYTES_MAX
+}
+
+/// The other one of the two places for names.
+pub(super) fn other_names_offset(offset: u64) -> u64 {
+    let first = NAMES_END - 2 * NAMES_BYTES_MAX;
+    if offset == first {
+        first + NAMES_BYTES_MAX
+    } else {
+        first
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            size_bytes: 1 << 30,
+            block_bits: 16,
+            data_offset: 8 << 20,
+            base: Some(BaseName {
+                name: "base.qcow2".to_owned(),
+                format: "qcow2".to_owned(),
+            }),
+            base_bytes: 1 << 29,
+            covered_bytes: 1 << 29,
+            bitmap: (5 << 20)..(6 << 20),
+            journal: (1 << 20)..(5 << 20),
+            journal_identity: None,
+            names_offset: other_names_offset(0),
+            compatible: 2,
+        }
+    }
+
+    /// The start of the file that says so.
+    fn start(header: &Header) -> Vec<u8> {
+        let (mut start, names) = header.encode();
+        start.resize(usize::try_from(NAMES_END).unwrap(), 0);
+        let at = usize::try_from(header.names_offset).unwrap();
+        start[at..at + names.len()].copy_from_slice(&names);
+        start
+    }
+
+    #[test]
+    fn headers_come_back() {
+        let alone = Header {
+            base: None,
+            base_bytes: 0,
+            covered_bytes: 0,
+            names_offset: 0,
+            ..header()
+        };
+        let in_use = Header {
+            journal_identity: Some([7; 16]),
+            names_offset: other_names_offset(other_names_offset(0)),
+            ..header()
+        };
+        for header in [header(), alone, in_use] {
+            assert_eq!(Header::parse(&start(&header)), Ok(header));
+        }
+    }
+
+    #[test]
+    fn damage_of_each_byte_is_found() {
+        let header = header();
+        let sound = start(&header);
+        let (sector, names) = header.encode();
+        let names_at = usize::try_from(header.names_offset).unwrap();
+        for at in (0..sector.len()).chain(names_at..names_at + names.len()) {
+            let mut start = sound.clone();
+            start[at] ^= 0x10;
+            assert!(Header::parse(&start).is_err(), "byte {at}");
+        }
+        for len in 0..names_at + names.len() {
+            assert!(Header::parse(&sound[..len]).is_err(), "{len} bytes");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        type Change = fn(&mut Header);
+        let broken: [(&str, Change); 11] = [
+            ("4 KiB to 1 MiB", |header| header.block_bits = 63),
+            ("multiple of 512", |header| header.size_bytes = 513),
+            ("too large", |header| header.size_bytes = 1 << 63),
+            ("more comes from the base", |header| {
+                header.base_bytes -= 512;
+            }),
+            ("has no name", |header| header.base = None),
+            ("where they can be", |header| header.bitmap = 4096..8192),
+            ("where they can be", |header| header.data_offset = 4096),
+            ("overlap", |header| header.bitmap = (4 << 20)..(6 << 20)),
+            ("32 KiB to 16 MiB", |header| {
+                header.journal.end -= (4 << 20) - 4096;
+            }),
+            ("256 MiB", |header| {
+                header.data_offset = 1 << 40;
+                header.bitmap.end = 1 << 30;
+            }),
+            ("no room", |header| header.bitmap.end = header.bitmap.start),
+        ];
+        for (problem, change) in broken {
+            let mut header = header();
+            change(&mut header);
+            let error = Header::parse(&start(&header)).unwrap_err();
+            assert!(error.problem.contains(problem), "{problem}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn features_and_versions_that_are_unknown_are_not_touched() {
+        for (at, value) in [(12, 2), (16, 2)] {
+            let mut start = start(&header());
+            start[at] = value;
+            start[CRC_AT..CRC_AT + 4].fill(0);
+            let crc = crc32c::crc32c(&start[..512]);
+            start[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
+            assert!(Header::parse(&start).unwrap_err().unsupported);
+        }
+    }
+}

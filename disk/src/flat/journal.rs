@@ -1,0 +1,48 @@
+//! The journal of a flat image that was not closed.
+
+use super::format::Header;
+use super::header_file::{read_header, replace_header};
+use crate::flush::Flusher;
+use crate::journal::{RecoveryReport, find, unclosed};
+use crate::mutant::mutant;
+use crate::{Error, Storage};
+
+/// Brings an image back that was not closed: what its journal holds goes to its places. Interrupted,
+/// it is begun again by the next one. An image without a journal stays as it is, and there is no
+/// report.
+pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, Error> {
+    let header = read_header(storage).await?;
+    let Some(identity) = header.journal_identity else {
+        return Ok(None);
+    };
+    if storage.geometry().read_only {
+        return Err(unclosed(storage));
+    }
+    let found = find(storage, header.journal.clone(), identity).await?;
+    if !mutant("recovery brings nothing home") {
+        found.bring_home(storage).await?;
+    }
+    let closed = Header {
+        journal_identity: None,
+        ..header.clone()
+    };
+    replace_header(storage, &Flusher::new(false, false), &header, closed).await?;
+    let region = header.journal;
+    let given = storage.discard(region.start, region.end - region.start);
+    if let Err(error) = given.await {
+        tracing::debug!(%error, "the journal's space stays with the file");
+    }
+    Ok(Some(found.report))
+}
+
+/// What an image's journal would have recovery do; absent if it was closed.
+pub async fn inspect(
+    storage: &impl Storage,
+    header: &Header,
+) -> Result<Option<RecoveryReport>, Error> {
+    let Some(identity) = header.journal_identity else {
+        return Ok(None);
+    };
+    let found = find(storage, header.journal.clone(), identity).await?;
+    Ok(Some(found.report))
+}

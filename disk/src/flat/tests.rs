@@ -1,0 +1,9 @@
+//! The engine against models, power cuts and errors.
+
+mod behaviour;
+mod crash;
+mod faults;
+mod model;
+mod program;
+mod rig;
+mod run;

@@ -1,0 +1,230 @@
+//! What an image does that programs do not show: syncs, metadata, what it stands on.
+
+use std::rc::Rc;
+
+use super::rig::{Image, Rig, simulated};
+use crate::flat::format::BaseName;
+use crate::flat::{Base, CreateOptions, Flat, Parts, create};
+use crate::test_support::content::{bytes_of, stamp_of};
+use crate::{Buffers, Content, Disk, Error, Order, Raw, Request, SimulatedStorage};
+
+const BLOCK_SECTORS: u64 = 8;
+
+/// An image of 16 blocks of 4 KiB on a base that has data in the first 8 of 12 blocks.
+async fn rig(order: Order, scans: bool) -> Rig {
+    let mut stamps = vec![2; 64];
+    stamps.resize(96, 0);
+    Rig::create(1, 128, 12, stamps, order, scans).await
+}
+
+async fn write(disk: &Image, block: u64, stamp: u64) {
+    let data = Buffers::from_vec(bytes_of(&[stamp]));
+    let request = Request::write(block * BLOCK_SECTORS * 512, data);
+    disk.submit(request).await.unwrap();
+}
+
+async fn flush(disk: &Image) {
+    disk.submit(Request::flush()).await.unwrap();
+}
+
+async fn read(disk: &dyn Disk, sector: u64) -> u64 {
+    let data = Buffers::zeroed(512);
+    let request = Request::read(sector * 512, data.clone());
+    disk.submit(request).await.unwrap();
+    stamp_of(&data.to_vec()).unwrap()
+}
+
+/// The host syncs of a write to a block and a flush.
+async fn syncs(disk: &Image, block: u64) -> u64 {
+    let before = disk.statistics().host_syncs;
+    write(disk, block, 7).await;
+    flush(disk).await;
+    disk.statistics().host_syncs - before
+}
+
+#[test]
+fn a_flush_of_a_new_block_costs_one_sync_with_a_journal_and_two_without() {
+    for (order, expected) in [
+        (Order::Journal, 1),
+        (Order::Ordered, 2),
+        (Order::Barrier, 1),
+    ] {
+        simulated(1, async || {
+            let rig = rig(order, false).await;
+            let disk = rig.open().await.unwrap();
+            write(&disk, 0, 1).await;
+            flush(&disk).await;
+            assert_eq!(syncs(&disk, 1).await, expected, "{order}");
+            assert_eq!(syncs(&disk, 1).await, 1, "{order}: what is local");
+            disk.close().await.unwrap();
+        });
+    }
+}
+
+#[test]
+fn unsafe_order_syncs_nothing() {
+    simulated(1, async || {
+        let rig = rig(Order::Unsafe, false).await;
+        let disk = rig.open().await.unwrap();
+        assert_eq!(syncs(&disk, 0).await, 0);
+        assert_eq!(read(&disk, 0).await, 7);
+        assert_eq!(read(&disk, 1).await, 2);
+    });
+}
+
+/// Neither what lies behind the base's end nor what is zeros there needs a bit.
+#[test]
+fn no_metadata_is_written_for_what_the_base_does_not_have() {
+    simulated(1, async || {
+        for (scans, block, metadata_bytes) in [(false, 13, 0), (true, 9, 0), (false, 9, 512)] {
+            let rig = rig(Order::Ordered, scans).await;
+            let disk = rig.open().await.unwrap();
+            write(&disk, block, 1).await;
+            flush(&disk).await;
+            let written = disk.statistics().metadata_bytes;
+            assert_eq!(written, metadata_bytes, "block {block}, scans: {scans}");
+        }
+    });
+}
+
+/// There is no journal either, and a flush costs what it costs with a raw image.
+#[test]
+fn what_stands_alone_has_no_metadata() {
+    simulated(1, async || {
+        let rig = Rig::create(1, 128, 12, Vec::new(), Order::Journal, false).await;
+        let disk = rig.open().await.unwrap();
+        for block in 0..16 {
+            assert_eq!(syncs(&disk, block).await, 1);
+        }
+        let statistics = disk.statistics();
+        assert_eq!(statistics.metadata_bytes, 0);
+        assert_eq!(statistics.journal.written_bytes, 0);
+        assert_eq!(disk.header().journal_identity, None);
+    });
+}
+
+#[test]
+fn an_image_whose_blocks_are_all_local_stands_alone() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let disk = rig.open().await.unwrap();
+        for block in 0..12 {
+            write(&disk, block, 1).await;
+        }
+        disk.close().await.unwrap();
+        let disk = Flat::open(rig.image.clone(), Parts::default())
+            .await
+            .unwrap();
+        assert_eq!(disk.header().base, None);
+        assert_eq!((read(&disk, 0).await, read(&disk, 1).await), (1, 2));
+        let base = rig.base_reference();
+        let error = disk.set_base(base).await.unwrap_err();
+        assert!(error.to_string().contains("stands alone"), "{error}");
+    });
+}
+
+#[test]
+fn a_base_of_another_size_is_refused() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let base = Raw::new(SimulatedStorage::new(4096, 1)).unwrap();
+        let parts = Parts {
+            base: Some(Rc::new(base)),
+            ..Parts::default()
+        };
+        let Err(error) = Flat::open(rig.image.clone(), parts).await else {
+            panic!("it was opened");
+        };
+        let message = error.to_string();
+        assert!(message.contains("'base' has changed: it has 4096 bytes, and had 49152"));
+    });
+}
+
+/// A base that was hidden by a smaller size stays hidden.
+#[test]
+fn a_disk_that_shrinks_and_grows_has_zeros_at_its_end() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let disk = rig.open().await.unwrap();
+        disk.resize(5 * 512).await.unwrap();
+        disk.resize(128 * 512).await.unwrap();
+        assert_eq!(read(&disk, 4).await, 2);
+        assert_eq!(read(&disk, 5).await, 0);
+        assert_eq!(read(&disk, 60).await, 0);
+        disk.close().await.unwrap();
+    });
+}
+
+#[test]
+fn extents_tell_what_is_where() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let disk = rig.open().await.unwrap();
+        write(&disk, 2, 1).await;
+        let mut found = Vec::new();
+        let mut at = 0;
+        while at < 128 * 512 {
+            let extent = disk.extent(at, 128 * 512 - at).await.unwrap();
+            found.push((at / 512, extent.content, extent.depth));
+            at += extent.len;
+        }
+        found.dedup_by_key(|(_, content, depth)| (*content, *depth));
+        let expected = [
+            (0, Content::Data, 1),
+            (16, Content::Data, 0),
+            (24, Content::Data, 1),
+            (64, Content::Zero, 1),
+            (96, Content::Zero, 0),
+        ];
+        assert_eq!(found, expected);
+        disk.close().await.unwrap();
+    });
+}
+
+#[test]
+fn an_image_that_was_not_closed_is_recovered_by_writers_and_refused_to_readers() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let disk = rig.open().await.unwrap();
+        write(&disk, 0, 1).await;
+        flush(&disk).await;
+        let left = rig.image.power_cut();
+        let Err(error) = Flat::open(left.clone().read_only(), Parts::default()).await else {
+            panic!("it was opened");
+        };
+        assert!(error.to_string().contains("was not closed"), "{error}");
+        let disk = rig.after_cut(left).open().await.unwrap();
+        assert_eq!(read(&disk, 0).await, 1);
+        assert_eq!(disk.statistics().journal.recovered_transactions, 1);
+    });
+}
+
+#[test]
+fn sizes_and_names_that_cannot_be_are_refused() {
+    simulated(1, async || {
+        let base = |name: String| Base {
+            name: BaseName {
+                name,
+                format: "raw".to_owned(),
+            },
+            size_bytes: 512,
+        };
+        let refused = [
+            (0, 16, None, "512 bytes to 4 EiB"),
+            (u64::MAX, 16, None, "512 bytes to 4 EiB"),
+            (1 << 50, 12, None, "larger blocks"),
+            (4096, 11, None, "4 KiB to 1 MiB"),
+            (4096, 21, None, "4 KiB to 1 MiB"),
+            (4096, 16, Some(base("x".repeat(4096))), "too long"),
+            (4096, 16, Some(base(String::new())), "too long"),
+        ];
+        for (size_bytes, block_bits, base, problem) in refused {
+            let mut options = CreateOptions::new(size_bytes);
+            (options.block_bits, options.base) = (block_bits, base);
+            let storage = SimulatedStorage::new(0, 1);
+            let error = create(&storage, &options, None).await.unwrap_err();
+            assert!(matches!(error, Error::Unsupported { .. }));
+            assert!(error.to_string().contains(problem), "{error}");
+        }
+    });
+}

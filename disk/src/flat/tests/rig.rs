@@ -1,0 +1,163 @@
+//! Random images on simulated disks.
+
+use std::rc::Rc;
+
+use crate::flat::format::BaseName;
+use crate::flat::{Base, CreateOptions, Flat, Parts, check, create, find_zero_blocks, recover};
+use crate::rng::Rng;
+use crate::test_support::content::{Stamp, bytes_of, layer_stamp};
+use crate::{Backend, CheckReport, Disk, Error, Executor, Order, Raw, Repair, SimulatedStorage};
+
+/// The engine under test.
+pub(super) type Image = Flat<SimulatedStorage>;
+
+/// An image with all that belongs to it. Not open.
+#[derive(Clone)]
+pub(super) struct Rig {
+    pub(super) image: SimulatedStorage,
+    pub(super) base: Option<SimulatedStorage>,
+    pub(super) order: Order,
+    pub(super) size_sectors: u64,
+    pub(super) block_bits: u32,
+    /// What the base has.
+    base_stamps: Rc<[Stamp]>,
+}
+
+impl Rig {
+    /// An image of a few blocks on a base that is as large, smaller or larger, or on none.
+    pub(super) async fn random(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let block_bits = 12 + u32::try_from(rng.below(3)).expect("small");
+        let block_sectors = 1 << (block_bits - 9);
+        let size_sectors = 1 + rng.below(30 * block_sectors);
+        let base_stamps = match rng.below(6) {
+            0 => Vec::new(),
+            1 => stamps(size_sectors, rng),
+            2 => stamps(1 + rng.below(size_sectors), rng),
+            _ => stamps(size_sectors + rng.below(100), rng),
+        };
+        let orders = [
+            Order::Journal,
+            Order::Journal,
+            Order::Ordered,
+            Order::Barrier,
+        ];
+        let order = orders[rng.index(orders.len())];
+        let scans = rng.below(3) == 0;
+        Self::create(seed, size_sectors, block_bits, base_stamps, order, scans).await
+    }
+
+    /// An image on a base that has these stamps, whose zeros are found with `scans`.
+    pub(super) async fn create(
+        seed: u64,
+        size_sectors: u64,
+        block_bits: u32,
+        base_stamps: Vec<Stamp>,
+        order: Order,
+        scans: bool,
+    ) -> Self {
+        let base = (!base_stamps.is_empty())
+            .then(|| SimulatedStorage::from_bytes(&bytes_of(&base_stamps), seed).named("base"));
+        let rig = Self {
+            image: SimulatedStorage::new(0, seed).named("image"),
+            base,
+            order,
+            size_sectors,
+            block_bits,
+            base_stamps: base_stamps.into(),
+        };
+        let mut options = CreateOptions::new(size_sectors * 512);
+        options.block_bits = block_bits;
+        // The least there can be, so that programs fill it.
+        options.journal_bytes = Some(1);
+        options.base = rig.base_reference();
+        let zero_blocks = match rig.base_disk().filter(|_| scans) {
+            Some(base) => {
+                let (len, block_bytes) = (options.size_bytes, 1 << block_bits);
+                let found = find_zero_blocks(base.as_ref(), len, block_bytes, true, |_| {});
+                Some(found.await.unwrap())
+            }
+            None => None,
+        };
+        create(&rig.image, &options, zero_blocks.as_ref())
+            .await
+            .unwrap();
+        rig
+    }
+
+    pub(super) fn base_reference(&self) -> Option<Base> {
+        self.base.as_ref().map(|_| Base {
+            name: BaseName {
+                name: "base".to_owned(),
+                format: "raw".to_owned(),
+            },
+            size_bytes: self.base_stamps.len() as u64 * 512,
+        })
+    }
+
+    fn base_disk(&self) -> Option<Rc<dyn Disk>> {
+        let base = self.base.clone()?;
+        Some(Rc::new(Raw::new(base.read_only()).unwrap()))
+    }
+
+    pub(super) async fn open(&self) -> Result<Image, Error> {
+        let parts = Parts {
+            base: self.base_disk(),
+            order: Some(self.order),
+            clock: None,
+        };
+        Flat::open(self.image.clone(), parts).await
+    }
+
+    /// The same with what a power cut left of the image.
+    pub(super) fn after_cut(&self, image: SimulatedStorage) -> Self {
+        Self {
+            image,
+            ..self.clone()
+        }
+    }
+
+    pub(super) async fn check(&self) -> CheckReport {
+        check(&self.image, Repair::None).await.unwrap()
+    }
+
+    pub(super) async fn recover(&self) {
+        recover(&self.image).await.unwrap();
+    }
+
+    /// The sectors that programs use: half as many again as the disk has at first.
+    pub(super) fn sectors(&self) -> Vec<u64> {
+        (0..=self.size_sectors + self.size_sectors / 2).collect()
+    }
+
+    /// What a new image has there.
+    pub(super) fn initial(&self) -> Vec<Stamp> {
+        let stamp = |sector: u64| {
+            let index = usize::try_from(sector).expect("small");
+            let here = self
+                .base_stamps
+                .get(index)
+                .filter(|_| sector < self.size_sectors);
+            here.copied().unwrap_or(0)
+        };
+        self.sectors().into_iter().map(stamp).collect()
+    }
+}
+
+/// Some sectors of a base are zeros.
+fn stamps(sectors: u64, rng: &mut Rng) -> Vec<Stamp> {
+    let mut zero = rng.coin();
+    let stamp = |sector| {
+        if rng.below(20) == 0 {
+            zero = !zero;
+        }
+        if zero { 0 } else { layer_stamp(0, sector) }
+    };
+    (0..sectors).map(stamp).collect()
+}
+
+/// Runs something on a simulated executor.
+pub(super) fn simulated<T>(seed: u64, work: impl AsyncFnOnce() -> T) -> T {
+    let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
+    executor.run(work())
+}
