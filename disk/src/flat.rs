@@ -20,8 +20,9 @@ mod journal;
 #[cfg(test)]
 mod tests;
 
+pub use bitmap::missing_blocks;
 pub use check::check;
 pub use create::{Base, CreateOptions, ZeroBlocks, create, find_zero_blocks};
 pub use engine::{Flat, Parts};
 pub use header_file::read_header;
-pub use journal::{inspect, recover};
+pub use journal::{give_up_journal, inspect, recover};

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::format::Header;
 use crate::ranges::ones;
 use crate::request::SECTOR_BYTES;
 use crate::storage::{for_each_piece, len};
@@ -12,6 +13,11 @@ use crate::{Error, Storage};
 const WORD_BITS: u64 = 64;
 const WORD_BYTES: u64 = 8;
 const SECTOR_WORDS: u64 = SECTOR_BYTES / WORD_BYTES;
+
+/// How many blocks of an image that was closed come from its base.
+pub async fn missing_blocks(storage: &impl Storage, header: &Header) -> Result<u64, Error> {
+    Ok(Bitmap::read(storage, header).await?.missing())
+}
 
 /// A bit a block, for those that the base covers.
 pub(super) struct Bitmap {
@@ -45,16 +51,12 @@ impl Bitmap {
         }
     }
 
-    /// As it is in `storage` at `offset`.
-    pub(super) async fn read(
-        storage: &impl Storage,
-        offset: u64,
-        block_bits: u32,
-        blocks: u64,
-    ) -> Result<Self, Error> {
-        let bitmap = Self::new(block_bits, blocks);
+    /// As it is in the image on `storage`.
+    pub(super) async fn read(storage: &impl Storage, header: &Header) -> Result<Self, Error> {
+        let blocks = header.covered_blocks();
+        let bitmap = Self::new(header.block_bits, blocks);
         let bytes = blocks.div_ceil(WORD_BITS) * WORD_BYTES;
-        for_each_piece(storage, offset, bytes, |at, piece| {
+        for_each_piece(storage, header.bitmap.start, bytes, |at, piece| {
             let first = len(at / WORD_BYTES);
             let mut words = bitmap.words.borrow_mut();
             for (word, bytes) in words[first..].iter_mut().zip(piece.chunks_exact(8)) {

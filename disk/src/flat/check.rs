@@ -24,8 +24,7 @@ pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport
         report.unchecked(header.journal.start, found.waiting());
         return Ok(report);
     }
-    let blocks = header.covered_blocks();
-    let bitmap = Bitmap::read(storage, header.bitmap.start, header.block_bits, blocks).await?;
+    let bitmap = Bitmap::read(storage, &header).await?;
     report.allocated_clusters = report.total_clusters - bitmap.missing();
     find_leaks(storage, &header, &bitmap, repair, &mut report).await?;
     if storage.size_bytes() > header.file_end() {

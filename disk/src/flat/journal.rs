@@ -22,17 +22,35 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
     if !mutant("recovery brings nothing home") {
         found.bring_home(storage).await?;
     }
-    let closed = Header {
-        journal_identity: None,
-        ..header.clone()
-    };
-    replace_header(storage, &Flusher::new(false, false), &header, closed).await?;
+    close(storage, &header).await?;
     let region = header.journal;
     let given = storage.discard(region.start, region.end - region.start);
     if let Err(error) = given.await {
         tracing::debug!(%error, "the journal's space stays with the file");
     }
     Ok(Some(found.report))
+}
+
+/// Makes an image that was not closed a closed one without what its journal holds: blocks of which
+/// only that knew come from the base again. The journal's space stays with the file. An image
+/// without a journal stays as it is.
+pub async fn give_up_journal(storage: &impl Storage) -> Result<(), Error> {
+    let header = read_header(storage).await?;
+    if header.journal_identity.is_some() {
+        close(storage, &header).await?;
+    }
+    Ok(())
+}
+
+/// Has the header say that there is no journal, durably.
+async fn close(storage: &impl Storage, header: &Header) -> Result<(), Error> {
+    let closed = Header {
+        journal_identity: None,
+        ..header.clone()
+    };
+    let flusher = Flusher::new(false, false);
+    replace_header(storage, &flusher, header, closed).await?;
+    Ok(())
 }
 
 /// What an image's journal would have recovery do; absent if it was closed.

@@ -1,5 +1,6 @@
 //! One file of a chain.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Instant;
@@ -7,9 +8,9 @@ use std::time::Instant;
 use super::recognize::{format_of, looks_like};
 use super::{Format, OpenOptions, name};
 use crate::flat::{self, Flat};
-use crate::journal::unclosed;
+use crate::journal::{Identity, RecoveryReport, unclosed};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
-use crate::qcow2::{Parts, Qcow2, file, snapshot};
+use crate::qcow2::{self, Parts, Qcow2, file, snapshot};
 use crate::{Disk, Error, FileStorage, Raw, Storage as _};
 
 /// One file of a chain.
@@ -112,9 +113,28 @@ impl Layer {
 
     /// Whether it has a journal: it was not closed, or is in use by somebody who writes.
     pub fn is_unclosed(&self) -> bool {
-        let (qcow2, flat) = (self.header.as_ref(), self.flat.as_ref());
-        qcow2.is_some_and(|header| header.journal.is_some())
-            || flat.is_some_and(|header| header.journal_identity.is_some())
+        self.journal().is_some()
+    }
+
+    /// Where its journal is, and what tells it from others, if it has one.
+    pub fn journal(&self) -> Option<(Range<u64>, Identity)> {
+        match (&self.header, &self.flat) {
+            (Some(header), _) => {
+                let journal = header.journal.as_ref()?;
+                Some((journal.region.clone(), journal.identity))
+            }
+            (_, Some(header)) => Some((header.journal.clone(), header.journal_identity?)),
+            (None, None) => None,
+        }
+    }
+
+    /// What its journal would have recovery do, if it has one.
+    pub async fn inspect_journal(&self) -> Result<Option<RecoveryReport>, Error> {
+        match (&self.header, &self.flat) {
+            (Some(header), _) => qcow2::inspect(&self.storage, header).await,
+            (_, Some(header)) => flat::inspect(&self.storage, header).await,
+            (None, None) => Ok(None),
+        }
     }
 
     /// Refuses an image that was not closed: its tables are stale, and nothing recovers them here.

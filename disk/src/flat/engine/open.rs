@@ -50,8 +50,7 @@ impl<S: Storage> Flat<S> {
             // It says why.
             storage.barrier().await?;
         }
-        let blocks = header.covered_blocks();
-        let bitmap = Bitmap::read(&storage, header.bitmap.start, header.block_bits, blocks).await?;
+        let bitmap = Bitmap::read(&storage, &header).await?;
         let image = Image::new(storage, header, bitmap, parts);
         if let Some((report, took)) = recovered {
             image.note_recovery(&report, took);

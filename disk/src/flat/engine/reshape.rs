@@ -156,14 +156,8 @@ impl<S: Storage> Image<S> {
 
     async fn reload_bitmap(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
-        let blocks = header.covered_blocks();
-        let read = Bitmap::read(
-            &self.storage,
-            header.bitmap.start,
-            header.block_bits,
-            blocks,
-        );
-        self.bitmap.replace(read.await?);
+        self.bitmap
+            .replace(Bitmap::read(&self.storage, &header).await?);
         Ok(())
     }
 }
