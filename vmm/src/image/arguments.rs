@@ -8,7 +8,7 @@ use disk::{Format, OpenOptions};
 /// An image that is read, and how.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Source {
-    /// Format of the image: raw or qcow2
+    /// Format of the image: raw, qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     pub(super) format: Option<Format>,
 

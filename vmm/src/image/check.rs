@@ -1,12 +1,11 @@
-//! `image check`: errors of a qcow2 image, and their repair.
+//! `image check`: errors of an image, and their repair.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Args, ValueEnum};
 use disk::journal::RecoveryReport;
-use disk::qcow2::{self, CheckReport, Finding, Severity};
-use disk::{Error, Format, Layer, Storage as _};
+use disk::{CheckReport, Error, Finding, Format, Layer, Severity, Storage, flat, qcow2};
 use serde::Serialize;
 
 use super::arguments::{Output, write_options};
@@ -61,7 +60,7 @@ enum Repair {
 #[serde(rename_all = "kebab-case")]
 struct Checked {
     filename: String,
-    format: &'static str,
+    format: String,
     check_errors: u64,
     image_end_offset: u64,
     #[serde(skip_serializing_if = "is_zero")]
@@ -96,27 +95,35 @@ pub(super) async fn run(arguments: &Arguments) -> Result<u8> {
     let chain = match options.chain().await {
         Err(error) => {
             let report = lost_table(&error).ok_or(error)?;
-            return arguments.conclude(&report);
+            return arguments.conclude(Format::Qcow2, &report);
         }
         Ok(chain) => chain,
     };
     let image = &chain.layers()[0];
-    if image.format == Format::Raw {
-        let file = arguments.file.display();
-        notice(&format!(
-            "microvm: {file}: a raw image has nothing to check\n"
-        ));
-        return Ok(NO_CHECK);
-    }
-    let repair = match arguments.repair {
-        None => qcow2::Repair::None,
-        Some(Repair::Leaks) => qcow2::Repair::Leaks,
-        Some(Repair::All) => qcow2::Repair::All,
-    };
     arguments.end_journal(image).await?;
-    let report = qcow2::check(&image.storage, repair).await?;
+    let repair = arguments.repair.map_or(disk::Repair::None, Into::into);
+    let report = match image.format {
+        Format::Raw => {
+            let file = arguments.file.display();
+            notice(&format!(
+                "microvm: {file}: a raw image has nothing to check\n"
+            ));
+            return Ok(NO_CHECK);
+        }
+        Format::Qcow2 => qcow2::check(&image.storage, repair).await?,
+        Format::Flat => flat::check(&image.storage, repair).await?,
+    };
     image.storage.close();
-    arguments.conclude(&report)
+    arguments.conclude(image.format, &report)
+}
+
+impl From<Repair> for disk::Repair {
+    fn from(repair: Repair) -> Self {
+        match repair {
+            Repair::Leaks => Self::Leaks,
+            Repair::All => Self::All,
+        }
+    }
 }
 
 impl Arguments {
@@ -128,13 +135,14 @@ impl Arguments {
             return Ok(());
         };
         let (file, storage) = (self.file.display(), &image.storage);
-        let Some(header) = &image.header else {
-            return Ok(());
-        };
-        match qcow2::inspect(storage, header).await {
+        match image.inspect_journal().await {
             Ok(None) => Ok(()),
             Ok(Some(_)) => {
-                if let Some(report) = qcow2::recover(storage).await? {
+                let recovered = match image.format {
+                    Format::Flat => flat::recover(storage).await?,
+                    _ => qcow2::recover(storage).await?,
+                };
+                if let Some(report) = recovered {
                     self.note_recovery(&report);
                 }
                 Ok(())
@@ -145,7 +153,10 @@ impl Arguments {
                      was left open may be lost, even flushed ones, and parts of the disk may read \
                      as what was there before, or as other data\n"
                 ));
-                Ok(qcow2::give_up_journal(storage).await?)
+                Ok(match image.format {
+                    Format::Flat => flat::give_up_journal(storage).await?,
+                    _ => qcow2::give_up_journal(storage).await?,
+                })
             }
             Err(damage @ Error::Damaged { .. }) => bail!(
                 "{damage}; microvm image check --repair all {file} gives the journal up, and with \
@@ -167,12 +178,12 @@ impl Arguments {
     }
 
     /// Prints what was found; returns the exit status.
-    fn conclude(&self, report: &CheckReport) -> Result<u8> {
+    fn conclude(&self, format: Format, report: &CheckReport) -> Result<u8> {
         print_findings(report);
         match self.output {
-            Output::Json => super::print_json(&Checked::new(self, report))?,
+            Output::Json => super::print_json(&Checked::new(self, format, report))?,
             Output::Human if self.quiet => {}
-            Output::Human => super::print(&text(report))?,
+            Output::Human => super::print(&text(format, report))?,
         }
         Ok(report.exit_status())
     }
@@ -221,15 +232,20 @@ fn print_findings(report: &CheckReport) {
 }
 
 /// What `qemu-img check` prints.
-fn text(report: &CheckReport) -> String {
+fn text(format: Format, report: &CheckReport) -> String {
     let (corruptions, leaks) = (report.corruptions, report.leaks);
     let unchecked = report.check_errors;
+    let unit = if format == Format::Flat {
+        "blocks"
+    } else {
+        "clusters"
+    };
     let repaired = report.leaks_fixed + report.corruptions_fixed;
     let lines = [
         (repaired > 0).then(|| {
             format!(
                 "The following inconsistencies were found and repaired:\n\n    \
-                 {} leaked clusters\n    {} corruptions\n\n",
+                 {} leaked {unit}\n    {} corruptions\n\n",
                 report.leaks_fixed, report.corruptions_fixed,
             )
         }),
@@ -242,23 +258,26 @@ fn text(report: &CheckReport) -> String {
         }),
         (leaks > 0).then(|| {
             format!(
-                "{leaks} leaked clusters were found on the image.\n\
+                "{leaks} leaked {unit} were found on the image.\n\
                  This means waste of disk space, but no harm to data.\n"
             )
         }),
         (unchecked > 0).then(|| format!("{unchecked} parts of the image could not be checked.\n")),
-        usage(report),
+        usage(format, report),
         Some(format!("Image end offset: {}\n", report.image_end_offset)),
     ];
     lines.into_iter().flatten().collect()
 }
 
-fn usage(report: &CheckReport) -> Option<String> {
+fn usage(format: Format, report: &CheckReport) -> Option<String> {
     let (allocated, total) = (report.allocated_clusters, report.total_clusters);
+    let share = human::percent(allocated, total);
+    if format == Format::Flat {
+        return Some(format!("{allocated}/{total} = {share} local blocks\n"));
+    }
     (allocated > 0 && total > 0).then(|| {
         format!(
-            "{allocated}/{total} = {} allocated, {} fragmented, {} compressed clusters\n",
-            human::percent(allocated, total),
+            "{allocated}/{total} = {share} allocated, {} fragmented, {} compressed clusters\n",
             human::percent(report.fragmented_clusters, allocated),
             human::percent(report.compressed_clusters, allocated),
         )
@@ -266,10 +285,10 @@ fn usage(report: &CheckReport) -> Option<String> {
 }
 
 impl Checked {
-    fn new(arguments: &Arguments, report: &CheckReport) -> Self {
+    fn new(arguments: &Arguments, format: Format, report: &CheckReport) -> Self {
         Self {
             filename: arguments.file.display().to_string(),
-            format: "qcow2",
+            format: format.to_string(),
             check_errors: report.check_errors,
             image_end_offset: report.image_end_offset,
             corruptions: report.corruptions,

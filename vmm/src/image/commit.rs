@@ -80,7 +80,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     copied.with_context(|| {
         let base = plan.base.display();
         let remedy = match plan.base_format {
-            Format::Raw => String::new(),
+            Format::Raw | Format::Flat => String::new(),
             // A write that failed may have taken clusters.
             Format::Qcow2 => format!(
                 ", or have given back what was allocated for nothing: \

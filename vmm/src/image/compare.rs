@@ -25,7 +25,7 @@ const DIFFERENT: u8 = 1;
 /// The arguments of `image compare`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the first image: raw or qcow2
+    /// Format of the first image: raw, qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     first_format: Option<Format>,
 

@@ -1,6 +1,7 @@
 //! `image convert`: copies of images.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
@@ -9,6 +10,7 @@ use disk::{Disk, Format, OpenOptions};
 use super::arguments::{ProgressArguments, read_options};
 use super::copy::{Before, Copy, Target};
 use super::create::BackingArguments;
+use super::flat_base::FlatBase;
 use super::identity::is_same_file;
 use super::interrupt::Interrupt;
 use super::new_image::NewImage;
@@ -20,7 +22,7 @@ use crate::cli::size::parse_size;
 /// The arguments of `image convert`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the source: raw or qcow2
+    /// Format of the source: raw, qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     source_format: Option<Format>,
 
@@ -28,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'U', long)]
     force_share: bool,
 
-    /// Format of the target: raw or qcow2
+    /// Format of the target: raw, qcow2 or flat
     #[arg(short = 'O', long, value_name = "FMT", default_value_t = Format::Raw)]
     target_format: Format,
 
@@ -100,8 +102,9 @@ impl Arguments {
         if options.size_bytes.is_some() {
             bail!("-o size: the target has the size of the source");
         }
-        if self.compress && options.format == Format::Raw {
-            bail!("-c: a raw image has nothing to compress; give -O qcow2");
+        if self.compress && options.format != Format::Qcow2 {
+            let format = options.format;
+            bail!("-c: a {format} image has nothing to compress; give -O qcow2");
         }
         Ok(options)
     }
@@ -112,11 +115,14 @@ impl Arguments {
         let size = source.properties().size_bytes;
         let interrupt = Interrupt::install()?;
         let progress = Progress::new(self.progress, size);
-        let image = NewImage::create(&self.target, &options, size).await?;
+        let backing = options.open_backing(&self.target).await?;
+        let base = backing.as_deref();
+        let base = FlatBase::look(&options, base, size, self.progress, &interrupt).await?;
+        let image = NewImage::create(&self.target, &options, size, base.as_ref()).await?;
         let how = options.preallocation();
         image.preallocate(how, &progress, &interrupt).await?;
         progress.restart();
-        let target = self.new_target(&image, &options).await?;
+        let target = self.new_target(&image, backing).await?;
         self.copy(source, &target, &progress, &interrupt).await?;
         target.disk.close().await?;
         image.finish()
@@ -157,9 +163,9 @@ impl Arguments {
         copy.run().await
     }
 
-    async fn new_target(&self, image: &NewImage, options: &ImageOptions) -> Result<Target> {
+    async fn new_target(&self, image: &NewImage, backing: Option<Rc<dyn Disk>>) -> Result<Target> {
         let mut target = Target::open(image.options(), self.target_format, self.compress).await?;
-        target.before = match options.open_backing(&self.target).await? {
+        target.before = match backing {
             Some(backing) => Before::Backing(backing),
             None if image.is_blank() => Before::Zeros,
             None => Before::Anything,

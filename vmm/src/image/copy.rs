@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use anyhow::Result;
+use disk::flat::Flat;
 use disk::qcow2::Qcow2;
 use disk::{Disk, FileStorage, Format, OpenOptions, Request};
 
@@ -44,8 +45,14 @@ impl Target {
             unit_bytes,
             before: Before::Anything,
         };
-        if format == Format::Raw {
-            return Ok(target(options.open().await?, RAW_UNIT_BYTES, None));
+        match format {
+            Format::Qcow2 => {}
+            Format::Raw => return Ok(target(options.open().await?, RAW_UNIT_BYTES, None)),
+            Format::Flat => {
+                let flat = options.open_flat().await?;
+                let unit_bytes = flat_unit_bytes(&flat);
+                return Ok(target(flat, unit_bytes, None));
+            }
         }
         let qcow2 = options.open_qcow2().await?;
         let layout = qcow2.header().layout;
@@ -55,6 +62,16 @@ impl Target {
         } else {
             target(qcow2, layout.subcluster_bytes(), None)
         })
+    }
+}
+
+/// The unit in which a flat image takes space: on a base, the blocks that it would fill up from
+/// there.
+pub(super) fn flat_unit_bytes(flat: &Flat<FileStorage>) -> u64 {
+    let header = flat.header();
+    match header.base {
+        Some(_) => header.block_bytes(),
+        None => RAW_UNIT_BYTES,
     }
 }
 

@@ -7,9 +7,10 @@ use clap::Args;
 use disk::Format;
 
 use super::arguments::ProgressArguments;
+use super::flat_base::FlatBase;
 use super::interrupt::Interrupt;
 use super::new_image::NewImage;
-use super::options::ImageOptions;
+use super::options::{ImageOptions, Preallocation};
 use super::progress::Progress;
 use crate::cli::size::parse_size;
 
@@ -19,7 +20,7 @@ const SECTOR_BYTES: u64 = 512;
 /// The arguments of `image create`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the new image: raw or qcow2
+    /// Format of the new image: raw, qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT", default_value_t = Format::Raw)]
     format: Format,
 
@@ -30,7 +31,8 @@ pub(crate) struct Arguments {
     #[arg(short = 'u', long = "unsafe")]
     unchecked: bool,
 
-    /// Options of the format, like `cluster_size=64K`
+    /// Options of the format, like `cluster_size=64K` (qcow2), `block_size=64K` or `scan=full`,
+    /// `holes` or `off` (flat: how to look for zeros in the backing file, which need no copies)
     #[arg(short = 'o', long = "options", value_name = "NAME=VALUE,...")]
     options: Vec<String>,
 
@@ -53,7 +55,7 @@ pub(crate) struct BackingArguments {
     #[arg(short = 'b', visible_short_alias = 'B', long, value_name = "FILE")]
     backing: Option<String>,
 
-    /// Format of the backing file: raw or qcow2
+    /// Format of the backing file: raw, qcow2 or flat
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<Format>,
 }
@@ -72,9 +74,17 @@ impl BackingArguments {
             &options.backing_file,
             options.backing_format,
         ) {
-            (Format::Raw, Some(_), _) => bail!("a raw image has no backing file; give -f qcow2"),
+            (Format::Raw, Some(_), _) => {
+                bail!("a raw image has no backing file; give -f qcow2 or -f flat")
+            }
+            (Format::Flat, Some(_), _) if options.preallocation() == Preallocation::Full => bail!(
+                "-o preallocation=full: the zeros would hide the backing file; falloc gives the \
+                 space without"
+            ),
             (_, Some(file), None) => {
-                bail!("the format of the backing file '{file}' must be given: -F raw or -F qcow2")
+                bail!(
+                    "the format of the backing file '{file}' must be given: -F raw, -F qcow2 or -F flat"
+                )
             }
             (_, None, Some(_)) => bail!("-F is the format of a backing file, but there is none"),
             _ => Ok(()),
@@ -91,14 +101,18 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     } else {
         options.open_backing(&arguments.file).await?
     };
-    let backing_bytes = backing.map(|backing| backing.properties().size_bytes);
+    let backing_bytes = backing
+        .as_ref()
+        .map(|backing| backing.properties().size_bytes);
     let size = arguments.size.or(options.size_bytes).or(backing_bytes);
     let size = size.context("the size of the disk is missing: microvm image create FILE SIZE")?;
     let size = size
         .checked_next_multiple_of(SECTOR_BYTES)
         .context("a disk is smaller than 16 EiB")?;
     let interrupt = Interrupt::install()?;
-    let image = NewImage::create(&arguments.file, &options, size).await?;
+    let base = backing.as_deref();
+    let base = FlatBase::look(&options, base, size, arguments.progress, &interrupt).await?;
+    let image = NewImage::create(&arguments.file, &options, size, base.as_ref()).await?;
     let progress = Progress::new(arguments.progress, size);
     image
         .preallocate(options.preallocation(), &progress, &interrupt)

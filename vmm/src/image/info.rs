@@ -1,6 +1,7 @@
 //! `image info`: what an image is.
 
 mod describe;
+mod flat;
 mod journal;
 mod text;
 

@@ -1,7 +1,10 @@
 //! Ctrl-C and SIGTERM, for commands that have something to put in order before they end.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 
 use anyhow::{Context as _, Result, bail};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -22,6 +25,16 @@ impl Interrupt {
                 .context("cannot install signal handlers")?;
         }
         Ok(Self(asked))
+    }
+
+    /// Does `work`, and drops it in the middle once somebody wants the program to end.
+    pub(super) async fn stop<F: Future>(&self, work: F) -> Result<F::Output> {
+        let mut work = pin!(work);
+        poll_fn(|context| match self.check() {
+            Ok(()) => work.as_mut().poll(context).map(Ok),
+            Err(interrupted) => Poll::Ready(Err(interrupted)),
+        })
+        .await
     }
 
     /// An error once somebody wants the program to end.

@@ -2,8 +2,8 @@
 //!
 //! Commands and options are called as `qemu-img` calls them wherever they mean the same.
 //!
-//! The format of an image is what `-f` says. Without it, a file that looks like a qcow2 image is
-//! taken for one as long as it names no other file that the command would open; anything else that
+//! The format of an image is what `-f` says. Without it, a file that looks like a qcow2 or flat
+//! image is taken for one as long as it names no other file that the command would open; anything else that
 //! looks like an image is refused. In a raw image a guest may have written what looks so, and
 //! could have any file of the host read by naming it.
 
@@ -16,6 +16,7 @@ mod compare;
 mod convert;
 mod copy;
 mod create;
+mod flat_base;
 mod human;
 mod identity;
 mod in_flight;
@@ -57,7 +58,7 @@ pub(crate) enum ImageCommand {
     Create(create::Arguments),
     /// Say what an image is
     Info(info::Arguments),
-    /// Look for errors in a qcow2 image, and repair them
+    /// Look for errors in an image, and repair them
     Check(check::Arguments),
     /// List which parts of an image hold data, and where
     Map(map::Arguments),

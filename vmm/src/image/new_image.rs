@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use disk::{Disk as _, FileStorage, Format, OpenOptions, Order, Storage as _, qcow2};
+use disk::{Disk as _, FileStorage, Format, OpenOptions, Order, Storage as _, flat, qcow2};
 
+use super::flat_base::FlatBase;
 use super::interrupt::Interrupt;
 use super::new_file::NewFile;
 use super::options::{ImageOptions, Preallocation, beside};
@@ -17,6 +18,8 @@ pub(super) struct NewImage {
     data: Option<NewFile>,
     format: Format,
     size_bytes: u64,
+    /// Where its file has the disk's bytes, if they lie there as the disk has them.
+    data_offset: u64,
     /// Whether it reads as zeros, but for what its backing file holds.
     blank: bool,
 }
@@ -27,6 +30,7 @@ impl NewImage {
         path: &Path,
         options: &ImageOptions,
         size_bytes: u64,
+        base: Option<&FlatBase>,
     ) -> Result<Self> {
         let image = NewFile::create(path)?;
         let data = match &options.data_file {
@@ -34,12 +38,19 @@ impl NewImage {
             None => None,
         };
         let storage = image.options().open()?;
-        let blank = options.format == Format::Qcow2 || image.is_file();
+        let blank = options.format != Format::Raw || image.is_file();
+        let mut data_offset = 0;
         match options.format {
             Format::Raw => set_size(&image, &storage, size_bytes).await?,
             Format::Qcow2 => {
                 let options = options.qcow2(size_bytes)?;
                 qcow2::create(&storage, &options).await?;
+            }
+            Format::Flat => {
+                let options = options.flat(size_bytes, base.map(FlatBase::size_bytes))?;
+                let zero_blocks = base.and_then(FlatBase::zero_blocks);
+                let header = flat::create(&storage, &options, zero_blocks).await?;
+                data_offset = header.data_offset;
             }
         }
         storage.sync().await?;
@@ -54,6 +65,7 @@ impl NewImage {
             data,
             format: options.format,
             size_bytes,
+            data_offset,
             blank,
         })
     }
@@ -64,7 +76,7 @@ impl NewImage {
         let mut options = OpenOptions::new(self.image.path())
             .name(self.image.place())
             .format(self.format);
-        if self.format == Format::Qcow2 {
+        if self.format != Format::Raw {
             options = options.order(Order::Ordered);
         }
         match &self.data {
@@ -96,8 +108,9 @@ impl NewImage {
             progress,
             interrupt,
         };
-        if self.format == Format::Raw {
-            return preallocate.raw(self.image.path(), options).await;
+        if self.format != Format::Qcow2 {
+            let path = self.image.path();
+            return preallocate.in_order(path, self.data_offset, options).await;
         }
         let image = options.open_qcow2().await?;
         preallocate.qcow2(&image).await?;

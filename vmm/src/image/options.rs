@@ -7,10 +7,12 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
+use disk::flat::format::BaseName;
 use disk::qcow2::CreateOptions;
 use disk::qcow2::format::Compression;
-use disk::{Disk, Format, OpenOptions};
+use disk::{Disk, Format, OpenOptions, flat};
 
+use super::flat_base::Scan;
 use crate::cli::disk::split_fields;
 use crate::cli::size::parse_size;
 
@@ -44,6 +46,8 @@ pub(super) struct ImageOptions {
     extended_l2: bool,
     lazy_refcounts: bool,
     compression: Compression,
+    block_bytes: Option<u64>,
+    pub(super) scan: Scan,
 }
 
 impl ImageOptions {
@@ -63,6 +67,8 @@ impl ImageOptions {
             extended_l2: false,
             lazy_refcounts: false,
             compression: Compression::Zlib,
+            block_bytes: None,
+            scan: Scan::default(),
         };
         for field in options.iter().flat_map(|option| split_fields(option)) {
             let Some((key, value)) = field.split_once('=') else {
@@ -71,7 +77,8 @@ impl ImageOptions {
             };
             let applied = match format {
                 Format::Raw => parsed.apply_to_any(key, value),
-                Format::Qcow2 => parsed.apply(key, value),
+                Format::Qcow2 => parsed.apply_to_qcow2(key, value),
+                Format::Flat => parsed.apply_to_flat(key, value),
             };
             applied.map_err(|error| anyhow!("-o {field}: {error}"))?;
         }
@@ -84,8 +91,12 @@ impl ImageOptions {
             "preallocation" => {
                 self.preallocation =
                     Preallocation::from_str(value, false).map_err(anyhow::Error::msg)?;
-                if self.format == Format::Raw && self.preallocation == Preallocation::Metadata {
-                    bail!("a raw image has no metadata; there are off, falloc and full");
+                let has_tables = self.format == Format::Qcow2;
+                if !has_tables && self.preallocation == Preallocation::Metadata {
+                    let format = self.format;
+                    bail!(
+                        "a {format} image has no metadata to preallocate; there are off, falloc and full"
+                    );
                 }
             }
             _ => bail!("{}", known(self.format)),
@@ -93,14 +104,12 @@ impl ImageOptions {
         Ok(())
     }
 
-    fn apply(&mut self, key: &str, value: &str) -> Result<()> {
+    fn apply_to_qcow2(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "compat" => {
                 let versions = [("0.10", 2), ("1.1", 3), ("v2", 2), ("v3", 3)];
                 self.version = choice(value, &versions)?;
             }
-            "backing_file" => self.backing_file = Some(value.to_owned()),
-            "backing_fmt" => self.backing_format = Some(value.parse()?),
             "cluster_size" => {
                 self.cluster_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?);
             }
@@ -113,6 +122,27 @@ impl ImageOptions {
             }
             "data_file" => self.data_file = Some(value.to_owned()),
             "data_file_raw" => self.data_file_raw = switch(value)?,
+            _ => self.apply_to_overlay(key, value)?,
+        }
+        Ok(())
+    }
+
+    fn apply_to_flat(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "block_size" => {
+                self.block_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?);
+            }
+            "scan" => self.scan = Scan::from_str(value, false).map_err(anyhow::Error::msg)?,
+            _ => self.apply_to_overlay(key, value)?,
+        }
+        Ok(())
+    }
+
+    /// What images have that can stand on another.
+    fn apply_to_overlay(&mut self, key: &str, value: &str) -> Result<()> {
+        match key {
+            "backing_file" => self.backing_file = Some(value.to_owned()),
+            "backing_fmt" => self.backing_format = Some(value.parse()?),
             _ => self.apply_to_any(key, value)?,
         }
         Ok(())
@@ -134,6 +164,29 @@ impl ImageOptions {
             Preallocation::Off if self.data_file_raw => Preallocation::Metadata,
             preallocation => preallocation,
         }
+    }
+
+    /// The same for the library, for a disk of `size_bytes` on a base of `base_bytes`.
+    pub(super) fn flat(
+        &self,
+        size_bytes: u64,
+        base_bytes: Option<u64>,
+    ) -> Result<flat::CreateOptions> {
+        let mut options = flat::CreateOptions::new(size_bytes);
+        if let Some(bytes) = self.block_bytes {
+            options.block_bits = block_bits(bytes)?;
+        }
+        let named = self.backing_file.clone().zip(self.backing_format);
+        options.base = named
+            .zip(base_bytes)
+            .map(|((name, format), size_bytes)| flat::Base {
+                name: BaseName {
+                    name,
+                    format: format.to_string(),
+                },
+                size_bytes,
+            });
+        Ok(options)
     }
 
     /// The same for the library, for a disk of `size_bytes`.
@@ -165,6 +218,15 @@ impl ImageOptions {
     }
 }
 
+/// The size of a block as a power of two.
+fn block_bits(bytes: u64) -> Result<u32> {
+    let bits = bytes.trailing_zeros();
+    if !bytes.is_power_of_two() || !flat::format::BLOCK_BITS.contains(&bits) {
+        bail!("-o block_size={bytes}: blocks have a power of two from 4K to 1M");
+    }
+    Ok(bits)
+}
+
 /// What options there are.
 fn known(format: Format) -> &'static str {
     match format {
@@ -173,6 +235,10 @@ fn known(format: Format) -> &'static str {
             "qcow2 images have the options size, compat, backing_file, backing_fmt, cluster_size, \
              preallocation, lazy_refcounts, refcount_bits, extended_l2, compression_type, \
              data_file and data_file_raw"
+        }
+        Format::Flat => {
+            "flat images have the options size, backing_file, backing_fmt, block_size, scan and \
+             preallocation"
         }
     }
 }

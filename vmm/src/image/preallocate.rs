@@ -29,11 +29,19 @@ pub(super) struct Preallocate<'a> {
 }
 
 impl Preallocate<'_> {
-    /// In a raw image.
-    pub(super) async fn raw(self, path: &Path, options: OpenOptions) -> Result<()> {
+    /// In an image whose file has the disk's bytes in their order, from `data_offset` on.
+    pub(super) async fn in_order(
+        self,
+        path: &Path,
+        data_offset: u64,
+        options: OpenOptions,
+    ) -> Result<()> {
         match self.how {
             Preallocation::Off | Preallocation::Metadata => Ok(()),
-            Preallocation::Falloc => reserve(path, &self.range).context("cannot reserve its space"),
+            Preallocation::Falloc => {
+                let range = data_offset + self.range.start..data_offset + self.range.end;
+                reserve(path, &range).context("cannot reserve its space")
+            }
             Preallocation::Full => {
                 let disk = options.open().await?;
                 self.write_zeros(&*disk).await?;

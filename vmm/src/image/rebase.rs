@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(short = 'b', long, value_name = "FILE")]
     backing: String,
 
-    /// Format of the new backing file: raw or qcow2
+    /// Format of the new backing file: raw, qcow2 or flat
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<Format>,
 
@@ -107,7 +107,9 @@ impl Arguments {
             ("", Some(_)) => bail!("-F is the format of a backing file, but there is to be none"),
             (name, Some(format)) => Ok(Some((name, format))),
             (name, None) => {
-                bail!("the format of the backing file '{name}' must be given: -F raw or -F qcow2")
+                bail!(
+                    "the format of the backing file '{name}' must be given: -F raw, -F qcow2 or -F flat"
+                )
             }
         }
     }

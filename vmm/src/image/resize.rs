@@ -18,7 +18,7 @@ use crate::cli::size::parse_size;
 /// The arguments of `image resize`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the image: raw or qcow2
+    /// Format of the image: raw, qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     format: Option<Format>,
 
@@ -97,7 +97,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     image.storage.close();
     if raw {
         let options = options.format(Format::Raw);
-        let done = preallocate.raw(&arguments.file, options).await;
+        let done = preallocate.in_order(&arguments.file, 0, options).await;
         return done.with_context(|| arguments.resized(new));
     }
     let image = options.open_qcow2().await?;

@@ -27,7 +27,7 @@ const SECTOR_BYTES: u64 = 512;
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 #[derive(Args, Clone, Debug)]
 pub(super) struct JobOptions {
-    /// Format of the image: raw or qcow2
+    /// Format of the image: raw, qcow2 or flat
     #[arg(short = 'f', long, value_name = "FMT")]
     format: Option<Format>,
 

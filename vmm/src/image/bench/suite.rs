@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Args as _, Command, FromArgMatches as _, ValueEnum};
-use disk::{FileOptions, Format, Storage as _, qcow2};
+use disk::{FileOptions, Format, Storage as _, flat, qcow2};
 use serde::Serialize;
 
 use super::super::human;
@@ -144,6 +144,10 @@ async fn make_image(
         Format::Qcow2 => {
             let options = qcow2::CreateOptions::new(size_bytes);
             qcow2::create(&storage, &options).await?;
+        }
+        Format::Flat => {
+            let options = flat::CreateOptions::new(size_bytes);
+            flat::create(&storage, &options, None).await?;
         }
     }
     storage.close();

@@ -11,6 +11,7 @@ use disk::qcow2::format::{
 };
 use serde::Serialize;
 
+use super::flat::FlatDescription;
 use super::journal::JournalState;
 
 /// What an image is. QEMU's fields, in its spelling.
@@ -30,6 +31,8 @@ pub(super) struct Description {
     pub(super) journal: Option<JournalState>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(super) qcow2: Option<Qcow2Description>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub(super) flat: Option<FlatDescription>,
 }
 
 /// What only a qcow2 image has.
@@ -115,16 +118,21 @@ impl Description {
         } else {
             None
         };
-        let marks = IncompatibleFeatures::DIRTY | IncompatibleFeatures::JOURNAL;
+        let flat = match &layer.flat {
+            Some(header) => Some(FlatDescription::of(layer, header).await?),
+            None => None,
+        };
+        let is_dirty = |header: &Header| header.incompatible.has(IncompatibleFeatures::DIRTY);
         Ok(Self {
             filename: path.to_string(),
             format: layer.format.to_string(),
             virtual_size: layer.virtual_size_bytes(),
             actual_size: metadata.blocks() * 512,
-            dirty_flag: header.is_some_and(|header| header.incompatible.0 & marks != 0),
+            dirty_flag: layer.is_unclosed() || header.is_some_and(is_dirty),
             preallocated_size: preallocated_size(layer).await?,
             journal,
             qcow2,
+            flat,
         })
     }
 }

@@ -3,8 +3,7 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use disk::qcow2::format::JournalExtension;
-use disk::{Error, Layer, qcow2};
+use disk::{Error, Layer};
 use serde::Serialize;
 
 /// The journal of an image, or that there is none.
@@ -51,12 +50,10 @@ enum Content {
 
 impl JournalState {
     pub(super) async fn of(layer: &Layer) -> Result<Self> {
-        let header = layer.header.as_ref();
-        let extension = header.and_then(|header| Some((header, header.journal.as_ref()?)));
-        let Some((header, JournalExtension { region, identity })) = extension else {
+        let Some((region, identity)) = layer.journal() else {
             return Ok(Self::Closed);
         };
-        let content = match qcow2::inspect(&layer.storage, header).await {
+        let content = match layer.inspect_journal().await {
             Ok(report) => {
                 let report = report.unwrap_or_default();
                 Content::Waiting {
@@ -73,7 +70,7 @@ impl JournalState {
         Ok(Self::There(Journal {
             offset: region.start,
             size: region.end.saturating_sub(region.start),
-            identity: hexadecimal(identity),
+            identity: hexadecimal(&identity),
             content,
         }))
     }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use super::super::human;
 use super::super::snapshot_table::snapshot_table;
 use super::describe::{Bitmap, Description, Qcow2Description, SpecificData};
+use super::flat::FlatDescription;
 
 /// The lines on one image.
 pub(super) fn text(image: &Description) -> String {
@@ -24,6 +25,9 @@ pub(super) fn text(image: &Description) -> String {
     if let Some(qcow2) = &image.qcow2 {
         lines.extend(qcow2_lines(qcow2));
     }
+    if let Some(flat) = &image.flat {
+        lines.extend(flat_lines(flat));
+    }
     if let Some(journal) = &image.journal {
         lines.extend(journal.lines());
     }
@@ -34,16 +38,11 @@ pub(super) fn text(image: &Description) -> String {
 
 fn qcow2_lines(qcow2: &Qcow2Description) -> Vec<String> {
     let mut lines = vec![format!("cluster_size: {}", qcow2.cluster_size)];
-    if let Some(name) = &qcow2.backing_filename {
-        let found = match &qcow2.full_backing_filename {
-            Some(path) if path != name => format!(" (actual path: {path})"),
-            _ => String::new(),
-        };
-        lines.push(format!("backing file: {name}{found}"));
-    }
-    if let Some(format) = &qcow2.backing_filename_format {
-        lines.push(format!("backing file format: {format}"));
-    }
+    lines.extend(backing_lines(
+        qcow2.backing_filename.as_ref(),
+        qcow2.full_backing_filename.as_ref(),
+        qcow2.backing_filename_format.as_ref(),
+    ));
     if !qcow2.snapshots.is_empty() {
         lines.extend(snapshot_table(&qcow2.snapshots));
     }
@@ -51,6 +50,34 @@ fn qcow2_lines(qcow2: &Qcow2Description) -> Vec<String> {
     let specific = specific_lines(&qcow2.format_specific.data);
     lines.extend(specific.iter().map(|line| format!("    {line}")));
     lines
+}
+
+fn flat_lines(flat: &FlatDescription) -> Vec<String> {
+    let mut lines = backing_lines(
+        flat.backing_filename.as_ref(),
+        flat.full_backing_filename.as_ref(),
+        flat.backing_filename_format.as_ref(),
+    );
+    lines.push("Format specific information:".to_owned());
+    lines.extend(flat.lines().iter().map(|line| format!("    {line}")));
+    lines
+}
+
+/// What an image stands on: its name, where that is found, and its format.
+fn backing_lines(
+    name: Option<&String>,
+    path: Option<&String>,
+    format: Option<&String>,
+) -> Vec<String> {
+    let found = match path.filter(|path| name != Some(path)) {
+        Some(path) => format!(" (actual path: {path})"),
+        None => String::new(),
+    };
+    let lines = [
+        name.map(|name| format!("backing file: {name}{found}")),
+        format.map(|format| format!("backing file format: {format}")),
+    ];
+    lines.into_iter().flatten().collect()
 }
 
 fn specific_lines(data: &SpecificData) -> Vec<String> {

@@ -1,0 +1,90 @@
+//! What only a flat image has.
+
+use anyhow::Result;
+use disk::Layer;
+use disk::flat::{self, format::Header};
+use serde::Serialize;
+
+/// What only a flat image has. Its base is called as QEMU calls that of a qcow2 image.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct FlatDescription {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) full_backing_filename: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) backing_filename_format: Option<String>,
+    format_specific: Specific,
+}
+
+/// As QEMU has it for its own formats.
+#[derive(Debug, Serialize)]
+struct Specific {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    data: Data,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Data {
+    block_size: u64,
+    /// Where the disk begins in the file.
+    data_offset: u64,
+    /// Whether it has no base.
+    stands_alone: bool,
+    /// How large its base was when the image was put on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_size: Option<u64>,
+    /// How many blocks could come from the base.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    covered_blocks: Option<u64>,
+    /// How many blocks do come from the base; unknown where an image was not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocks_from_base: Option<u64>,
+}
+
+impl FlatDescription {
+    pub(super) async fn of(layer: &Layer, header: &Header) -> Result<Self> {
+        let base = header.base.as_ref();
+        let path = layer.backing_path().ok().flatten();
+        let blocks_from_base = match base {
+            // Where there is a journal, the bitmap is stale.
+            Some(_) if !layer.is_unclosed() => {
+                Some(flat::missing_blocks(&layer.storage, header).await?)
+            }
+            _ => None,
+        };
+        Ok(Self {
+            backing_filename: base.map(|base| base.name.clone()),
+            full_backing_filename: path.map(|path| path.display().to_string()),
+            backing_filename_format: base.map(|base| base.format.clone()),
+            format_specific: Specific {
+                kind: "flat",
+                data: Data {
+                    block_size: header.block_bytes(),
+                    data_offset: header.data_offset,
+                    stands_alone: base.is_none(),
+                    base_size: base.map(|_| header.base_bytes),
+                    covered_blocks: base.map(|_| header.covered_blocks()),
+                    blocks_from_base,
+                },
+            },
+        })
+    }
+
+    /// For people.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let data = &self.format_specific.data;
+        let blocks = |(missing, covered)| format!("blocks from the base: {missing} of {covered}");
+        let lines = [
+            Some(format!("block size: {}", data.block_size)),
+            Some(format!("data offset: {}", data.data_offset)),
+            data.stands_alone.then(|| "stands alone: yes".to_owned()),
+            data.base_size.map(|bytes| format!("base size: {bytes}")),
+            data.blocks_from_base.zip(data.covered_blocks).map(blocks),
+        ];
+        lines.into_iter().flatten().collect()
+    }
+}
