@@ -23,6 +23,7 @@ mod tests;
 pub use bitmap::missing_blocks;
 pub use check::check;
 pub use create::{Base, CreateOptions, ZeroBlocks, create, find_zero_blocks};
+pub(crate) use engine::check_base_size;
 pub use engine::{Flat, Parts};
 pub use header_file::read_header;
 pub use journal::{give_up_journal, inspect, recover};

@@ -19,6 +19,7 @@ use crate::request::Counted;
 use crate::{BoxFuture, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn};
 use image::Image;
 pub use open::Parts;
+pub(crate) use open::check_base_size;
 
 /// A flat image.
 pub struct Flat<S: Storage> {

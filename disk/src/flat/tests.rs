@@ -5,5 +5,6 @@ mod crash;
 mod faults;
 mod model;
 mod program;
+mod reshape;
 mod rig;
 mod run;

@@ -11,6 +11,7 @@ use crate::flat::{self, Flat};
 use crate::journal::{Identity, RecoveryReport, unclosed};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
 use crate::qcow2::{self, Parts, Qcow2, file, snapshot};
+use crate::request::SECTOR_BYTES;
 use crate::{Disk, Error, FileStorage, Raw, Storage as _};
 
 /// One file of a chain.
@@ -134,6 +135,17 @@ impl Layer {
             (Some(header), _) => qcow2::inspect(&self.storage, header).await,
             (_, Some(header)) => flat::inspect(&self.storage, header).await,
             (None, None) => Ok(None),
+        }
+    }
+
+    /// Refuses a base that is not as large as it was when this was put on it, if that is known.
+    pub fn check_base(&self, base: &Self) -> Result<(), Error> {
+        match &self.flat {
+            Some(header) => {
+                let size_bytes = base.virtual_size_bytes().next_multiple_of(SECTOR_BYTES);
+                flat::check_base_size(self.storage.path(), header, size_bytes)
+            }
+            None => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Opening.
 
 use std::cell::{Cell, RefCell};
+use std::path::Path;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -44,7 +45,8 @@ impl<S: Storage> Flat<S> {
             return Err(crate::journal::unclosed(&storage));
         }
         if let Some(base) = &parts.base {
-            check_base(&storage, &header, base.as_ref())?;
+            let size_bytes = base.properties().size_bytes;
+            check_base_size(storage.path(), &header, size_bytes)?;
         }
         if parts.order == Some(Order::Barrier) && !read_only && !storage.has_barrier() {
             // It says why.
@@ -63,8 +65,7 @@ impl<S: Storage> Flat<S> {
 
 /// Refuses a base that is not what the image was made on: what comes from it would be something
 /// else.
-fn check_base(storage: &impl Storage, header: &Header, base: &dyn Disk) -> Result<(), Error> {
-    let size_bytes = base.properties().size_bytes;
+pub(crate) fn check_base_size(path: &Path, header: &Header, size_bytes: u64) -> Result<(), Error> {
     let Some(name) = header
         .base
         .as_ref()
@@ -73,7 +74,7 @@ fn check_base(storage: &impl Storage, header: &Header, base: &dyn Disk) -> Resul
         return Ok(());
     };
     Err(Error::Unsupported {
-        path: storage.path().to_owned(),
+        path: path.to_owned(),
         problem: format!(
             "its base '{}' has changed: it has {size_bytes} bytes, and had {}; \
              bring the old one back, or take this one with image rebase -u",

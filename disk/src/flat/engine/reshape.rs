@@ -109,19 +109,41 @@ impl<S: Storage> Image<S> {
     }
 
     async fn set_base(&self, base: Option<Base>) -> Result<(), Error> {
+        let base_bytes = base.as_ref().map_or(0, |base| base.size_bytes);
         if base.is_some() && self.header.borrow().base.is_none() {
             return Err(self.unsupported("stands alone: nothing of it comes from a base"));
         }
         if base.as_ref().is_some_and(|base| !names_fit(&base.name)) {
             return Err(self.unsupported("the name of its base is too long"));
         }
+        self.zero_uncovered(base_bytes).await?;
         self.change_header(|header| {
-            header.base_bytes = base.as_ref().map_or(0, |base| base.size_bytes);
-            header.covered_bytes = header.covered_bytes.min(header.base_bytes);
+            header.base_bytes = base_bytes;
+            header.covered_bytes = header.covered_bytes.min(base_bytes);
             header.base = base.map(|base| base.name);
         })
         .await?;
         self.reload_bitmap().await
+    }
+
+    /// Makes zeros of what lies in the place of blocks that a base of `base_bytes` does not cover,
+    /// and which are not local: that is what the disk has there from then on.
+    async fn zero_uncovered(&self, base_bytes: u64) -> Result<(), Error> {
+        let header = self.header.borrow().clone();
+        let block_end = |bytes: u64| bytes.next_multiple_of(header.block_bytes());
+        let mut at = block_end(base_bytes.min(header.covered_bytes));
+        let end = block_end(header.covered_bytes).min(header.size_bytes);
+        while at < end && !mutant("what no base covers is left as it is") {
+            let (local, end) = self.run(&(at..end));
+            if !local {
+                let zeroed = self.storage.write_zeroes(self.host(at), end - at, true);
+                let zeroed = zeroed.await;
+                self.flusher.changed();
+                zeroed?;
+            }
+            at = end;
+        }
+        Ok(())
     }
 
     /// The bits go first: until they are gone, the image reads as it did.
@@ -132,6 +154,9 @@ impl<S: Storage> Image<S> {
         if blocks.div_ceil(8) > header.bitmap.end - header.bitmap.start {
             return Err(self.unsupported("its bitmap has no room for so large a base"));
         }
+        // Whatever fails from here on, the base has it all.
+        let missing = Bitmap::new(header.block_bits, header.covered_blocks());
+        self.bitmap.replace(missing);
         let bytes = blocks.div_ceil(8).next_multiple_of(SECTOR_BYTES);
         if bytes > 0 {
             let cleared = self.storage.write_zeroes(header.bitmap.start, bytes, true);

@@ -11,23 +11,23 @@ use crate::{Buffers, Content, Disk, Error, Order, Raw, Request, SimulatedStorage
 const BLOCK_SECTORS: u64 = 8;
 
 /// An image of 16 blocks of 4 KiB on a base that has data in the first 8 of 12 blocks.
-async fn rig(order: Order, scans: bool) -> Rig {
+pub(super) async fn rig(order: Order, scans: bool) -> Rig {
     let mut stamps = vec![2; 64];
     stamps.resize(96, 0);
     Rig::create(1, 128, 12, stamps, order, scans).await
 }
 
-async fn write(disk: &Image, block: u64, stamp: u64) {
+pub(super) async fn write(disk: &Image, block: u64, stamp: u64) {
     let data = Buffers::from_vec(bytes_of(&[stamp]));
     let request = Request::write(block * BLOCK_SECTORS * 512, data);
     disk.submit(request).await.unwrap();
 }
 
-async fn flush(disk: &Image) {
+pub(super) async fn flush(disk: &Image) {
     disk.submit(Request::flush()).await.unwrap();
 }
 
-async fn read(disk: &dyn Disk, sector: u64) -> u64 {
+pub(super) async fn read(disk: &dyn Disk, sector: u64) -> u64 {
     let data = Buffers::zeroed(512);
     let request = Request::read(sector * 512, data.clone());
     disk.submit(request).await.unwrap();
