@@ -17,6 +17,18 @@ mod create;
 mod describe;
 #[path = "image_tool/endings.rs"]
 mod endings;
+#[path = "image_tool/flat.rs"]
+mod flat;
+#[path = "image_tool/flat_chain.rs"]
+mod flat_chain;
+#[path = "image_tool/flat_create.rs"]
+mod flat_create;
+#[path = "image_tool/flat_hostile.rs"]
+mod flat_hostile;
+#[path = "image_tool/flat_lent.rs"]
+mod flat_lent;
+#[path = "image_tool/flat_unclosed.rs"]
+mod flat_unclosed;
 #[path = "image_tool/resize.rs"]
 mod resize;
 #[path = "image_tool/shop.rs"]

@@ -71,6 +71,7 @@ fn a_signal_leaves_what_was_there_and_nothing_else() {
 fn a_full_disk_is_named_and_the_target_goes() {
     let shop = Shop::new();
     random_disk(&shop, 16);
+    shop.must("create other 16M");
     fs::create_dir(shop.path("small")).unwrap();
     let convert = |target: &str| {
         let mut convert = shop.image_command(&format!("convert -f raw -O {target}"));
@@ -84,7 +85,12 @@ fn a_full_disk_is_named_and_the_target_goes() {
         let script = format!("{mount} {{ {}; echo $?; ls -A small; }}", words.join(" "));
         convert.arg(script).output().unwrap()
     };
-    for target in ["raw source small/target", "qcow2 source small/target"] {
+    for target in [
+        "raw source small/target",
+        "qcow2 source small/target",
+        "flat source small/target",
+        "flat -B ../source -F raw other small/target",
+    ] {
         let output = convert(target);
         let stdout = String::from_utf8(output.stdout).unwrap();
         let stderr = String::from_utf8(output.stderr).unwrap();

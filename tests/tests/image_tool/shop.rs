@@ -98,9 +98,14 @@ impl Shop {
         }
     }
 
-    /// Lends an image to NBD clients, with `words` beside its name.
+    /// Lends a qcow2 image to NBD clients, with `words` beside its name.
     pub(crate) fn serve(&self, image: &str, words: &[&str]) -> Server {
-        let image = self.path(image).display().to_string() + ",format=qcow2";
+        self.lend("qcow2", image, words)
+    }
+
+    /// Lends an image to NBD clients, with `words` beside its name.
+    pub(crate) fn lend(&self, format: &str, image: &str, words: &[&str]) -> Server {
+        let image = format!("{},format={format}", self.path(image).display());
         let words: Vec<_> = words.iter().copied().chain([image.as_str()]).collect();
         Server::microvm(&MICROVM, &self.path("nbd"), &words).unwrap()
     }

@@ -15,10 +15,11 @@ use tests::artifacts;
 use tests::report::skip;
 
 /// Formats of images, with the options that they are made with.
-pub(crate) const FORMATS: [(&str, &str); 3] = [
+pub(crate) const FORMATS: [(&str, &str); 4] = [
     ("raw", ""),
     ("qcow2", "cluster_size=64k"),
     ("qcow2", "extended_l2=on,cluster_size=128k"),
+    ("flat", "block_size=4k"),
 ];
 
 /// The program under test.
@@ -179,8 +180,10 @@ impl Setting {
 
     /// Looks for errors in an image that has been closed.
     pub(crate) fn check(&self, format: &str) {
+        if format != "raw" {
+            self.image_command(&["check", "-f", format, "image"]);
+        }
         if format == "qcow2" {
-            self.image_command(&["check", "image"]);
             run(
                 Tool::QemuImg,
                 &["check", self.path("image").to_str().unwrap()],

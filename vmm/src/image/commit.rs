@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use disk::{Content, Disk as _, Format, Layer, OpenOptions};
+use disk::{Content, Format, Layer, OpenOptions};
 
 use super::arguments::{ProgressArguments, read_options, write_options};
 use super::copy::{Copy, Target};
 use super::identity::is_same_file;
 use super::interrupt::Interrupt;
+use super::overlay::Overlay;
 use super::progress::Progress;
 use super::resize;
 use super::walk::{Kind, Piece};
@@ -20,7 +21,7 @@ const IN_FLIGHT: usize = 16;
 /// The arguments of `image commit`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the image, which must be qcow2
+    /// Format of the image: qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     format: Option<Format>,
 
@@ -46,6 +47,10 @@ struct Plan {
     layers: usize,
     base: PathBuf,
     base_format: Format,
+    base_bytes: u64,
+    /// The file that stands on the base.
+    above: PathBuf,
+    above_format: Format,
     /// The disk's size, and that of the smallest file between image and base.
     size_bytes: u64,
     between_bytes: u64,
@@ -55,17 +60,14 @@ struct Plan {
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let plan = Plan::new(arguments).await?;
     let empties = !arguments.keep && arguments.base.is_none();
-    let options = write_options(&arguments.file, arguments.format)
-        .read_only(!empties)
-        .layers_max(plan.layers);
-    let image = options.open_qcow2().await?;
+    let image = plan.open(arguments, empties).await?;
+    let source = image.disk();
     let base = OpenOptions::new(&plan.base).format(plan.base_format);
-    resize::grow_to(base.clone(), plan.size_bytes).await?;
     let target = Target::open(base, plan.base_format, false).await?;
     let interrupt = Interrupt::install()?;
     let progress = Progress::new(arguments.progress, plan.size_bytes);
     let copy = Copy {
-        source: &*image,
+        source: &*source,
         target: &target,
         sparse_bytes: Some(1),
         kind: &|piece| plan.kind(piece),
@@ -91,9 +93,12 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     })?;
     closed?;
     if empties {
-        image.empty().await?;
+        image.empty().await.with_context(|| {
+            let file = arguments.file.display();
+            format!("{file}: is in its backing file now, but could not be emptied")
+        })?;
     }
-    Ok(image.close().await?)
+    Ok(source.close().await?)
 }
 
 impl Plan {
@@ -104,21 +109,73 @@ impl Plan {
         let layers = chain.layers();
         let file = arguments.file.display();
         if layers.len() < 2 {
-            bail!("{file}: has no backing file to commit to");
+            let hint = match layers[0].format {
+                Format::Flat => "; a flat image lets go of its own once it holds all of its disk",
+                _ => "",
+            };
+            bail!("{file}: has no backing file to commit to{hint}");
         }
         let index = match &arguments.base {
             None => 1,
             Some(base) => find(layers, base)
                 .with_context(|| format!("{file}: does not stand on '{}'", base.display()))?,
         };
+        for pair in layers[..=index].windows(2) {
+            pair[0].check_base(&pair[1])?;
+        }
         let between = layers[1..index].iter().map(Layer::virtual_size_bytes);
         Ok(Self {
             layers: index,
             base: layers[index].path.clone(),
             base_format: layers[index].format,
+            base_bytes: layers[index].virtual_size_bytes(),
+            above: layers[index - 1].path.clone(),
+            above_format: layers[index - 1].format,
             size_bytes: layers[0].virtual_size_bytes(),
             between_bytes: between.min().unwrap_or(u64::MAX),
         })
+    }
+
+    /// Opens what is to be committed, once the base has room for it.
+    async fn open(&self, arguments: &Arguments, empties: bool) -> Result<Overlay> {
+        let file = &arguments.file;
+        let options = write_options(file, arguments.format).layers_max(self.layers);
+        if self.layers == 1 {
+            let writes = empties || self.records_growth();
+            let image = Overlay::open(file, options.read_only(!writes)).await?;
+            self.grow_base(Some(&image)).await?;
+            return Ok(image);
+        }
+        let above = if self.records_growth() {
+            // Together with the image, it could only be read.
+            let options = OpenOptions::new(&self.above).format(self.above_format);
+            Some(Overlay::open(&self.above, options.layers_max(1)).await?)
+        } else {
+            None
+        };
+        self.grow_base(above.as_ref()).await?;
+        if let Some(above) = above {
+            above.disk().close().await?;
+        }
+        Overlay::open(file, options.read_only(true)).await
+    }
+
+    /// Whether the file that stands on the base must know how large that becomes.
+    fn records_growth(&self) -> bool {
+        self.base_bytes < self.size_bytes && self.above_format == Format::Flat
+    }
+
+    /// Gives the base room for all of the disk, and tells `above`, which stands on it.
+    async fn grow_base(&self, above: Option<&Overlay>) -> Result<()> {
+        if self.base_bytes >= self.size_bytes {
+            return Ok(());
+        }
+        let base = OpenOptions::new(&self.base).format(self.base_format);
+        resize::grow_to(base, self.size_bytes).await?;
+        match above {
+            Some(above) => above.note_backing_size(self.size_bytes).await,
+            None => Ok(()),
+        }
     }
 
     /// What is to be done with a piece of the layers above the base.

@@ -27,6 +27,7 @@ mod mount;
 mod new_file;
 mod new_image;
 mod options;
+mod overlay;
 mod preallocate;
 mod progress;
 mod rebase;

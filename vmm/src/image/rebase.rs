@@ -5,14 +5,14 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use disk::qcow2::Qcow2;
-use disk::{Content, Disk, FileStorage, Format, OpenOptions};
+use disk::{Content, Disk, Format, OpenOptions};
 
 use super::arguments::{ProgressArguments, read_options, write_options};
 use super::copy::{Before, Copy, Target};
 use super::identity::is_same_file;
 use super::interrupt::Interrupt;
 use super::options::beside;
+use super::overlay::{Backing, Overlay};
 use super::progress::Progress;
 use super::walk::{Kind, Piece};
 
@@ -22,7 +22,7 @@ const IN_FLIGHT: usize = 16;
 /// The arguments of `image rebase`.
 #[derive(Args, Debug)]
 pub(crate) struct Arguments {
-    /// Format of the image, which must be qcow2
+    /// Format of the image: qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     format: Option<Format>,
 
@@ -34,7 +34,8 @@ pub(crate) struct Arguments {
     #[arg(short = 'F', long, value_name = "FMT")]
     backing_format: Option<Format>,
 
-    /// Change the name only: the new backing file reads as the old one does
+    /// Change the name only: the new backing file reads as the old one does. A flat image also
+    /// records its size
     #[arg(short = 'u', long = "unsafe")]
     unchecked: bool,
 
@@ -48,64 +49,87 @@ pub(crate) struct Arguments {
 
 /// Rebases the image.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
-    let backing = arguments.backing()?;
-    let options = write_options(&arguments.file, arguments.format);
-    let image = if arguments.unchecked {
-        options.layers_max(1).open_qcow2().await?
-    } else {
-        let new = match backing {
-            Some((name, format)) => Some(open_new(&arguments.file, name, format).await?),
-            None => None,
-        };
-        let image = options.open_qcow2().await?;
+    let (file, mut backing) = (&arguments.file, arguments.backing()?);
+    let mut options = write_options(file, arguments.format);
+    if arguments.unchecked {
+        options = options.layers_max(1);
+    }
+    let image = Overlay::open(file, options).await?;
+    refuse_without_base(file, &image, backing)?;
+    let new = match &mut backing {
+        Some(backing) if !arguments.unchecked || image.records_backing_size() => {
+            let new = open_new(file, backing).await?;
+            backing.size_bytes = Some(new.properties().size_bytes);
+            Some(new)
+        }
+        _ => None,
+    };
+    if !arguments.unchecked {
         let merged = merge(&image, new, arguments.progress).await;
         merged.with_context(|| {
-            let file = arguments.file.display();
+            let file = file.display();
             format!("{file}: reads as before, and stands on what it stood on")
         })?;
-        image
-    };
-    let named = backing.map(|(name, format)| (name.to_owned(), format.to_string()));
-    image.set_backing(named).await?;
-    Ok(image.close().await?)
+    }
+    image.set_backing(backing).await?;
+    Ok(image.disk().close().await?)
+}
+
+/// Nothing of a flat image that stands alone would ever come from another.
+fn refuse_without_base(file: &Path, image: &Overlay, new: Option<Backing<'_>>) -> Result<()> {
+    if let (Overlay::Flat(image), Some(new)) = (image, new)
+        && image.header().base.is_none()
+    {
+        let (file, name) = (file.display(), new.name);
+        bail!(
+            "{file}: stands alone: it holds all of its disk, and nothing would come from '{name}'; \
+             microvm image convert -O flat -B makes a copy of it that stands on that"
+        );
+    }
+    Ok(())
 }
 
 /// Writes into the image what it would read differently on its new backing file.
 async fn merge(
-    image: &Rc<Qcow2<FileStorage>>,
+    image: &Overlay,
     new: Option<Rc<dyn Disk>>,
     progress: ProgressArguments,
 ) -> Result<()> {
+    let disk = image.disk();
     let target = Target {
-        disk: Rc::clone(image) as Rc<dyn Disk>,
+        disk: Rc::clone(&disk),
         compressed: None,
-        unit_bytes: image.header().layout.subcluster_bytes(),
+        unit_bytes: image.unit_bytes(),
         before: new.map_or(Before::Zeros, Before::Backing),
     };
     let copy = Copy {
-        source: &**image,
+        source: &*disk,
         target: &target,
         sparse_bytes: Some(1),
         kind: &kind,
         reads_throughout: true,
         in_flight: IN_FLIGHT,
-        progress: &Progress::new(progress, image.properties().size_bytes),
+        progress: &Progress::new(progress, disk.properties().size_bytes),
         interrupt: &Interrupt::install()?,
     };
     let copied = copy.run().await;
     if copied.is_err() {
-        image.close().await?;
+        disk.close().await?;
     }
     copied
 }
 
 impl Arguments {
     /// The name and format of the new backing file.
-    fn backing(&self) -> Result<Option<(&str, Format)>> {
+    fn backing(&self) -> Result<Option<Backing<'_>>> {
         match (self.backing.as_str(), self.backing_format) {
             ("", None) => Ok(None),
             ("", Some(_)) => bail!("-F is the format of a backing file, but there is to be none"),
-            (name, Some(format)) => Ok(Some((name, format))),
+            (name, Some(format)) => Ok(Some(Backing {
+                name,
+                format,
+                size_bytes: None,
+            })),
             (name, None) => {
                 bail!(
                     "the format of the backing file '{name}' must be given: -F raw, -F qcow2 or -F flat"
@@ -116,7 +140,8 @@ impl Arguments {
 }
 
 /// Opens what is to be the backing file of the image at `file`.
-async fn open_new(file: &Path, name: &str, format: Format) -> Result<Rc<dyn Disk>> {
+async fn open_new(file: &Path, backing: &Backing<'_>) -> Result<Rc<dyn Disk>> {
+    let Backing { name, format, .. } = *backing;
     let path = beside(file, name);
     // A loop would be locked by ourselves.
     let look = read_options(&path, Some(format)).share_all(true);

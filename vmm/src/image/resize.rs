@@ -11,6 +11,7 @@ use disk::{Chain, Disk as _, Format, Layer, OpenOptions, Storage as _};
 use super::arguments::{ProgressArguments, write_options};
 use super::interrupt::Interrupt;
 use super::options::Preallocation;
+use super::overlay::Overlay;
 use super::preallocate::Preallocate;
 use super::progress::Progress;
 use crate::cli::size::parse_size;
@@ -83,29 +84,44 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let image = &chain.layers()[0];
     let old = image.virtual_size_bytes();
     let new = arguments.new_size(old)?;
+    arguments.check_preallocation(image.format)?;
     let preallocate = Preallocate {
         range: old..new.max(old),
         how: preallocation(image, arguments.preallocation),
         progress: &Progress::new(arguments.progress, new.saturating_sub(old)),
         interrupt: &Interrupt::install()?,
     };
-    let raw = image.format == Format::Raw;
-    if raw {
+    let (format, data_offset) = (
+        image.format,
+        image.flat.as_ref().map(|flat| flat.data_offset),
+    );
+    if format == Format::Raw {
         image.storage.set_len(new).await?;
         image.storage.sync().await?;
     }
     image.storage.close();
-    if raw {
-        let options = options.format(Format::Raw);
-        let done = preallocate.in_order(&arguments.file, 0, options).await;
-        return done.with_context(|| arguments.resized(new));
-    }
-    let image = options.open_qcow2().await?;
-    image.resize(new).await?;
-    let done = preallocate.qcow2(&image).await;
-    let closed = image.close().await;
-    done.with_context(|| arguments.resized(new))?;
-    Ok(closed?)
+    let done = match format {
+        Format::Qcow2 => {
+            let image = options.open_qcow2().await?;
+            image.resize(new).await?;
+            let done = preallocate.qcow2(&image).await;
+            let closed = image.close().await;
+            done.and(Ok(closed?))
+        }
+        Format::Raw => {
+            preallocate
+                .in_order(&arguments.file, 0, options.format(format))
+                .await
+        }
+        Format::Flat => {
+            let image = options.clone().open_flat().await?;
+            image.resize(new).await?;
+            image.close().await?;
+            let offset = data_offset.unwrap_or_default();
+            preallocate.in_order(&arguments.file, offset, options).await
+        }
+    };
+    done.with_context(|| arguments.resized(new))
 }
 
 /// Opens the image without its backing file for a look at its size. That of one that was not closed
@@ -119,7 +135,7 @@ async fn look(options: &OpenOptions) -> Result<Chain> {
     }
     image.storage.close();
     drop(chain);
-    options.clone().open_qcow2().await?.close().await?;
+    options.clone().open().await?.close().await?;
     Ok(options.chain().await?)
 }
 
@@ -130,6 +146,17 @@ impl Arguments {
             "{}: the disk has {new} bytes now, but what was added lacks a part of its space",
             self.file.display()
         )
+    }
+
+    /// Refuses what the format cannot have.
+    fn check_preallocation(&self, format: Format) -> Result<()> {
+        if format != Format::Qcow2 && self.preallocation == Preallocation::Metadata {
+            bail!(
+                "--preallocation metadata: a {format} image has no metadata to preallocate; there \
+                 are off, falloc and full"
+            );
+        }
+        Ok(())
     }
 
     /// The size of a disk that has `old` bytes, once it is known that this is meant.
@@ -172,10 +199,10 @@ pub(super) async fn grow_to(options: OpenOptions, size_bytes: u64) -> Result<()>
         image.storage.set_len(size_bytes).await?;
     }
     image.storage.close();
-    if grows && image.format == Format::Qcow2 {
-        let image = options.open_qcow2().await?;
+    if grows && image.format != Format::Raw {
+        let image = Overlay::open(&image.path, options).await?;
         image.resize(size_bytes).await?;
-        image.close().await?;
+        image.disk().close().await?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     action: Action,
 
-    /// Format of the image; a raw one has no snapshots
+    /// Format of the image; only a qcow2 one has snapshots
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     format: Option<Format>,
 
@@ -85,8 +85,9 @@ async fn list(arguments: &Arguments) -> Result<()> {
         .layers_max(1);
     let chain = options.chain().await?;
     let image = &chain.layers()[0];
-    if image.format == Format::Raw {
-        bail!("{}: a raw image has no snapshots", arguments.file.display());
+    if image.format != Format::Qcow2 {
+        let (file, format) = (arguments.file.display(), image.format);
+        bail!("{file}: a {format} image has no snapshots");
     }
     image.refuse_unclosed()?;
     let snapshots = image.snapshots().await?;

@@ -1,0 +1,135 @@
+//! Flat images that somebody made to do harm.
+
+use crate::flat::overlay;
+use crate::shop::Shop;
+
+/// The fields of a header: where they are, and how large.
+const FIELDS: [(&str, usize, usize); 17] = [
+    ("magic", 0, 8),
+    ("version", 12, 4),
+    ("incompatible", 16, 8),
+    ("compatible", 24, 8),
+    ("size_bytes", 32, 8),
+    ("data_offset", 40, 8),
+    ("covered_bytes", 48, 8),
+    ("base_bytes", 56, 8),
+    ("bitmap_offset", 64, 8),
+    ("bitmap_bytes", 72, 8),
+    ("journal_offset", 80, 8),
+    ("journal_bytes", 88, 8),
+    ("journal_identity", 96, 8),
+    ("names_offset", 112, 8),
+    ("names_bytes", 120, 4),
+    ("names_crc", 124, 4),
+    ("block_bits", 128, 4),
+];
+
+/// Fields of which every value is one that an image may have.
+const FREE: [&str; 2] = ["compatible", "journal_identity"];
+
+/// Changes a field, and makes the checksum that of the sector.
+fn change(sector: &[u8], at: usize, len: usize, value: u64) -> Vec<u8> {
+    let mut sector = sector.to_vec();
+    sector[at..at + len].copy_from_slice(&value.to_le_bytes()[..len]);
+    sector[8..12].fill(0);
+    let crc = crc32c::crc32c(&sector);
+    sector[8..12].copy_from_slice(&crc.to_le_bytes());
+    sector
+}
+
+fn value(sector: &[u8], at: usize, len: usize) -> u64 {
+    let mut bytes = [0; 8];
+    bytes[..len].copy_from_slice(&sector[at..at + len]);
+    u64::from_le_bytes(bytes)
+}
+
+/// What a command may say to an image that is broken: an error, in one line, or what it found.
+#[track_caller]
+fn survives(shop: &Shop, line: &str, what: &str) -> bool {
+    let done = shop.image(line);
+    let stderr = &done.stderr;
+    assert!(
+        matches!(done.status, Some(0..=3)),
+        "{what}: {line}: {done:?}"
+    );
+    assert!(!stderr.contains("panicked"), "{what}: {line}: {stderr}");
+    done.status == Some(0)
+}
+
+#[test]
+fn no_value_of_any_field_does_harm() {
+    let shop = Shop::new();
+    overlay(&shop, "raw", "-o scan=off", "5M");
+    let sound = shop.bytes("disk");
+    let sector = &sound[..512];
+    for (name, at, len) in FIELDS {
+        let old = value(sector, at, len);
+        let values = [
+            0,
+            1,
+            4096,
+            old ^ 512,
+            old + 4096,
+            old << 1,
+            u64::MAX >> 1,
+            u64::MAX,
+        ];
+        let mut refused = 0;
+        for new in values.into_iter().filter(|new| *new != old) {
+            shop.patch("disk", 0, &sound);
+            let what = format!("{name} = {new:#x}, was {old:#x}");
+            shop.patch("disk", 0, &change(sector, at, len, new));
+            refused += u32::from(!survives(&shop, "info -f flat disk", &what));
+            for line in [
+                "check -f flat disk",
+                "convert -f flat -O raw disk seen",
+                "resize -f flat disk +4k",
+                "check -f flat --repair all disk",
+            ] {
+                survives(&shop, line, &what);
+            }
+        }
+        assert!(
+            refused > 0 || FREE.contains(&name),
+            "{name}: nothing is refused"
+        );
+    }
+}
+
+#[test]
+fn what_the_checksum_does_not_fit_is_refused() {
+    let shop = Shop::new();
+    overlay(&shop, "raw", "", "5M");
+    for at in (0..512).step_by(7) {
+        let sound = shop.bytes("disk")[at];
+        shop.patch("disk", at as u64, &[sound ^ 0x40]);
+        shop.refused("info -f flat disk", &["disk: damaged at offset 0"]);
+        shop.patch("disk", at as u64, &[sound]);
+    }
+    shop.must("info -f flat disk");
+}
+
+#[test]
+fn an_image_that_was_cut_off_is_refused() {
+    let shop = Shop::new();
+    overlay(&shop, "raw", "", "5M");
+    let len = shop.bytes("disk").len() as u64;
+    for cut in [len - 4096, len / 2, 4096, 511, 100, 0] {
+        let file = std::fs::File::options().write(true).open(shop.path("disk"));
+        file.unwrap().set_len(cut).unwrap();
+        shop.refused("map -f flat disk", &["disk: damaged"]);
+        shop.refused("check -f flat --repair all disk", &["disk: damaged"]);
+    }
+}
+
+#[test]
+fn bases_that_stand_on_the_image_itself_are_refused() {
+    let shop = Shop::new();
+    shop.must("create -f flat a 1M");
+    shop.must("create -f flat -o scan=off -b a -F flat b");
+    std::fs::rename(shop.path("b"), shop.path("a")).unwrap();
+    shop.refused(
+        "map -f flat a",
+        &["a: its backing file", "stands on this image itself"],
+    );
+}
