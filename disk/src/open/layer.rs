@@ -196,7 +196,10 @@ impl Layer {
         if guessed {
             return Err(Error::FormatNeeded {
                 path: self.path.clone(),
-                looks_like: "an image that names another file",
+                looks_like: match self.format {
+                    Format::Flat => "a flat image that names another file",
+                    _ => "a qcow2 image that names another file",
+                },
             });
         }
         Ok(())

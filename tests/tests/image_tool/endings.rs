@@ -89,7 +89,7 @@ fn a_full_disk_is_named_and_the_target_goes() {
         "raw source small/target",
         "qcow2 source small/target",
         "flat source small/target",
-        "flat -B ../source -F raw other small/target",
+        "flat -B ../other -F raw source small/target",
     ] {
         let output = convert(target);
         let stdout = String::from_utf8(output.stdout).unwrap();

@@ -186,6 +186,12 @@ fn what_cannot_be_is_refused_by_name() {
         shop.refused(line, parts);
         assert_eq!(shop.files(), files, "{line}");
     }
+}
+
+#[test]
+fn what_only_other_formats_have_is_refused_by_name() {
+    let shop = Shop::new();
+    shop.must("create base 1M");
     shop.must("create -f flat disk 1M");
     for line in ["-c s disk", "-l disk", "-a s disk", "-d s disk"] {
         shop.refused(&format!("snapshot {line}"), &["disk", "flat image"]);

@@ -147,7 +147,7 @@ fn leaks_are_told_and_given_back() {
     overlay(&shop, "raw", "-o scan=off", "5M");
     let data_offset = info(&shop, "disk")["format-specific"]["data"]["data-offset"].clone();
     let offset = data_offset.as_u64().unwrap() + 12 * 65536;
-    shop.patch("disk", offset, &[9; 65536]);
+    shop.patch("disk", offset, &vec![9; 65536]);
     let done = shop.image("check -f flat disk");
     assert_eq!(done.status, Some(3), "{done:?}");
     let found = format!("leak at offset {offset:#x}");

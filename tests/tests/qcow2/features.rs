@@ -2,7 +2,8 @@
 
 use std::os::unix::process::ExitStatusExt as _;
 
-use disk::qcow2::{CreateOptions, NewSnapshot, Parts, Qcow2, Repair};
+use disk::Repair;
+use disk::qcow2::{CreateOptions, NewSnapshot, Parts, Qcow2};
 use disk::{Disk, FileOptions, FileStorage};
 
 use crate::changes::Changes;

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::rc::Rc;
 
-use disk::qcow2::{CheckReport, CreateOptions, Repair, check, create};
+use disk::qcow2::{CreateOptions, check, create};
 use disk::{Buffers, Disk, Executor, FileOptions, Format, OpenOptions, Request, Storage as _};
+use disk::{CheckReport, Repair};
 use images::packages::{Tool, require};
 use tempfile::TempDir;
 

@@ -153,10 +153,11 @@ impl Arguments {
                      was left open may be lost, even flushed ones, and parts of the disk may read \
                      as what was there before, or as other data\n"
                 ));
-                Ok(match image.format {
+                match image.format {
                     Format::Flat => flat::give_up_journal(storage).await?,
                     _ => qcow2::give_up_journal(storage).await?,
-                })
+                }
+                Ok(())
             }
             Err(damage @ Error::Damaged { .. }) => bail!(
                 "{damage}; microvm image check --repair all {file} gives the journal up, and with \

@@ -21,7 +21,6 @@ pub(super) struct Backing<'a> {
 }
 
 /// An open image that can stand on another.
-#[derive(Clone)]
 pub(super) enum Overlay {
     Qcow2(Rc<Qcow2<FileStorage>>),
     Flat(Rc<Flat<FileStorage>>),

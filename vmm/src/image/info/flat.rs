@@ -23,12 +23,12 @@ pub(super) struct FlatDescription {
 struct Specific {
     #[serde(rename = "type")]
     kind: &'static str,
-    data: Data,
+    data: FlatData,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Data {
+struct FlatData {
     block_size: u64,
     /// Where the disk begins in the file.
     data_offset: u64,
@@ -62,7 +62,7 @@ impl FlatDescription {
             backing_filename_format: base.map(|base| base.format.clone()),
             format_specific: Specific {
                 kind: "flat",
-                data: Data {
+                data: FlatData {
                     block_size: header.block_bytes(),
                     data_offset: header.data_offset,
                     stands_alone: base.is_none(),
