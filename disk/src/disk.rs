@@ -55,6 +55,8 @@ pub struct Statistics {
     pub journal: JournalStatistics,
     /// How the file grew ahead of need.
     pub growth: GrowthStatistics,
+    /// What was copied from a base.
+    pub copies: CopyStatistics,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -84,6 +86,15 @@ pub struct JournalStatistics {
     pub recovered_transactions: u64,
     /// How long that took, in nanoseconds.
     pub recovery_ns: u64,
+}
+
+/// What an image has copied from its base since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyStatistics {
+    /// Bytes that were read there for whoever read from the disk.
+    pub on_read_bytes: u64,
+    /// Bytes that were read there before anybody wanted them.
+    pub prefetched_bytes: u64,
 }
 
 /// How much an image's file has grown ahead of need since it was opened.

@@ -24,6 +24,6 @@ pub use bitmap::missing_blocks;
 pub use check::check;
 pub use create::{Base, CreateOptions, ZeroBlocks, create, find_zero_blocks};
 pub(crate) use engine::check_base_size;
-pub use engine::{Flat, Parts};
+pub use engine::{Copying, Flat, Parts, Prefetch};
 pub use header_file::read_header;
 pub use journal::{give_up_journal, inspect, recover};

@@ -42,7 +42,8 @@ mod wait_queue;
 pub use buffers::Buffers;
 pub use check_report::{CheckReport, Finding, Repair, Severity};
 pub use disk::{
-    BoxFuture, Content, Disk, Extent, GrowthStatistics, JournalStatistics, Properties, Statistics,
+    BoxFuture, Content, CopyStatistics, Disk, Extent, GrowthStatistics, JournalStatistics,
+    Properties, Statistics,
 };
 pub use error::Error;
 pub use event::EventReceiver;

@@ -13,7 +13,7 @@ use std::str::FromStr;
 pub use chain::{CHAIN_MAX, Chain};
 pub use layer::Layer;
 
-use crate::flat::Flat;
+use crate::flat::{Copying, Flat};
 use crate::qcow2::Qcow2;
 use crate::{Disk, Error, FileOptions, FileStorage, Order};
 
@@ -80,6 +80,7 @@ pub struct OpenOptions {
     snapshot: Option<String>,
     l2_cache_bytes: Option<u64>,
     order: Option<Order>,
+    copying: Copying,
     barrier_syscall: Option<u32>,
     layers_max: usize,
     recognize: bool,
@@ -99,6 +100,7 @@ impl OpenOptions {
             snapshot: None,
             l2_cache_bytes: None,
             order: None,
+            copying: Copying::default(),
             barrier_syscall: None,
             layers_max: usize::MAX,
             recognize: false,
@@ -167,6 +169,13 @@ impl OpenOptions {
     #[must_use]
     pub fn order(mut self, order: Order) -> Self {
         self.order = Some(order);
+        self
+    }
+
+    /// How the image copies from its base. Only flat images can.
+    #[must_use]
+    pub fn copying(mut self, copying: Copying) -> Self {
+        self.copying = copying;
         self
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::format::Header;
-use crate::ranges::ones;
+use crate::ranges::{Ranges, ones};
 use crate::request::SECTOR_BYTES;
 use crate::storage::{for_each_piece, len};
 use crate::{Error, Storage};
@@ -29,6 +29,9 @@ pub(super) struct Bitmap {
     /// Which words of which sectors have changed since the last commit.
     changed: RefCell<BTreeMap<u64, u64>>,
     changed_words: Cell<usize>,
+    /// Blocks that were copied here, as bits of words: the file does not say so yet, and it does
+    /// not matter if it never does.
+    copied: RefCell<BTreeMap<u64, u64>>,
 }
 
 /// Sectors of a bitmap as they were at one time.
@@ -48,6 +51,7 @@ impl Bitmap {
             missing: Cell::new(blocks),
             changed: RefCell::default(),
             changed_words: Cell::default(),
+            copied: RefCell::default(),
         }
     }
 
@@ -124,23 +128,91 @@ impl Bitmap {
         (local, at.min(end))
     }
 
-    /// Makes blocks local.
+    /// Makes blocks local, which the next commit notes in the file.
     pub(super) fn set(&self, blocks: &Range<u64>) {
-        let (mut words, mut changed) = (self.words.borrow_mut(), self.changed.borrow_mut());
+        let mut words = self.words.borrow_mut();
         for block in blocks.start..blocks.end.min(self.blocks) {
-            let (index, bit) = (block / WORD_BITS, 1_u64 << (block % WORD_BITS));
-            let word = &mut words[len(index)];
-            if *word & bit != 0 {
-                continue;
+            if self.set_bit(&mut words, block) {
+                self.note_changed(block / WORD_BITS);
             }
-            *word |= bit;
-            self.missing.set(self.missing.get() - 1);
-            let mask = changed.entry(index / SECTOR_WORDS).or_default();
-            let changed_word = 1 << (index % SECTOR_WORDS);
-            self.changed_words
-                .set(self.changed_words.get() + usize::from(*mask & changed_word == 0));
-            *mask |= changed_word;
         }
+    }
+
+    /// Makes blocks local that were copied here: after a crash, they come from the base again.
+    pub(super) fn set_copied(&self, blocks: &Range<u64>) {
+        let mut words = self.words.borrow_mut();
+        for block in blocks.start..blocks.end.min(self.blocks) {
+            if self.set_bit(&mut words, block) {
+                let mut copied = self.copied.borrow_mut();
+                *copied.entry(block / WORD_BITS).or_default() |= 1 << (block % WORD_BITS);
+            }
+        }
+    }
+
+    fn set_bit(&self, words: &mut [u64], block: u64) -> bool {
+        let (word, bit) = (&mut words[len(block / WORD_BITS)], 1 << (block % WORD_BITS));
+        let is_new = *word & bit == 0;
+        *word |= bit;
+        self.missing.set(self.missing.get() - u64::from(is_new));
+        is_new
+    }
+
+    fn note_changed(&self, word: u64) {
+        let mut changed = self.changed.borrow_mut();
+        let (mask, bit) = (
+            changed.entry(word / SECTOR_WORDS).or_default(),
+            1 << (word % SECTOR_WORDS),
+        );
+        let is_new = *mask & bit == 0;
+        *mask |= bit;
+        let words = self.changed_words.get() + usize::from(is_new);
+        self.changed_words.set(words);
+    }
+
+    /// Whether any of some blocks were copied, and the file does not say so.
+    pub(super) fn has_copied(&self, blocks: &Range<u64>) -> bool {
+        let copied = self.copied.borrow();
+        !copied.is_empty() && {
+            let words = blocks.start / WORD_BITS..blocks.end.div_ceil(WORD_BITS);
+            let is_here = |word: u64, bits: u64| {
+                let (from, until) = (word * WORD_BITS, (word + 1) * WORD_BITS);
+                let mut within = blocks.start.max(from)..blocks.end.min(until);
+                within.any(|block| bits >> (block % WORD_BITS) & 1 == 1)
+            };
+            copied
+                .range(words)
+                .any(|(word, bits)| is_here(*word, *bits))
+        }
+    }
+
+    /// Takes out those of some blocks that were copied: the next commit notes them in the file.
+    pub(super) fn take_copied(&self, blocks: &Range<u64>) -> Vec<Range<u64>> {
+        if blocks.is_empty() || self.copied.borrow().is_empty() {
+            return Vec::new();
+        }
+        let mut taken = Ranges::default();
+        let words = blocks.start / WORD_BITS..blocks.end.div_ceil(WORD_BITS);
+        let mut copied = self.copied.borrow_mut();
+        let found: Vec<u64> = copied.range(words).map(|(word, _)| *word).collect();
+        for word in found {
+            let first = word * WORD_BITS;
+            let from = blocks.start.saturating_sub(first);
+            let until = (blocks.end - first).min(WORD_BITS);
+            let wanted = (u64::MAX << from) & (u64::MAX >> (WORD_BITS - until));
+            let bits = copied.get_mut(&word).expect("it was just found");
+            let ours = *bits & wanted;
+            *bits &= !wanted;
+            if *bits == 0 {
+                copied.remove(&word);
+            }
+            for (start, end) in ones(ours) {
+                taken.insert(first + start as u64..first + end as u64);
+            }
+            if ours != 0 {
+                self.note_changed(word);
+            }
+        }
+        taken.iter().collect()
     }
 
     /// How many words wait for a commit.
@@ -153,9 +225,12 @@ impl Bitmap {
         self.changed_words.set(0);
         let changed = std::mem::take(&mut *self.changed.borrow_mut());
         let content = |sector: u64| {
-            let words = self.words.borrow();
+            let (words, copied) = (self.words.borrow(), self.copied.borrow());
             let first = sector * SECTOR_WORDS;
-            let word = |index: u64| words.get(len(index)).copied().unwrap_or(0);
+            let word = |index: u64| {
+                let word = words.get(len(index)).copied().unwrap_or(0);
+                word & !copied.get(&index).copied().unwrap_or(0)
+            };
             let words = (first..first + SECTOR_WORDS).map(word);
             words.flat_map(u64::to_le_bytes).collect()
         };

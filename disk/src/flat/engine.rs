@@ -1,9 +1,11 @@
 //! A flat image as a disk.
 
 mod commit;
+mod copy;
 mod extent;
 mod image;
 mod open;
+mod prefetch;
 mod read;
 mod reshape;
 mod session;
@@ -17,6 +19,7 @@ use crate::executor::uninterrupted;
 use crate::journal::{Journaled as _, watch_idleness};
 use crate::request::Counted;
 use crate::{BoxFuture, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn};
+pub use copy::{Copying, Prefetch};
 use image::Image;
 pub use open::Parts;
 pub(crate) use open::check_base_size;
@@ -47,6 +50,7 @@ impl<S: Storage> Image<S> {
     async fn serve(self: Rc<Self>, request: Request) -> Result<(), Error> {
         let (counted, len) = (Counted::of(&request.op), request.len);
         let result = self.perform(request).await;
+        self.requests.set(self.requests.get() + 1);
         self.count(|statistics| statistics.count(counted, len, result.is_ok()));
         result
     }
@@ -113,7 +117,7 @@ impl<S: Storage> Disk for Flat<S> {
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>> {
         let image = Rc::clone(&self.image);
         match request.op {
-            Op::Read(_) => Box::pin(image.serve(request)),
+            Op::Read(_) if !image.copies.get() => Box::pin(image.serve(request)),
             _ => Box::pin(uninterrupted(image.serve(request))),
         }
     }

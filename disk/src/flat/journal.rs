@@ -19,7 +19,7 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
         return Err(unclosed(storage));
     }
     let found = find(storage, header.journal.clone(), identity).await?;
-    if !mutant("recovery brings nothing home") {
+    if !mutant("recovery of a flat image brings nothing home") {
         found.bring_home(storage).await?;
     }
     close(storage, &header).await?;

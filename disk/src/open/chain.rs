@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use super::{Format, Layer, OpenOptions};
-use crate::flat::Flat;
+use crate::flat::{Copying, Flat};
 use crate::qcow2::Qcow2;
 use crate::qcow2::format::Header;
 use crate::{Disk, Error, FileStorage};
@@ -57,6 +57,13 @@ impl Chain {
     pub async fn into_disk(mut self) -> Result<Rc<dyn Disk>, Error> {
         let backing = self.backing().await?;
         let image = self.layers.remove(0);
+        if image.format != Format::Flat && self.options.copying != Copying::default() {
+            let problem = format!(
+                "is a {} image; only flat ones copy from their base",
+                image.format
+            );
+            return Err(image.unsupported(problem));
+        }
         match image.format {
             Format::Qcow2 => Ok(self.image(image, backing).await?),
             format if self.options.snapshot.is_some() => {

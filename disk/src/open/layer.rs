@@ -242,6 +242,7 @@ impl Layer {
         let parts = flat::Parts {
             base,
             order: options.order,
+            copying: options.copying,
             clock: Some(Instant::now),
         };
         Ok(Rc::new(Flat::open(self.storage, parts).await?))

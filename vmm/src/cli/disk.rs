@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use disk::flat::{Copying, Prefetch};
 use disk::{Format, OpenOptions, Order};
 
 use super::parse_size;
@@ -12,7 +13,7 @@ const SERIAL_MAX_BYTES: usize = 20;
 
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
-                     order=MODE, barrier-syscall=N and serial=S";
+                     order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE] and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,8 @@ pub(crate) struct DiskArgument {
     pub(crate) order: Option<Order>,
     /// The number of the host's system call `fdatabarrier`.
     pub(crate) barrier_syscall: Option<u32>,
+    /// How the image copies from its base.
+    pub(crate) copying: Copying,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -60,10 +63,16 @@ impl DiskArgument {
             l2_cache_bytes: None,
             order: None,
             barrier_syscall: None,
+            copying: Copying::default(),
             serial: None,
         };
         for field in fields {
             argument.apply(&field)?;
+        }
+        if argument.copying != Copying::default() && argument.read_only {
+            return Err(
+                "copy-on-read and prefetch write to the image; leave out readonly".to_owned(),
+            );
         }
         if argument.barrier_syscall.is_some() && argument.order != Some(Order::Barrier) {
             return Err("barrier-syscall=N is for order=barrier only".to_owned());
@@ -73,7 +82,9 @@ impl DiskArgument {
 
     /// How to open the image.
     pub(crate) fn open_options(&self) -> OpenOptions {
-        let mut options = OpenOptions::new(&self.path).read_only(self.read_only);
+        let mut options = OpenOptions::new(&self.path)
+            .read_only(self.read_only)
+            .copying(self.copying);
         if let Some(format) = self.format {
             options = options.format(format);
         }
@@ -98,6 +109,12 @@ impl DiskArgument {
     fn apply(&mut self, field: &str) -> Result<(), String> {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,
+            None if field == "copy-on-read" => self.copying.on_read = true,
+            None if field == "prefetch" => self.copying.prefetch = Some(Prefetch::default()),
+            Some(("prefetch", rate)) => {
+                let bytes_per_s = Some(parse_rate(rate)?);
+                self.copying.prefetch = Some(Prefetch { bytes_per_s });
+            }
             Some(("format", name)) => self.format = Some(parse(name)?),
             Some(("data-file", path)) if !path.is_empty() => self.data_file = Some(path.into()),
             Some(("snapshot", id_or_name)) => self.snapshot = Some(id_or_name.to_owned()),
@@ -122,6 +139,14 @@ fn parse_syscall(number: &str) -> Result<u32, String> {
     let decimal = number.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = number.parse().ok().filter(|_| decimal);
     parsed.ok_or_else(|| format!("barrier-syscall={number}: not the number of a system call"))
+}
+
+/// Bytes a second.
+fn parse_rate(rate: &str) -> Result<u64, String> {
+    match parse_size(rate)? {
+        0 => Err("prefetch=0 would never end; leave it out".to_owned()),
+        rate => Ok(rate),
+    }
 }
 
 fn check_serial(serial: &str) -> Result<String, String> {
@@ -187,6 +212,16 @@ mod tests {
     }
 
     #[test]
+    fn a_base_may_be_copied_when_it_is_read_and_before() {
+        let copying = |text: &str| text.parse::<DiskArgument>().unwrap().copying;
+        assert_eq!(copying("a"), Copying::default());
+        let both = copying("a,copy-on-read,prefetch");
+        assert!(both.on_read && both.prefetch == Some(Prefetch::default()));
+        let rate = copying("a,prefetch=10M").prefetch.unwrap();
+        assert_eq!(rate.bytes_per_s, Some(10 << 20));
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -215,6 +250,9 @@ mod tests {
             ),
             ("a,barrier-syscall=470", "order=barrier only"),
             ("a,barrier-syscall=470,order=ordered", "order=barrier only"),
+            ("a,prefetch=0", "would never end"),
+            ("a,prefetch=fast", "unknown unit"),
+            ("a,readonly,copy-on-read", "leave out readonly"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {

@@ -47,6 +47,7 @@ struct EngineCounts {
     metadata_bytes: u64,
     journal: JournalCounts,
     growth: GrowthCounts,
+    copies: CopyCounts,
 }
 
 /// [`disk::JournalStatistics`].
@@ -63,6 +64,13 @@ struct JournalCounts {
     data_syncs: u64,
     recovered_transactions: u64,
     recovery_ns: u64,
+}
+
+/// [`disk::CopyStatistics`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+struct CopyCounts {
+    on_read_bytes: u64,
+    prefetched_bytes: u64,
 }
 
 /// [`disk::GrowthStatistics`].
@@ -124,6 +132,7 @@ impl EngineCounts {
         self.metadata_bytes += counts.metadata_bytes;
         self.journal.add(&counts.journal);
         self.growth.add(&counts.growth);
+        self.copies.add(&counts.copies);
     }
 }
 
@@ -147,6 +156,13 @@ impl GrowthCounts {
     fn add(&mut self, counts: &disk::GrowthStatistics) {
         self.written_ahead_bytes += counts.written_ahead_bytes;
         self.given_back_bytes += counts.given_back_bytes;
+    }
+}
+
+impl CopyCounts {
+    fn add(&mut self, counts: &disk::CopyStatistics) {
+        self.on_read_bytes += counts.on_read_bytes;
+        self.prefetched_bytes += counts.prefetched_bytes;
     }
 }
 
@@ -186,6 +202,10 @@ mod tests {
                 written_ahead_bytes: 23,
                 given_back_bytes: 24,
             },
+            copies: disk::CopyStatistics {
+                on_read_bytes: 25,
+                prefetched_bytes: 26,
+            },
         }
     }
 
@@ -210,6 +230,10 @@ mod tests {
         object["growth"] = json!({
             "written_ahead_bytes": 23 * times,
             "given_back_bytes": 24 * times,
+        });
+        object["copies"] = json!({
+            "on_read_bytes": 25 * times,
+            "prefetched_bytes": 26 * times,
         });
         object
     }

@@ -11,18 +11,25 @@ use tests::artifacts::{target_dir, workspace_dir};
 use crate::test::cargo;
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 10] = [
+const TRIALS: [(&str, u64); 15] = [
     ("growth::tests::zeros", 20),
+    ("flat::tests::behaviour", 1),
+    ("flat::tests::model", 200),
+    ("flat::tests::crash", 20),
+    ("flat::tests::faults", 100),
     ("qcow2::engine::tests::the_refcount_table", 2),
     ("qcow2::engine::tests::clusters_that", 1),
     ("journal::checks", 1),
     ("qcow2::tests::model", 200),
     ("qcow2::tests::crash", 20),
     ("qcow2::tests::faults", 100),
+    ("flat::tests::crash", 200),
     ("qcow2::tests::model", 2000),
     ("qcow2::tests::crash", 260),
     ("qcow2::tests::faults", 1000),
 ];
+/// So many of them are quick.
+const QUICK: usize = 11;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 
@@ -38,7 +45,7 @@ pub(super) fn run(first: u64) -> Result<bool> {
     let mut names = BTreeSet::new();
     collect(&workspace_dir().join("disk/src"), &mut names)?;
     ensure!(!names.is_empty(), "the disk engine names no mutants");
-    let whole = TRIALS[..7]
+    let whole = TRIALS[..QUICK]
         .iter()
         .find_map(|trial| attempt("", *trial, first).transpose());
     if let Some(catch) = whole.transpose()? {

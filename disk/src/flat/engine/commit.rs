@@ -33,7 +33,7 @@ impl<S: Storage> Image<S> {
         self.flusher.flush_to(&self.storage, mark).await
     }
 
-    /// Commits all changes so far.
+    /// Commits all changes so far; not what was only copied.
     pub(super) async fn commit_all(&self) -> Result<(), Error> {
         let sealed = self.commits.sealed();
         let wanted = if self.has_pending() {

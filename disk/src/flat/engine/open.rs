@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::Flat;
+use super::copy::Copying;
 use super::image::Image;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
@@ -23,6 +24,8 @@ pub struct Parts {
     pub base: Option<Rc<dyn Disk>>,
     /// How the bitmap is kept in order with data; absent: by a journal.
     pub order: Option<Order>,
+    /// How to copy from the base.
+    pub copying: Copying,
     /// What measures how long recovery takes; absent: nothing does.
     pub clock: Option<fn() -> Instant>,
 }
@@ -53,13 +56,15 @@ impl<S: Storage> Flat<S> {
             storage.barrier().await?;
         }
         let bitmap = Bitmap::read(&storage, &header).await?;
-        let image = Image::new(storage, header, bitmap, parts);
+        let prefetch = parts.copying.prefetch.filter(|_| !read_only);
+        let image = Rc::new(Image::new(storage, header, bitmap, parts));
         if let Some((report, took)) = recovered {
             image.note_recovery(&report, took);
         }
-        Ok(Self {
-            image: Rc::new(image),
-        })
+        if let Some(prefetch) = prefetch {
+            image.start_prefetch(prefetch);
+        }
+        Ok(Self { image })
     }
 }
 
@@ -102,6 +107,9 @@ impl<S: Storage> Image<S> {
             changes: RangeLocks::default(),
             preparing: RangeLocks::default(),
             flusher: Flusher::new(read_only, order == Order::Unsafe),
+            copies: Cell::new(parts.copying.on_read && !read_only),
+            recorded_bytes: Cell::default(),
+            requests: Cell::default(),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),

@@ -11,7 +11,11 @@ impl<S: Storage> Image<S> {
     pub(super) async fn read(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let range = offset..offset + buffers.len() as u64;
         let (first, last) = self.lock_range(&range);
-        let _shared = self.blocks.shared(first, last).await;
+        let shared = self.blocks.shared(first, last).await;
+        if self.copies.get() && !self.is_local(&range) {
+            drop(shared);
+            return self.read_and_keep(offset, buffers).await;
+        }
         self.read_held(offset, buffers).await
     }
 

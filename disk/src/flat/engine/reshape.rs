@@ -29,7 +29,8 @@ impl<S: Storage> Flat<S> {
             .await
     }
 
-    /// Takes everything out of the image, so that it reads as its base does.
+    /// Takes everything out of the image, so that it reads as its base does. One that stands alone
+    /// is refused.
     pub async fn empty(&self) -> Result<(), Error> {
         self.change(async move |image| image.empty().await).await
     }
@@ -92,7 +93,7 @@ impl<S: Storage> Image<S> {
     /// Makes zeros of what lies between two ends, and the file so long.
     async fn grow_file(&self, old_end: u64, new_end: u64) -> Result<(), Error> {
         let stale_end = self.storage.size_bytes().min(new_end);
-        if old_end < stale_end && !mutant("a disk grows over old data") {
+        if old_end < stale_end && !mutant("a flat disk grows over old data") {
             let zeroed = self
                 .storage
                 .write_zeroes(old_end, stale_end - old_end, true);
@@ -149,6 +150,9 @@ impl<S: Storage> Image<S> {
     /// The bits go first: until they are gone, the image reads as it did.
     async fn empty(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
+        if header.base.is_none() {
+            return Err(self.unsupported("stands alone: there is no base that it could read as"));
+        }
         let covered_bytes = header.size_bytes.min(header.base_bytes);
         let blocks = covered_bytes.div_ceil(header.block_bytes());
         if blocks.div_ceil(8) > header.bitmap.end - header.bitmap.start {

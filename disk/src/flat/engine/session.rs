@@ -76,8 +76,13 @@ impl<S: Storage> Image<S> {
 
     /// Commits until nothing is left to be written, and ends the journal.
     pub(super) async fn settle(&self) -> Result<(), Error> {
-        while self.has_pending() {
+        self.record_all();
+        loop {
+            // Also what could not be written before, though nothing new waits.
             self.commit_all().await?;
+            if !self.has_pending() {
+                break;
+            }
         }
         self.flusher.flush(&self.storage).await?;
         self.end_journal().await
@@ -87,7 +92,7 @@ impl<S: Storage> Image<S> {
         let Some(journal) = self.journal() else {
             return Ok(());
         };
-        if !mutant("the journal ends before all is home") {
+        if !mutant("the journal of a flat image ends before all is home") {
             journal.checkpoint(self).await?;
         }
         self.change_header(|header| header.journal_identity = None)
@@ -107,7 +112,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Settles, and says that the base is not needed any more if every block is local.
-    async fn settle_for_good(&self) -> Result<(), Error> {
+    pub(super) async fn settle_for_good(&self) -> Result<(), Error> {
         self.settle().await?;
         let is_done = self.bitmap.borrow().is_full() && self.header.borrow().base.is_some();
         if !is_done {

@@ -15,7 +15,7 @@ impl<S: Storage> Image<S> {
         let range = offset..offset + buffers.len() as u64;
         let (first, last) = self.lock_range(&range);
         let shared = self.blocks.shared(first, last).await;
-        if self.is_local(&range) {
+        if self.is_recorded(&range) {
             return overwrite(self, self.host(offset), buffers).await.map(drop);
         }
         drop(shared);
@@ -26,6 +26,7 @@ impl<S: Storage> Image<S> {
     /// Writes as [`Image::write`] does. The caller holds the blocks exclusively.
     pub(super) async fn write_held(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let end = offset + buffers.len() as u64;
+        self.record(&(offset..end));
         let mut at = offset;
         while at < end {
             let (local, run_end) = self.run(&(at..end));
@@ -71,6 +72,11 @@ impl<S: Storage> Image<S> {
     pub(super) fn make_local(&self, range: &Range<u64>) {
         let bitmap = self.bitmap.borrow();
         bitmap.set(&bitmap.blocks(range));
+        self.vouch_for(range);
+    }
+
+    /// The pending transaction has checksums of what is in the file.
+    pub(super) fn vouch_for(&self, range: &Range<u64>) {
         if let Some(journal) = self
             .journal()
             .filter(|_| !mutant("new blocks are not vouched for"))

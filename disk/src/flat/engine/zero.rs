@@ -55,6 +55,7 @@ impl<S: Storage> Image<S> {
 
     /// The caller holds the blocks exclusively.
     async fn zero(&self, range: Range<u64>, how: Zeroing) -> Result<(), Error> {
+        self.record(&range);
         let mut at = range.start;
         while at < range.end {
             let (local, end) = self.run(&(at..range.end));

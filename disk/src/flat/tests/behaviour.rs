@@ -1,12 +1,16 @@
 //! What an image does that programs do not show: syncs, metadata, what it stands on.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::rig::{Image, Rig, simulated};
 use crate::flat::format::BaseName;
-use crate::flat::{Base, CreateOptions, Flat, Parts, create};
+use crate::flat::{Base, Copying, CreateOptions, Flat, Parts, Prefetch, create};
 use crate::test_support::content::{bytes_of, stamp_of};
-use crate::{Buffers, Content, Disk, Error, Order, Raw, Request, SimulatedStorage};
+use crate::timer::sleep;
+use crate::{
+    Buffers, Content, Disk, Error, Fault, FaultyOperation, Order, Raw, Request, SimulatedStorage,
+};
 
 const BLOCK_SECTORS: u64 = 8;
 
@@ -225,6 +229,122 @@ fn sizes_and_names_that_cannot_be_are_refused() {
             let error = create(&storage, &options, None).await.unwrap_err();
             assert!(matches!(error, Error::Unsupported { .. }));
             assert!(error.to_string().contains(problem), "{error}");
+        }
+    });
+}
+
+/// How often the base was read.
+fn base_reads(rig: &Rig) -> u64 {
+    rig.base.as_ref().unwrap().counters().reads
+}
+
+#[test]
+fn what_is_read_from_the_base_is_read_once_and_noted_at_close() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying.on_read = true;
+        let disk = rig.open().await.unwrap();
+        for sector in [0, 1, 9, 0, 9] {
+            assert_eq!(read(&disk, sector).await, 2);
+        }
+        let statistics = disk.statistics();
+        assert_eq!(base_reads(&rig), 2);
+        assert_eq!(statistics.copies.on_read_bytes, 2 * 4096);
+        assert_eq!((statistics.host_syncs, statistics.metadata_bytes), (0, 0));
+        assert_eq!(disk.missing_blocks(), 10);
+        let left = rig.after_cut(rig.image.power_cut());
+        assert_eq!(left.open().await.unwrap().missing_blocks(), 12);
+        disk.close().await.unwrap();
+        assert_eq!(rig.open().await.unwrap().missing_blocks(), 10);
+    });
+}
+
+/// Otherwise the block would come from the base again.
+#[test]
+fn what_is_written_to_a_copied_block_is_kept_by_the_next_flush() {
+    for order in [Order::Journal, Order::Ordered] {
+        simulated(1, async || {
+            let mut rig = rig(order, false).await;
+            rig.copying.on_read = true;
+            let disk = rig.open().await.unwrap();
+            read(&disk, 0).await;
+            write(&disk, 0, 7).await;
+            flush(&disk).await;
+            let left = rig.after_cut(rig.image.power_cut());
+            let disk = left.open().await.unwrap();
+            assert_eq!((read(&disk, 0).await, read(&disk, 1).await), (7, 2));
+        });
+    }
+}
+
+#[test]
+fn prefetch_copies_the_base_once_and_lets_go_of_it() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying = Copying {
+            on_read: true,
+            prefetch: Some(Prefetch::default()),
+        };
+        let disk = rig.open().await.unwrap();
+        while disk.header().base.is_some() {
+            sleep(Duration::from_millis(10)).await.unwrap();
+        }
+        let copies = disk.statistics().copies;
+        assert_eq!(copies.on_read_bytes + copies.prefetched_bytes, 12 * 4096);
+        rig.base.as_ref().unwrap().make_unreadable(0..96 * 512);
+        assert_eq!((read(&disk, 0).await, read(&disk, 63).await), (2, 2));
+        let left = rig.after_cut(rig.image.power_cut());
+        let disk = Flat::open(left.image, Parts::default()).await.unwrap();
+        assert_eq!((read(&disk, 0).await, read(&disk, 63).await), (2, 2));
+    });
+}
+
+#[test]
+fn prefetch_keeps_to_its_rate() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying.prefetch = Some(Prefetch {
+            bytes_per_s: Some(4096),
+        });
+        let disk = rig.open().await.unwrap();
+        sleep(Duration::from_secs(5)).await.unwrap();
+        assert!(disk.statistics().copies.prefetched_bytes <= 96 * 512);
+        assert!(disk.header().base.is_some());
+        sleep(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(disk.header().base, None);
+    });
+}
+
+/// A host without room, for example.
+#[test]
+fn what_cannot_be_kept_is_read_all_the_same() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying.on_read = true;
+        let disk = rig.open().await.unwrap();
+        rig.image
+            .inject(Fault::new(FaultyOperation::Write, libc::ENOSPC).times(u64::MAX));
+        for sector in [0, 9, 0] {
+            assert_eq!(read(&disk, sector).await, 2);
+        }
+        assert_eq!(disk.missing_blocks(), 12);
+    });
+}
+
+/// Nothing new waits then, but the transaction that failed does.
+#[test]
+fn a_commit_that_failed_is_made_up_for_at_close() {
+    simulated(1, async || {
+        for order in [Order::Journal, Order::Ordered] {
+            let rig = rig(order, false).await;
+            let disk = rig.open().await.unwrap();
+            write(&disk, 0, 7).await;
+            rig.image
+                .inject(Fault::new(FaultyOperation::Write, libc::EIO));
+            disk.submit(Request::flush()).await.unwrap_err();
+            disk.close().await.unwrap();
+            let disk = rig.open().await.unwrap();
+            assert_eq!((read(&disk, 0).await, disk.missing_blocks()), (7, 11));
         }
     });
 }

@@ -3,7 +3,9 @@
 use std::rc::Rc;
 
 use crate::flat::format::BaseName;
-use crate::flat::{Base, CreateOptions, Flat, Parts, check, create, find_zero_blocks, recover};
+use crate::flat::{
+    Base, Copying, CreateOptions, Flat, Parts, Prefetch, check, create, find_zero_blocks, recover,
+};
 use crate::rng::Rng;
 use crate::test_support::content::{Stamp, bytes_of, layer_stamp};
 use crate::{Backend, CheckReport, Disk, Error, Executor, Order, Raw, Repair, SimulatedStorage};
@@ -19,6 +21,7 @@ pub(super) struct Rig {
     pub(super) order: Order,
     pub(super) size_sectors: u64,
     pub(super) block_bits: u32,
+    pub(super) copying: Copying,
     /// What the base has.
     base_stamps: Rc<[Stamp]>,
 }
@@ -44,7 +47,12 @@ impl Rig {
         ];
         let order = orders[rng.index(orders.len())];
         let scans = rng.below(3) == 0;
-        Self::create(seed, size_sectors, block_bits, base_stamps, order, scans).await
+        let copying = Copying {
+            on_read: rng.coin(),
+            prefetch: (rng.below(4) == 0).then(Prefetch::default),
+        };
+        let rig = Self::create(seed, size_sectors, block_bits, base_stamps, order, scans).await;
+        Self { copying, ..rig }
     }
 
     /// An image on a base that has these stamps, whose zeros are found with `scans`.
@@ -64,6 +72,7 @@ impl Rig {
             order,
             size_sectors,
             block_bits,
+            copying: Copying::default(),
             base_stamps: base_stamps.into(),
         };
         let mut options = CreateOptions::new(size_sectors * 512);
@@ -104,6 +113,7 @@ impl Rig {
         let parts = Parts {
             base: self.base_disk(),
             order: Some(self.order),
+            copying: self.copying,
             clock: None,
         };
         Flat::open(self.image.clone(), parts).await

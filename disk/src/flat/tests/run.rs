@@ -30,10 +30,11 @@ impl Drop for Trace<'_> {
         if thread::panicking() {
             let rig = self.rig;
             eprintln!(
-                "{} sectors, blocks of 2^{} bytes, order {}, base {:?}",
+                "{} sectors, blocks of 2^{} bytes, order {}, {:?}, base {:?}",
                 rig.size_sectors,
                 rig.block_bits,
                 rig.order,
+                rig.copying,
                 rig.base_reference()
             );
             for (n, step) in self.steps.borrow().iter().enumerate() {
@@ -154,7 +155,9 @@ impl<'a> Run<'a> {
     async fn commit(&self) {
         let disk = self.disk();
         let header = disk.header();
-        let base = self.rig.base.as_ref().filter(|_| header.base.is_some());
+        // With prefetch, it may stand alone meanwhile.
+        let has_base = header.base.is_some() && self.rig.copying.prefetch.is_none();
+        let base = self.rig.base.as_ref().filter(|_| has_base);
         let Some(base) = base.filter(|_| header.base_bytes >= header.size_bytes) else {
             return;
         };
