@@ -15,6 +15,8 @@ pub(super) enum Format {
     Raw,
     /// All of it written before.
     RawFilled,
+    /// With holes where nothing was written, and a bitmap of what hides a base.
+    Flat,
 }
 
 impl Format {
@@ -23,6 +25,7 @@ impl Format {
         match self {
             Self::Qcow2 { .. } => "qcow2",
             Self::Raw | Self::RawFilled => "raw",
+            Self::Flat => "flat",
         }
     }
 }
@@ -33,12 +36,14 @@ pub(super) struct Contender {
     /// The name of its column.
     pub(super) name: &'static str,
     pub(super) format: Format,
+    /// Whether its images stand on another, whatever the load is.
+    pub(super) on_base: bool,
     kind: Kind,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// With the order of metadata, where the format has any.
+    /// With the order of metadata, where it is not left to the program.
     Ours(Option<&'static str>),
     Qemu,
     /// As who knows QEMU well sets it up for allocating writes.
@@ -48,6 +53,11 @@ enum Kind {
 /// The column that the others are compared to.
 pub(super) const YARDSTICK: &str = "QEMU qcow2";
 
+/// The column that the formats are compared to, among [`Contender::formats`].
+pub(super) const RAW: &str = "ours raw";
+
+/// As it is without options.
+const OURS: Kind = Kind::Ours(None);
 const QCOW2: Format = Format::Qcow2 {
     lazy_refcounts: false,
 };
@@ -58,22 +68,51 @@ const QCOW2_LAZY: Format = Format::Qcow2 {
 impl Contender {
     /// All of them, in the order of the table's columns.
     pub(super) fn all(all_orders: bool) -> Vec<Self> {
-        let new = |name, format, kind| Self { name, format, kind };
-        let ours = |name, order| new(name, QCOW2, Kind::Ours(Some(order)));
+        let ours = |name, order| Self::new(name, QCOW2, Kind::Ours(Some(order)));
         let mut all = vec![ours("ours journal", "journal")];
         if all_orders {
             all.push(ours("ours ordered", "ordered"));
             all.push(ours("ours unsafe", "unsafe"));
         }
         all.extend([
-            new("ours raw", Format::Raw, Kind::Ours(None)),
-            new(YARDSTICK, QCOW2, Kind::Qemu),
-            new("QEMU lazy", QCOW2_LAZY, Kind::Qemu),
-            new("QEMU tuned", QCOW2_LAZY, Kind::QemuTuned),
-            new("QEMU raw", Format::Raw, Kind::Qemu),
-            new("QEMU filled", Format::RawFilled, Kind::Qemu),
+            Self::new("ours flat", Format::Flat, OURS),
+            Self::new("ours raw", Format::Raw, OURS),
+            Self::new(YARDSTICK, QCOW2, Kind::Qemu),
+            Self::new("QEMU lazy", QCOW2_LAZY, Kind::Qemu),
+            Self::new("QEMU tuned", QCOW2_LAZY, Kind::QemuTuned),
+            Self::new("QEMU raw", Format::Raw, Kind::Qemu),
+            Self::new("QEMU filled", Format::RawFilled, Kind::Qemu),
         ]);
         all
+    }
+
+    /// The formats beside a raw image, each alone and on a base.
+    pub(super) fn formats() -> Vec<Self> {
+        vec![
+            Self::new(RAW, Format::Raw, OURS),
+            Self::new("flat", Format::Flat, OURS),
+            Self::new("flat + base", Format::Flat, OURS).on_base(),
+            Self::new("qcow2", QCOW2, OURS),
+            Self::new("qcow2 + base", QCOW2, OURS).on_base(),
+            Self::new("QEMU qcow2", QCOW2, Kind::Qemu),
+            Self::new("QEMU + base", QCOW2, Kind::Qemu).on_base(),
+        ]
+    }
+
+    fn new(name: &'static str, format: Format, kind: Kind) -> Self {
+        Self {
+            name,
+            format,
+            on_base: false,
+            kind,
+        }
+    }
+
+    fn on_base(self) -> Self {
+        Self {
+            on_base: true,
+            ..self
+        }
     }
 
     /// What our program is told of `image`; absent if it is QEMU's.
@@ -119,7 +158,7 @@ mod tests {
 
     #[test]
     fn the_yardstick_is_one_column() {
-        for (all_orders, count) in [(false, 7), (true, 9)] {
+        for (all_orders, count) in [(false, 8), (true, 10)] {
             let all = Contender::all(all_orders);
             assert_eq!(all.len(), count);
             let yardsticks = all.iter().filter(|one| one.name == YARDSTICK);

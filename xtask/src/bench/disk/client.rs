@@ -11,12 +11,10 @@ use anyhow::{Context as _, Result, ensure};
 use super::load::Load;
 use super::session::Done;
 use crate::bench::nbd::{Command, REPLY_BYTES, Request, block_start, connect, reply_cookie, stamp};
-
-/// Of every server's requests, so that they get the same.
-const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+use crate::bench::places::Places;
 
 /// A connection to a server.
-pub(super) struct Client {
+pub(in crate::bench) struct Client {
     stream: UnixStream,
     size_bytes: u64,
 }
@@ -24,9 +22,7 @@ pub(super) struct Client {
 /// A run in progress.
 struct Run<'a> {
     load: &'a Load,
-    size_bytes: u64,
-    random: u64,
-    next: u64,
+    places: Places,
     /// What is to be sent.
     requests: Vec<u8>,
     /// Where the requests in flight read or write, by the number that is their cookie.
@@ -35,9 +31,14 @@ struct Run<'a> {
 
 impl Client {
     /// Connects to a server's default export.
-    pub(super) fn connect(socket: &Path) -> Result<Self> {
+    pub(in crate::bench) fn connect(socket: &Path) -> Result<Self> {
         let (stream, size_bytes) = connect(socket)?;
         Ok(Self { stream, size_bytes })
+    }
+
+    /// Has it ask for nothing behind the first `size_bytes`.
+    pub(in crate::bench) fn within(self, size_bytes: u64) -> Self {
+        Self { size_bytes, ..self }
     }
 
     /// Keeps as many requests in flight as `load` says for `duration`.
@@ -45,7 +46,7 @@ impl Client {
         let mut run = Run::new(load, self.size_bytes);
         let mut buffer = vec![0; load.depth * run.reply_bytes()];
         for slot in 0..load.depth {
-            run.start(slot);
+            run.start(slot)?;
         }
         let (start, mut done, mut in_flight) = (Instant::now(), 0_u32, load.depth);
         // What has been received of a reply that is not complete is at the start of the buffer.
@@ -63,7 +64,7 @@ impl Client {
             for slot in slots {
                 done += 1;
                 if going_on {
-                    run.start(slot);
+                    run.start(slot)?;
                 } else {
                     in_flight -= 1;
                 }
@@ -79,11 +80,14 @@ impl Client {
 
 impl<'a> Run<'a> {
     fn new(load: &'a Load, size_bytes: u64) -> Self {
+        let places = if load.random {
+            Places::random
+        } else {
+            Places::in_order
+        };
         Self {
             load,
-            size_bytes,
-            random: SEED,
-            next: 0,
+            places: places(size_bytes, load.block_bytes as u64),
             requests: Vec::new(),
             offsets: vec![0; load.depth],
         }
@@ -99,19 +103,8 @@ impl<'a> Run<'a> {
     }
 
     /// Puts a request among those to be sent.
-    fn start(&mut self, slot: usize) {
-        let blocks = self.size_bytes / self.load.block_bytes as u64;
-        let block = if self.load.random {
-            // xorshift64
-            self.random ^= self.random << 13;
-            self.random ^= self.random >> 7;
-            self.random ^= self.random << 17;
-            self.random % blocks
-        } else {
-            self.next += 1;
-            self.next % blocks
-        };
-        let offset = block * self.load.block_bytes as u64;
+    fn start(&mut self, slot: usize) -> Result<()> {
+        let offset = self.places.next().context("a disk without blocks")?;
         self.offsets[slot] = offset;
         let request = Request {
             command: if self.load.write {
@@ -129,6 +122,7 @@ impl<'a> Run<'a> {
             self.requests.resize(start + self.load.block_bytes, 0x5a);
             stamp(&mut self.requests[start..], offset);
         }
+        Ok(())
     }
 
     /// Takes replies apart, and returns the slots whose requests are done, and how many bytes the

@@ -4,17 +4,17 @@ use std::fmt;
 
 /// A kind of requests, and how many at a time.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Load {
+pub(in crate::bench) struct Load {
     /// Overwrites instead of reads.
-    pub(super) write: bool,
+    pub(in crate::bench) write: bool,
     /// Anywhere instead of one after the other.
-    pub(super) random: bool,
-    pub(super) block_bytes: usize,
-    pub(super) depth: usize,
+    pub(in crate::bench) random: bool,
+    pub(in crate::bench) block_bytes: usize,
+    pub(in crate::bench) depth: usize,
 }
 
 /// Every kind, those that wait for each request first.
-pub(super) const LOADS: [Load; 18] = all();
+pub(in crate::bench) const LOADS: [Load; 18] = all();
 
 const fn all() -> [Load; 18] {
     let mut loads = [Load {

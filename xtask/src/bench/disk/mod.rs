@@ -25,9 +25,11 @@ use super::interrupt::Interrupt;
 use super::nbd::Programs;
 use super::report::{Report, Section};
 use super::scratch::Scratch;
+pub(super) use client::Client;
 use contender::{Contender, Images};
-use load::{LOADS, Load};
-use session::{Latencies, Session};
+pub(super) use load::{LOADS, Load};
+use session::Latencies;
+pub(super) use session::Session;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -58,15 +60,27 @@ pub(crate) struct Arguments {
 }
 
 /// For each load, for each contender, every run.
-type Results = Vec<(Load, Vec<Vec<Sample>>)>;
+pub(super) type Results = Vec<(Load, Vec<Vec<Sample>>)>;
+
+/// What is asked for, and how often.
+pub(super) struct Plan<'a> {
+    /// How the servers are reached, for messages.
+    pub(super) protocol: &'a str,
+    pub(super) loads: Vec<Load>,
+    /// How often each server is asked for each load.
+    pub(super) runs: usize,
+    /// How long each time.
+    pub(super) run: Duration,
+    pub(super) interrupt: &'a Interrupt,
+}
 
 /// A run.
 #[derive(Clone, Copy, Debug)]
-struct Sample {
+pub(super) struct Sample {
     /// Requests a second.
-    rate: f64,
+    pub(super) rate: f64,
     /// What each took of a processor, in the server.
-    cpu_us: f64,
+    pub(super) cpu_us: f64,
     /// Where the client tells them.
     latencies: Option<Latencies>,
 }
@@ -80,8 +94,17 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let start = |start: fn(&Contender, &Images) -> Result<Session>| -> Result<Vec<_>> {
         contenders.iter().map(|one| start(one, &images)).collect()
     };
+    let is_wanted = |load: &Load| load.to_string().contains(&arguments.only);
+    let loads: Vec<Load> = LOADS.into_iter().filter(is_wanted).collect();
     let mut measure = |protocol: &str, sessions| -> Result<()> {
-        let results = measure(arguments, protocol, sessions, &interrupt)?;
+        let plan = Plan {
+            protocol,
+            loads: loads.clone(),
+            runs: arguments.runs.max(1),
+            run: Duration::from_millis(arguments.run_ms),
+            interrupt: &interrupt,
+        };
+        let results = plan.measure(sessions)?;
         report.add(Section {
             title: format!(
                 "Requests, over {protocol}, beside {}",
@@ -106,37 +129,30 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     }
 }
 
-/// Measures all servers of a protocol, and ends them.
-fn measure(
-    arguments: &Arguments,
-    protocol: &str,
-    mut sessions: Vec<Session>,
-    interrupt: &Interrupt,
-) -> Result<Results> {
-    let run = Duration::from_millis(arguments.run_ms);
-    let mut results = Results::new();
-    for load in LOADS {
-        if !load.to_string().contains(&arguments.only) {
-            continue;
-        }
-        eprintln!("xtask: {protocol}, {load}");
-        let mut samples = vec![Vec::new(); sessions.len()];
-        // The first round warms up and does not count.
-        for round in 0..=arguments.runs.max(1) {
-            for turn in 0..sessions.len() {
-                interrupt.check()?;
-                // Each comes first in its turn, should that matter.
-                let n = (round + turn) % sessions.len();
-                let sample = sample(&mut sessions[n], &load, run)?;
-                if round > 0 {
-                    samples[n].push(sample);
+impl Plan<'_> {
+    /// Measures all servers of a protocol, and ends them.
+    pub(super) fn measure(&self, mut sessions: Vec<Session>) -> Result<Results> {
+        let mut results = Results::new();
+        for load in &self.loads {
+            eprintln!("xtask: {}, {load}", self.protocol);
+            let mut samples = vec![Vec::new(); sessions.len()];
+            // The first round warms up and does not count.
+            for round in 0..=self.runs {
+                for turn in 0..sessions.len() {
+                    self.interrupt.check()?;
+                    // Each comes first in its turn, should that matter.
+                    let n = (round + turn) % sessions.len();
+                    let sample = sample(&mut sessions[n], load, self.run)?;
+                    if round > 0 {
+                        samples[n].push(sample);
+                    }
                 }
             }
+            results.push((*load, samples));
         }
-        results.push((load, samples));
+        sessions.into_iter().try_for_each(Session::stop)?;
+        Ok(results)
     }
-    sessions.into_iter().try_for_each(Session::stop)?;
-    Ok(results)
 }
 
 fn sample(session: &mut Session, load: &Load, duration: Duration) -> Result<Sample> {

@@ -12,7 +12,7 @@ use crate::bench::cpu_time::cpu_time;
 use crate::bench::fuse::Export;
 
 /// A server, and the client that asks it, by a protocol.
-pub(super) enum Session {
+pub(in crate::bench) enum Session {
     Nbd(Server, Client),
     Fuse(Export),
 }

@@ -1,19 +1,18 @@
 //! A load on a file system of its own, in a new image.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result};
-use images::packages::Tool;
 
 use super::load::Load;
-use crate::bench::contender::{Contender, Format};
+use crate::bench::contender::Contender;
 use crate::bench::figures::per;
-use crate::bench::file_system::{Mounted, succeed};
+use crate::bench::file_system::Mounted;
 use crate::bench::fuse::Export;
 use crate::bench::ground::Ground;
 use crate::bench::interrupt::Interrupt;
 use crate::bench::nbd::Programs;
+use crate::bench::new_image::create;
 
 /// What is measured, where.
 pub(super) struct Bench<'a> {
@@ -82,7 +81,8 @@ impl Bench<'_> {
     /// One run, on everything new.
     fn run(&self, contender: &Contender, load: Load) -> Result<Sample> {
         let image = Image(self.directory.join(contender.name.replace(' ', "-")));
-        self.create(contender.format, &image.0)?;
+        let (format, size_bytes) = (contender.format, self.image_bytes);
+        create(self.programs, format, &image.0, size_bytes, None)?;
         let export = self.export(contender, &image.0)?;
         let file_system = Mounted::ext4(export.file(), image.0.with_extension("ext4"))?;
         let prepared = load.prepare(file_system.directory(), self.directory)?;
@@ -109,18 +109,5 @@ impl Bench<'_> {
             Some(words) => Export::microvm(&self.programs.ours, &words, point),
             None => Export::qemu(&self.programs.qemu, &contender.qemu_nodes(image), point),
         }
-    }
-
-    fn create(&self, format: Format, path: &Path) -> Result<()> {
-        let mut create = Command::new(Tool::QemuImg.command());
-        create.args(["create", "-q", "-f", format.name()]);
-        if let Format::Qcow2 {
-            lazy_refcounts: true,
-        } = format
-        {
-            create.args(["-o", "lazy_refcounts=on"]);
-        }
-        create.arg(path).arg(self.image_bytes.to_string());
-        succeed(&mut create).map(drop)
     }
 }

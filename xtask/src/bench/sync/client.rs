@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, ensure};
 
 use super::load::{Load, Target};
-use super::places::Places;
 use crate::bench::interrupt::Interrupt;
 use crate::bench::nbd::{Command, REPLY_BYTES, Request, connect, reply_cookie, stamp};
+use crate::bench::places::Places;
 
 /// What came of a run.
 #[derive(Clone, Debug)]
 pub(super) struct Done {
-    /// How long each write and its flush took, in microseconds.
+    /// How long each write took, with its flush, in microseconds.
     pub(super) latencies_us: Vec<f64>,
     pub(super) seconds: f64,
 }
 
 impl Done {
     #[expect(clippy::cast_precision_loss, reason = "three digits of it are shown")]
-    pub(super) fn flushes(&self) -> f64 {
+    pub(super) fn writes(&self) -> f64 {
         self.latencies_us.len() as f64
     }
 }
@@ -33,7 +33,7 @@ impl Done {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     pub(super) time: Duration,
-    pub(super) flushes: u64,
+    pub(super) writes: u64,
 }
 
 /// The connections to a server.
@@ -72,7 +72,7 @@ impl Clients {
         ))
     }
 
-    /// Writes and flushes until the limit.
+    /// Writes, and flushes if the load does, until the limit.
     pub(super) fn run(
         &mut self,
         load: &Load,
@@ -120,7 +120,7 @@ impl Client {
         let len = run.load.block_bytes;
         while run.start.elapsed() < run.limit.time {
             run.interrupt.check()?;
-            if run.begun.fetch_add(1, Ordering::Relaxed) >= run.limit.flushes {
+            if run.begun.fetch_add(1, Ordering::Relaxed) >= run.limit.writes {
                 break;
             }
             let Some(offset) = run.places.next() else {
@@ -132,7 +132,9 @@ impl Client {
                 self.ask(Command::Trim, offset, cluster_bytes)?;
             }
             self.ask(Command::Write, offset, len)?;
-            self.ask(Command::Flush, 0, 0)?;
+            if run.load.flush {
+                self.ask(Command::Flush, 0, 0)?;
+            }
             latencies_us.push(begun.elapsed().as_secs_f64() * 1e6);
         }
         Ok(latencies_us)

@@ -1,116 +1,107 @@
 //! The images, a fresh one for each contender and load.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
-use images::packages::Tool;
+use anyhow::{Context as _, Result};
 
-use super::load::{Load, Target};
-use super::places::Places;
-use crate::bench::contender::Format;
-use crate::bench::nbd::{fill, warm};
+use super::load::{CLUSTER_BYTES, Load, Target};
+use crate::bench::contender::{Contender, Format};
+use crate::bench::nbd::{Programs, fill, warm};
+use crate::bench::new_image::{convert, create};
+use crate::bench::places::Places;
 
 /// The size of a disk whose clusters are new.
 const SPARSE_BYTES: u64 = 8 << 30;
-/// The size of a disk that is allocated, or whose backing file is.
-const FILLED_BYTES: u64 = 256 << 20;
 
 /// A directory with what images are made of.
-pub(super) struct Images {
+pub(super) struct Images<'a> {
+    programs: &'a Programs,
     directory: PathBuf,
     filled: PathBuf,
+    /// The size of a disk that is allocated, or whose base is.
+    filled_bytes: u64,
 }
 
 /// An image, removed when it is dropped.
-pub(super) struct Image {
+pub(in crate::bench) struct Image {
     pub(super) path: PathBuf,
     pub(super) places: Places,
+    /// What has yet to be written for the load to find it as it should be.
+    pub(super) missing: Option<Places>,
 }
 
-impl Images {
-    /// Uses a directory.
-    pub(super) fn new(directory: &Path) -> Result<Self> {
+impl<'a> Images<'a> {
+    /// Uses a directory. Disks that are allocated, and bases, have so many bytes.
+    pub(super) fn new(programs: &'a Programs, directory: &Path, filled_bytes: u64) -> Result<Self> {
         let filled = directory.join("filled");
-        fill(&filled, FILLED_BYTES)?;
+        fill(&filled, filled_bytes)?;
         warm(&filled)?;
         Ok(Self {
+            programs,
             directory: directory.to_owned(),
             filled,
+            filled_bytes,
         })
     }
 
+    /// How much of a disk that is allocated is there on a base too: were it all, the image would
+    /// stand alone.
+    pub(super) fn allocated_bytes(&self) -> u64 {
+        self.filled_bytes - CLUSTER_BYTES
+    }
+
     /// Makes an image for a load, as new as the load needs it.
-    pub(super) fn make(&self, name: &str, format: Format, load: &Load) -> Result<Image> {
-        let path = self.directory.join(name.replace(' ', "-"));
-        let once = format != Format::RawFilled
-            && !matches!(load.target, Target::Allocated | Target::Discarded);
-        let size_bytes = if once && load.target != Target::OverBacking {
-            SPARSE_BYTES
+    pub(super) fn make(&self, contender: &Contender, load: &Load) -> Result<Image> {
+        let path = self.directory.join(contender.name.replace(' ', "-"));
+        let image = if contender.format == Format::RawFilled || !load.target.is_new() {
+            self.allocated(contender, load, path)
         } else {
-            FILLED_BYTES
+            self.sparse(contender, load, path)
         };
+        image.with_context(|| format!("cannot make {}", contender.name))
+    }
+
+    /// With all clusters that the load writes to.
+    fn allocated(&self, contender: &Contender, load: &Load, path: PathBuf) -> Result<Image> {
         let image = Image {
-            places: Places::new(load, size_bytes, once),
+            places: load.places(self.allocated_bytes()),
+            missing: contender.on_base.then(|| {
+                let places = Places::in_order(self.allocated_bytes(), CLUSTER_BYTES);
+                places.once()
+            }),
             path,
         };
         let path = &image.path;
-        match format {
-            Format::Qcow2 { lazy_refcounts } if !once => self.convert(path, lazy_refcounts)?,
-            Format::Qcow2 { lazy_refcounts } => {
-                let backing = (load.target == Target::OverBacking).then_some(&*self.filled);
-                create(path, lazy_refcounts, size_bytes, backing)?;
+        match contender.format {
+            Format::Raw | Format::RawFilled => fill(path, self.filled_bytes)?,
+            format if contender.on_base => {
+                let (programs, base) = (self.programs, Some(&*self.filled));
+                create(programs, format, path, self.filled_bytes, base)?;
             }
-            Format::Raw | Format::RawFilled if !once => fill(path, size_bytes)?,
-            Format::Raw | Format::RawFilled => {
-                let file = File::create(path);
-                let file = file.with_context(|| format!("{}: create", path.display()))?;
-                file.set_len(size_bytes)?;
-            }
+            format => convert(self.programs, format, path, &self.filled)?,
         }
-        if !once {
-            warm(path)?;
-        }
+        warm(path)?;
         Ok(image)
     }
 
-    fn convert(&self, path: &Path, lazy_refcounts: bool) -> Result<()> {
-        let mut convert = qemu_img("convert", lazy_refcounts);
-        convert.args(["-f", "raw", "-O", "qcow2"]);
-        convert.args([&self.filled, path]);
-        succeed(&mut convert)
+    /// With new clusters only.
+    fn sparse(&self, contender: &Contender, load: &Load, path: PathBuf) -> Result<Image> {
+        let on_base = contender.on_base || load.target == Target::OverBacking;
+        let (size_bytes, base) = if on_base {
+            (self.filled_bytes, Some(&*self.filled))
+        } else {
+            (SPARSE_BYTES, None)
+        };
+        let image = Image {
+            places: load.places(size_bytes).once(),
+            missing: None,
+            path,
+        };
+        let (programs, format) = (self.programs, contender.format);
+        create(programs, format, &image.path, size_bytes, base)?;
+        Ok(image)
     }
-}
-
-fn create(
-    path: &Path,
-    lazy_refcounts: bool,
-    size_bytes: u64,
-    backing: Option<&Path>,
-) -> Result<()> {
-    let mut create = qemu_img("create", lazy_refcounts);
-    create.args(["-q", "-f", "qcow2"]);
-    if let Some(backing) = backing {
-        create.args(["-F", "raw", "-b"]).arg(backing);
-    }
-    succeed(create.arg(path).arg(size_bytes.to_string()))
-}
-
-fn qemu_img(verb: &str, lazy_refcounts: bool) -> Command {
-    let mut command = Command::new(Tool::QemuImg.command());
-    command.arg(verb);
-    if lazy_refcounts {
-        command.args(["-o", "lazy_refcounts=on"]);
-    }
-    command
-}
-
-fn succeed(command: &mut Command) -> Result<()> {
-    let status = command.status();
-    let status = status.with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(status.success(), "{command:?}: {status}");
-    Ok(())
 }
 
 impl Drop for Image {

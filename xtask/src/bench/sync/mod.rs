@@ -11,7 +11,6 @@ mod image;
 mod load;
 mod measure;
 mod own_counts;
-mod places;
 mod table;
 
 use std::path::{Path, PathBuf};
@@ -22,17 +21,20 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 
 use super::contender::Contender;
-use super::file_system::{Kind, Mounted};
-use super::ground::Ground;
+use super::file_system::Kind;
+use super::grounds::on_each;
 use super::interrupt::Interrupt;
 use super::nbd::Programs;
 use super::report::{Report, Section};
-use super::scratch::Scratch;
 
-use host_syncs::HostSyncs;
-use image::Images;
+pub(super) use image::Image;
 use load::LOADS;
-use measure::{Bench, Row};
+pub(super) use load::{Load, Target};
+use measure::Row;
+pub(super) use measure::{Bench, Measured, Setup, serve};
+
+/// The size of a disk that is allocated, or whose backing file is.
+const FILLED_BYTES: u64 = 256 << 20;
 
 #[derive(Args)]
 pub(crate) struct Arguments {
@@ -66,54 +68,35 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
     let interrupt = Interrupt::install()?;
     require(&[Tool::QemuImg])?;
     let programs = Programs::get(arguments.microvm.as_deref(), arguments.qemu.as_deref())?;
-    let scratch = Scratch::make("bench-sync", arguments.directory.as_deref())?;
-    if arguments.loops.is_empty() {
-        let directory = scratch.directory();
-        on(arguments, &programs, directory, &interrupt, report)?;
-    }
-    for kind in &arguments.loops {
-        let mounted = match Mounted::make(*kind, scratch.directory()) {
-            Ok(mounted) => mounted,
-            Err(error) => {
-                interrupt.check()?;
-                report.leave_out(format!("{}: {error:#}", kind.name()));
-                continue;
-            }
-        };
-        let directory = mounted.directory();
-        on(arguments, &programs, directory, &interrupt, report)?;
-    }
-    Ok(())
+    let parent = arguments.directory.as_deref();
+    let contenders = Contender::all(arguments.all_orders);
+    let setup = Setup {
+        programs: &programs,
+        contenders: &contenders,
+        interrupt: &interrupt,
+        runs: arguments.runs.max(1),
+        run: Duration::from_millis(arguments.run_ms),
+        filled_bytes: FILLED_BYTES,
+    };
+    let loops = &arguments.loops;
+    on_each(
+        ("bench-sync", parent),
+        loops,
+        &interrupt,
+        report,
+        |directory, report| on(arguments, &setup, directory, report),
+    )
 }
 
 /// Measures in a directory.
 fn on(
     arguments: &Arguments,
-    programs: &Programs,
+    setup: &Setup<'_>,
     directory: &Path,
-    interrupt: &Interrupt,
     report: &mut Report,
 ) -> Result<()> {
-    let ground = Ground::below(directory)?;
-    let name = ground.file_system.clone();
-    let syncs = HostSyncs::prepare(&name, directory)
-        .inspect_err(|error| report.leave_out(format!("{name}, host syncs: {error:#}")))
-        .ok();
-    if ground.counts().is_none() {
-        report.leave_out(format!("{name}, counts of its device: it has none"));
-    }
-    let contenders = Contender::all(arguments.all_orders);
-    let bench = Bench {
-        programs,
-        contenders: &contenders,
-        directory,
-        images: Images::new(directory)?,
-        ground,
-        syncs,
-        interrupt,
-        runs: arguments.runs.max(1),
-        run: Duration::from_millis(arguments.run_ms),
-    };
+    let bench = Bench::prepare(setup, directory, report)?;
+    let name = &bench.ground.file_system;
     let mut rows: Vec<Row> = Vec::new();
     let mut loads = LOADS
         .iter()
@@ -124,14 +107,14 @@ fn on(
         Ok(())
     });
     // What was measured before something failed is worth something.
-    let names: Vec<_> = contenders.iter().map(|contender| contender.name).collect();
+    let names = setup.names();
     report.add(Section {
         title: format!(
             "Flushes, over NBD, on {name}, beside {}",
-            programs.qemu_version()?
+            setup.programs.qemu_version()?
         ),
         tables: table::render(&names, &rows),
-        charts: table::charts(&name, &names, &rows),
+        charts: table::charts(name, &names, &rows),
     });
     outcome
 }

@@ -46,15 +46,13 @@ pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
         rates,
         latencies,
         counted("host syncs a flush", &|one| one.counts.host_syncs),
-        counted("the same by own counters", &|one| {
-            Some(one.own?.syncs_per_flush)
-        }),
+        counted("the same by own counters", &|one| one.own?.syncs_per_flush),
         counted("device flushes a flush", &|one| one.counts.device_flushes),
         counted("KiB on the device a flush", &|one| {
             one.counts.device_bytes.map(kib)
         }),
         counted("KiB of zeros ahead a flush", &|one| {
-            Some(kib(one.own?.written_ahead_bytes_per_flush))
+            one.own?.written_ahead_bytes_per_flush.map(kib)
         }),
     ];
     let parts: Vec<String> = parts.into_iter().flatten().collect();
@@ -162,8 +160,9 @@ mod tests {
         ours.counts.host_syncs = Some(1.006);
         ours.counts.device_bytes = Some(4608.0);
         ours.own = Some(OwnCounts {
-            syncs_per_flush: 1.01,
-            written_ahead_bytes_per_flush: 65_536.0,
+            syncs_per_flush: Some(1.01),
+            written_ahead_bytes_per_flush: Some(65_536.0),
+            metadata_bytes_per_write: None,
         });
         let row = Row {
             load: LOADS[0],

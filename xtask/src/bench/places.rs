@@ -1,11 +1,7 @@
-//! Where on a disk a load writes.
+//! Where on a disk a load reads or writes.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::load::{Load, Target};
-
-/// The cluster size of every image.
-pub(super) const CLUSTER_BYTES: u64 = 64 << 10;
 /// Of every server's places, so that they get the same.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
@@ -21,17 +17,29 @@ pub(super) struct Places {
 }
 
 impl Places {
-    /// Those of the first `size_bytes` of a disk.
-    pub(super) fn new(load: &Load, size_bytes: u64, once: bool) -> Self {
-        let step_bytes = load.step_bytes();
-        let count = size_bytes / step_bytes;
+    /// Those of the first `size_bytes` of a disk, one every `step_bytes`, in their order.
+    pub(super) fn in_order(size_bytes: u64, step_bytes: u64) -> Self {
         Self {
-            order: (load.target != Target::NewInOrder).then(|| permutation(count)),
-            count,
+            order: None,
+            count: size_bytes / step_bytes,
             step_bytes,
             given: AtomicU64::new(0),
-            once,
+            once: false,
         }
+    }
+
+    /// The same, in an order that is random, and the same every time.
+    pub(super) fn random(size_bytes: u64, step_bytes: u64) -> Self {
+        let places = Self::in_order(size_bytes, step_bytes);
+        Self {
+            order: Some(permutation(places.count)),
+            ..places
+        }
+    }
+
+    /// Gives each once only.
+    pub(super) fn once(self) -> Self {
+        Self { once: true, ..self }
     }
 
     /// The offset of the next place, for whichever client asks.
@@ -75,29 +83,26 @@ fn permutation(count: u64) -> Vec<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::load::LOADS;
     use super::*;
+
+    const STEP_BYTES: u64 = 64 << 10;
 
     #[test]
     fn no_place_is_given_twice() {
-        for load in LOADS {
-            let size_bytes = 1000 * CLUSTER_BYTES;
-            let places = Places::new(&load, size_bytes, true);
+        for places in [Places::in_order, Places::random] {
+            let places = places(1000 * STEP_BYTES, STEP_BYTES).once();
+            let in_order = places.order.is_none();
             let mut offsets: Vec<u64> = std::iter::from_fn(|| places.next()).collect();
-            let first = offsets[..100].to_vec();
+            assert_eq!(offsets[..100].is_sorted(), in_order);
             offsets.sort_unstable();
-            let all: Vec<u64> = (0..size_bytes)
-                .step_by(usize::try_from(load.step_bytes()).unwrap())
-                .collect();
-            assert_eq!(offsets, all, "{load}");
-            let in_order = load.target == Target::NewInOrder;
-            assert_eq!(first.is_sorted(), in_order, "{load}");
+            let all = (0..1000).map(|n| n * STEP_BYTES);
+            assert_eq!(offsets, all.collect::<Vec<_>>());
         }
     }
 
     #[test]
     fn what_need_not_be_new_is_given_again() {
-        let places = Places::new(&LOADS[0], 4 * CLUSTER_BYTES, false);
+        let places = Places::random(4 * STEP_BYTES, STEP_BYTES);
         let first: Vec<_> = (0..4).map(|_| places.next()).collect();
         let again: Vec<_> = (0..4).map(|_| places.next()).collect();
         assert_eq!(first, again);
@@ -105,8 +110,8 @@ mod tests {
 
     #[test]
     fn runs_share_what_is_given_once() {
-        let places = |once| Places::new(&LOADS[0], 70 * CLUSTER_BYTES, once);
-        assert_eq!(places(true).share(7), 10);
-        assert_eq!(places(false).share(7), u64::MAX);
+        let places = || Places::random(70 * STEP_BYTES, STEP_BYTES);
+        assert_eq!(places().once().share(7), 10);
+        assert_eq!(places().share(7), u64::MAX);
     }
 }
