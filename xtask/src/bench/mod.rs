@@ -8,6 +8,7 @@ mod disk;
 mod figures;
 mod file_system;
 mod fio;
+mod flat;
 mod fs;
 mod fuse;
 mod grid;
@@ -50,6 +51,8 @@ enum What {
     Disk(disk::Arguments),
     /// Flushes a second, and what each costs the host, over NBD, beside QEMU's
     Sync(sync::Arguments),
+    /// The flat format beside raw images and qcow2, and how long 1 TiB takes to be opened
+    Flat(flat::Arguments),
     /// What programs get done in a file system on an image, through FUSE, beside QEMU's; needs root
     Fs(fs::Arguments),
     /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
@@ -64,6 +67,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Boot(arguments) => boot::run(arguments, &mut report),
         What::Disk(arguments) => disk::run(arguments, &mut report),
         What::Sync(arguments) => sync::run(arguments, &mut report),
+        What::Flat(arguments) => flat::run(arguments, &mut report),
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
         What::All => {
@@ -79,6 +83,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
 fn all(report: &mut Report) {
     measure("disk", disk::run, report);
     measure("sync", sync::run, report);
+    measure("flat", flat::run, report);
     measure("fs", fs::run, report);
     measure("model", model::run, report);
     measure("boot", boot::run, report);
