@@ -60,6 +60,28 @@ impl FileStorage {
         }
     }
 
+    /// Where somebody has made the file shorter than it was, there is no hole: reads fail, and find
+    /// no zeros.
+    fn without_lost(&self, offset: u64, found: StorageExtent) -> Result<StorageExtent, Error> {
+        let known = self.size_bytes.get();
+        if found.data || offset >= known {
+            return Ok(found);
+        }
+        let stat = self.file.metadata();
+        let end = stat
+            .map_err(Error::io(&self.path, "find the size of"))?
+            .len();
+        let lost = StorageExtent {
+            data: true,
+            ..found
+        };
+        Ok(match end {
+            end if end >= known => found,
+            end if end > offset => found.until(end - offset),
+            _ => lost.until(known - offset),
+        })
+    }
+
     /// Refuses what no file can hold. The largest offset of all means something else to `io_uring`.
     fn check_range(&self, operation: &'static str, offset: u64, len: u64) -> Result<(), Error> {
         match offset.checked_add(len).map(i64::try_from) {
@@ -351,7 +373,8 @@ impl Storage for FileStorage {
         })
         .await
         .map_err(self.error("find the holes of", offset, len))?;
-        Ok(*found.get().expect("a success finds one"))
+        let found = *found.get().expect("a success finds one");
+        self.without_lost(offset, found)
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {

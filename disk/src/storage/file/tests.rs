@@ -199,6 +199,25 @@ fn extents_tell_data_from_holes() {
     }
 }
 
+/// Whoever copies by extents would take zeros for what reads refuse.
+#[test]
+fn what_somebody_has_cut_off_is_no_hole() {
+    let file = file(4 << 20);
+    Executor::new().unwrap().run(async {
+        let storage = open(file.path(), false).unwrap();
+        file.as_file().set_len(1 << 20).unwrap();
+        let extent = async |offset: u64| {
+            let found = storage.extent(offset, 1 << 30).await.unwrap();
+            (found.len, found.data)
+        };
+        assert_eq!(extent(0).await, (1 << 20, false));
+        assert_eq!(extent(1 << 20).await, (3 << 20, true));
+        assert_eq!(extent(4 << 20).await, (1 << 30, false));
+        let read = storage.read_at(2 << 20, Buffers::zeroed(512)).await;
+        read.unwrap_err();
+    });
+}
+
 #[test]
 fn barrier_is_there_only_if_the_host_does_the_call() {
     let file = file(0);
