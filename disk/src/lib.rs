@@ -52,7 +52,7 @@ pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use order::Order;
 pub use raw::Raw;
 pub use request::{Op, Request};
-pub use socket::{Listener, ListeningSocket, Stream, readable};
+pub use socket::{Stream, readable};
 pub use storage::{
     Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
     SimulatedCounters, SimulatedDevice, SimulatedStorage, Storage, StorageExtent,

@@ -1,83 +1,11 @@
 //! Stream sockets, for servers whose requests and disk share one thread.
 
 use std::io::{self, ErrorKind, IoSlice};
-use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 
 use crate::Buffers;
 use crate::reactor::{self, Operation, Readiness, submit};
-
-/// Accepts connections, as one of the tasks of an executor.
-pub struct Listener {
-    socket: ListeningSocket,
-    descriptor: Arc<OwnedFd>,
-}
-
-/// A socket that is bound and listens.
-pub enum ListeningSocket {
-    /// Has a name in the file system.
-    Unix(UnixListener),
-    /// Has an address and a port.
-    Tcp(TcpListener),
-}
-
-impl From<UnixListener> for ListeningSocket {
-    fn from(socket: UnixListener) -> Self {
-        Self::Unix(socket)
-    }
-}
-
-impl From<TcpListener> for ListeningSocket {
-    fn from(socket: TcpListener) -> Self {
-        Self::Tcp(socket)
-    }
-}
-
-impl ListeningSocket {
-    /// A descriptor for it that does not wait.
-    fn descriptor(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Unix(socket) => {
-                socket.set_nonblocking(true)?;
-                Ok(socket.try_clone()?.into())
-            }
-            Self::Tcp(socket) => {
-                socket.set_nonblocking(true)?;
-                Ok(socket.try_clone()?.into())
-            }
-        }
-    }
-
-    fn accept(&self) -> io::Result<Stream> {
-        match self {
-            Self::Unix(socket) => socket.accept().map(|(stream, _)| Stream::new(stream)),
-            Self::Tcp(socket) => socket.accept().map(|(stream, _)| Stream::new(stream)),
-        }
-    }
-}
-
-impl Listener {
-    /// Takes over a socket. Whoever it accepts has its options.
-    pub fn new(socket: impl Into<ListeningSocket>) -> io::Result<Self> {
-        let socket = socket.into();
-        let descriptor = Arc::new(socket.descriptor()?);
-        Ok(Self { socket, descriptor })
-    }
-
-    /// Waits for the next connection. Some errors concern it only, others the host's resources:
-    /// the next call may go well. Nobody is lost if the future is dropped.
-    pub async fn accept(&self) -> io::Result<Stream> {
-        loop {
-            match self.socket.accept() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                accepted => return accepted,
-            }
-            readable(Arc::clone(&self.descriptor)).await?;
-        }
-    }
-}
 
 /// A connection. Its operations are futures on this thread's executor; one that is dropped is
 /// cancelled, with its memory kept until the host is done with it.
@@ -175,7 +103,6 @@ async fn wait(descriptor: Arc<OwnedFd>, readiness: Readiness) -> io::Result<()> 
 mod tests {
     use std::cell::Cell;
     use std::io::{Read as _, Write as _};
-    use std::net::TcpStream;
     use std::os::unix::net::UnixStream;
     use std::rc::Rc;
     use std::thread;
@@ -311,43 +238,5 @@ mod tests {
             let full = stream.try_send_slices(&slices).unwrap_err();
             assert_eq!(full.kind(), ErrorKind::WouldBlock);
         });
-    }
-
-    #[test]
-    fn accepts_one_after_the_other() {
-        for backend in real_backends() {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("socket");
-            let unix = UnixListener::bind(&path).unwrap();
-            accept_three(backend, unix, move || UnixStream::connect(&path).unwrap());
-            let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
-            let address = tcp.local_addr().unwrap();
-            accept_three(backend, tcp, move || TcpStream::connect(address).unwrap());
-        }
-    }
-
-    fn accept_three<T: std::io::Write>(
-        backend: crate::Backend,
-        socket: impl Into<ListeningSocket>,
-        connect: impl Fn() -> T + Send + 'static,
-    ) {
-        let listener = Listener::new(socket).unwrap();
-        let client = thread::spawn(move || {
-            for byte in *b"abc" {
-                connect().write_all(&[byte]).unwrap();
-            }
-        });
-        let received = Executor::with_backend(backend).unwrap().run(async {
-            let mut received = Vec::new();
-            let buffers = Buffers::zeroed(1);
-            for _ in 0..3 {
-                let stream = listener.accept().await.unwrap();
-                assert_eq!(stream.receive(buffers.clone()).await.unwrap(), 1);
-                received.extend(buffers.to_vec());
-            }
-            received
-        });
-        assert_eq!(received, b"abc");
-        client.join().unwrap();
     }
 }
