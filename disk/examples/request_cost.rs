@@ -3,7 +3,7 @@
 //! a file in memory.
 //!
 //! ```text
-//! cargo run --release -p disk --example request_cost -- [raw|qcow2 IMAGE]
+//! cargo run --release -p disk --example request_cost -- [raw|qcow2|flat IMAGE]
 //! ```
 //! Without an image it makes a raw one of 64 MiB in the directory for temporary files. An image
 //! that is given must have that much data allocated from its beginning, and is overwritten.

@@ -41,6 +41,11 @@ impl<S: Storage> Image<S> {
         if !local {
             return self.read_base(offset, buffers).await;
         }
+        self.read_local(offset, buffers).await
+    }
+
+    /// Reads what is local, from the file and from what is not there yet.
+    pub(super) async fn read_local(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
         let host = self.host(offset);
         let waiting = match self.journal() {
             Some(journal) => journal.shadows.copy(&(host..host + buffers.len() as u64)),
