@@ -83,16 +83,20 @@ impl<S: Storage> Image<S> {
             let copied = self.copy_missing(&(at..end)).await;
             let part = slice(buffers, at - offset, end - at);
             self.read_held(at, &part).await?;
-            match copied {
-                Ok(copied) => self.count_copied(|copies| copies.on_read_bytes += copied),
-                Err(error) => {
-                    tracing::warn!(%error, "what is read from the base is not kept any more");
-                    self.copies.set(false);
-                }
-            }
+            let counted = |bytes| self.count_copied(|copies| copies.on_read_bytes += bytes);
+            self.stop_at_error(copied.map(counted));
             at = end;
         }
-        self.record_sometimes().await
+        self.stop_at_error(self.record_sometimes().await);
+        Ok(())
+    }
+
+    /// Whoever reads has what was wanted, whatever becomes of the copy.
+    fn stop_at_error(&self, copied: Result<(), Error>) {
+        if let Err(error) = copied {
+            tracing::warn!(%error, "what is read from the base is not kept any more");
+            self.copies.set(false);
+        }
     }
 
     /// Puts bits of what was copied into the file, if those of much are not there.
@@ -131,6 +135,7 @@ impl<S: Storage> Image<S> {
                 let content = Buffers::zeroed(len);
                 self.read_held(at, &content).await?;
                 copied += run_end.min(covered) - at;
+                self.check_writable("keep what was read")?;
                 self.keep(at, &content).await?;
             }
             at = run_end;

@@ -331,6 +331,23 @@ fn what_cannot_be_kept_is_read_all_the_same() {
     });
 }
 
+/// After a failed sync nothing is written any more, but all can be read.
+#[test]
+fn nothing_is_kept_after_a_failed_sync() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying.on_read = true;
+        let disk = rig.open().await.unwrap();
+        rig.image
+            .inject(Fault::new(FaultyOperation::Sync, libc::EIO));
+        disk.submit(Request::flush()).await.unwrap_err();
+        let writes = rig.image.counters().writes;
+        assert_eq!((read(&disk, 0).await, read(&disk, 9).await), (2, 2));
+        assert_eq!(rig.image.counters().writes, writes);
+        assert_eq!(disk.missing_blocks(), 12);
+    });
+}
+
 /// Nothing new waits then, but the transaction that failed does.
 #[test]
 fn a_commit_that_failed_is_made_up_for_at_close() {
