@@ -2,6 +2,7 @@
 
 pub(crate) mod content;
 pub(crate) mod history;
+pub(crate) mod power_cuts;
 mod seeded;
 mod skip;
 mod witness;

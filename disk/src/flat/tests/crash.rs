@@ -1,9 +1,5 @@
 //! The power is cut at every step of random programs, and the image looked at.
 
-use std::cell::Cell;
-use std::io::{self, Write as _};
-use std::thread;
-
 use super::faults::fail_some_writes;
 use super::program::Generator;
 use super::rig::Rig;
@@ -11,12 +7,11 @@ use super::run::Run;
 use crate::rng::Rng;
 use crate::storage::Recording;
 use crate::test_support::content::{SECTOR_BYTES, bytes_of, stamp_of};
-use crate::test_support::history::{Event, History};
+use crate::test_support::history::History;
+use crate::test_support::power_cuts::{Tally, cut_somewhere, try_cuts};
 use crate::test_support::seeded;
-use crate::{Backend, Buffers, Disk, Executor, Order, Repair, Request};
+use crate::{Backend, Buffers, Disk, Executor, Order, Repair, Request, SimulatedStorage};
 
-/// How many ways to lose what was not durable are tried at each step.
-const CUTS_PER_STEP: u64 = 3;
 const STEPS: u64 = 12;
 
 /// Looks at what a power cut left.
@@ -68,64 +63,16 @@ async fn check_use(rig: &Rig, rng: &mut Rng) {
     assert_eq!(stamp_of(&data.to_vec()), Ok(1));
 }
 
-/// Looks at the power cuts of a program; how many these were.
-fn try_cuts(
-    executor: &Executor,
-    rig: &Rig,
-    mut recording: Recording,
-    log: Vec<(usize, Event)>,
-    seed: u64,
-) -> u64 {
-    let mut history = History::new(&rig.initial(), rig.size_sectors);
-    let mut events = log.into_iter().peekable();
-    let mut rng = Rng::new(seed);
-    let mut cuts = 0;
-    for steps in 0..=recording.steps() {
-        while let Some((_, event)) = events.next_if(|(at, _)| *at <= steps) {
-            history.apply(&event);
-        }
-        for _ in 0..CUTS_PER_STEP {
-            let left = recording.power_cut(steps, rng.next());
-            let mut rig = rig.after_cut(left.into_iter().next().expect("there is one disk"));
-            let _moment = Moment {
-                recording: &recording,
-                steps,
-            };
-            if rng.below(3) == 0 {
-                rig = cut_recovery(executor, &rig, &mut rng);
-            }
-            executor.run(look(&rig, &history, &mut rng));
-            cuts += 1;
-        }
-    }
-    cuts
-}
-
 /// Cuts the power again while the image is recovered.
 fn cut_recovery(executor: &Executor, rig: &Rig, rng: &mut Rng) -> Rig {
-    let mut recording = Recording::start(&[&rig.image]);
+    let recording = Recording::start(&[&rig.image]);
     executor.run(rig.recover());
-    let steps = rng.index(recording.steps() + 1);
-    let left = recording.power_cut(steps, rng.next());
-    rig.after_cut(left.into_iter().next().expect("there is one disk"))
+    rig.after_cut(only(cut_somewhere(recording, rng)))
 }
 
-/// Says when the power was cut, if that was too much.
-struct Moment<'a> {
-    recording: &'a Recording,
-    steps: usize,
-}
-
-impl Drop for Moment<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let last = self.steps.saturating_sub(40);
-            for step in last..self.steps {
-                eprintln!("step {step}: {}", self.recording.describe(step));
-            }
-            eprintln!("power cut after step {}", self.steps);
-        }
-    }
+/// The one disk that was recorded.
+fn only(disks: Vec<SimulatedStorage>) -> SimulatedStorage {
+    disks.into_iter().next().expect("there is one disk")
 }
 
 /// Runs a program, and looks at its power cuts. `errors` may have the disk fail.
@@ -147,33 +94,31 @@ fn run_and_cut(seed: u64, errors: Option<fn(&Rig, &mut Rng)>) -> u64 {
         let log = run.into_log();
         (rig, recording, log)
     });
-    try_cuts(&executor, &rig, recording, log, seed)
-}
-
-/// Runs seeds, and prints how many cuts that were, though the test succeeds.
-fn try_seeds(seeds: u64, when: &str, errors: Option<fn(&Rig, &mut Rng)>) {
-    let (last, cuts) = (Cell::new(0), Cell::new(0));
-    seeded(seeds, |seed| {
-        last.set(seed);
-        cuts.set(cuts.get() + run_and_cut(seed, errors));
-    });
-    let (last, cuts) = (last.get(), cuts.get());
-    writeln!(
-        io::stdout(),
-        "flat: {when}seeds to {last}: {cuts} power cuts"
-    )
-    .unwrap();
+    let history = History::new(&rig.initial(), rig.size_sectors);
+    try_cuts(recording, log, history, seed, |left, history, rng| {
+        let mut rig = rig.after_cut(only(left));
+        if rng.below(3) == 0 {
+            rig = cut_recovery(&executor, &rig, rng);
+        }
+        executor.run(look(&rig, history, rng));
+    })
 }
 
 #[test]
 fn power_cuts_lose_nothing_that_was_flushed() {
-    try_seeds(200, "", None);
+    let tally = Tally::default();
+    seeded(200, |seed| tally.add(seed, run_and_cut(seed, None)));
+    tally.print("flat: ");
 }
 
 /// The host has failed before: nothing of that is left that a power cut could bring to light.
 #[test]
 fn power_cuts_after_errors_lose_nothing_that_was_flushed() {
-    try_seeds(60, "after errors, ", Some(fail_some_writes));
+    let tally = Tally::default();
+    seeded(60, |seed| {
+        tally.add(seed, run_and_cut(seed, Some(fail_some_writes)));
+    });
+    tally.print("flat: after errors, ");
 }
 
 /// A journal's recovery has nothing to drop twice, whatever it finds.

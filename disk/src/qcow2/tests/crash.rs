@@ -1,9 +1,5 @@
 //! The power is cut at every step of random programs, and the image looked at.
 
-use std::cell::Cell;
-use std::io::{self, Write as _};
-use std::thread;
-
 use super::faults::fail_some_writes;
 use super::geometry::{Geometry, pick};
 use super::model::Trace;
@@ -15,12 +11,11 @@ use crate::qcow2::{check, recover};
 use crate::rng::Rng;
 use crate::storage::Recording;
 use crate::test_support::content::{SECTOR_BYTES, bytes_of, stamp_of};
-use crate::test_support::history::{Event, History, Snapshot};
+use crate::test_support::history::{History, Snapshot};
+use crate::test_support::power_cuts::{Tally, cut_somewhere, try_cuts};
 use crate::test_support::{program_steps, seeded};
 use crate::{Backend, Buffers, Disk, Error, Executor, Request};
 
-/// How many ways to lose what was not durable are tried at each step.
-const CUTS_PER_STEP: u64 = 3;
 const STEPS: u64 = 15;
 
 /// Looks at what a power cut left.
@@ -145,64 +140,13 @@ async fn check_use(rig: &Rig, rng: &mut Rng) {
     assert_eq!(stamp_of(&data.to_vec()), Ok(1));
 }
 
-/// Looks at the power cuts of a program; how many these were.
-fn try_cuts(
-    executor: &Executor,
-    rig: &Rig,
-    mut recording: Recording,
-    log: Vec<(usize, Event)>,
-    seed: u64,
-) -> u64 {
-    let mut history = History::new(&rig.geometry.initial(), rig.geometry.size_sectors());
-    let mut events = log.into_iter().peekable();
-    let mut rng = Rng::new(seed);
-    let mut cuts = 0;
-    for steps in 0..=recording.steps() {
-        while let Some((_, event)) = events.next_if(|(at, _)| *at <= steps) {
-            history.apply(&event);
-        }
-        for _ in 0..CUTS_PER_STEP {
-            let mut rig = rig.after_cut(recording.power_cut(steps, rng.next()));
-            let _moment = Moment {
-                recording: &recording,
-                steps,
-            };
-            if rng.below(3) == 0 {
-                rig = cut_recovery(executor, &rig, &mut rng);
-            }
-            executor.run(look(&rig, &history, &mut rng));
-            cuts += 1;
-        }
-    }
-    cuts
-}
-
 /// Cuts the power again while the image is recovered.
 fn cut_recovery(executor: &Executor, rig: &Rig, rng: &mut Rng) -> Rig {
-    let mut recording = Recording::start(&rig.disks());
+    let recording = Recording::start(&rig.disks());
     executor.run(async {
         recover(&rig.image).await.unwrap();
     });
-    let steps = rng.index(recording.steps() + 1);
-    rig.after_cut(recording.power_cut(steps, rng.next()))
-}
-
-/// Says when the power was cut, if that was too much.
-struct Moment<'a> {
-    recording: &'a Recording,
-    steps: usize,
-}
-
-impl Drop for Moment<'_> {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            let last = self.steps.saturating_sub(60);
-            for step in last..self.steps {
-                eprintln!("step {step}: {}", self.recording.describe(step));
-            }
-            eprintln!("power cut after step {}", self.steps);
-        }
-    }
+    rig.after_cut(cut_somewhere(recording, rng))
 }
 
 /// Runs a program on a small image, and looks at its power cuts. `errors` may have the disks fail.
@@ -228,40 +172,21 @@ fn run_and_cut(seed: u64, errors: Option<fn(&Rig, &mut Rng)>) -> u64 {
         let log = run.into_log();
         (rig, recording, log)
     });
-    try_cuts(&executor, &rig, recording, log, seed)
-}
-
-/// What was tried.
-#[derive(Default)]
-struct Tally {
-    seeds: Cell<Option<(u64, u64)>>,
-    cuts: Cell<u64>,
-}
-
-impl Tally {
-    fn add(&self, seed: u64, cuts: u64) {
-        let first = self.seeds.get().map_or(seed, |(first, _)| first);
-        self.seeds.set(Some((first, seed)));
-        self.cuts.set(self.cuts.get() + cuts);
-    }
-
-    /// Prints it, though the test succeeds.
-    fn print(&self, when: &str) {
-        let (first, last) = self.seeds.get().unwrap_or_default();
-        let cuts = self.cuts.get();
-        writeln!(
-            io::stdout(),
-            "qcow2: {when}seeds {first} to {last}: {cuts} power cuts"
-        )
-        .unwrap();
-    }
+    let history = History::new(&rig.geometry.initial(), rig.geometry.size_sectors());
+    try_cuts(recording, log, history, seed, |left, history, rng| {
+        let mut rig = rig.after_cut(left);
+        if rng.below(3) == 0 {
+            rig = cut_recovery(&executor, &rig, rng);
+        }
+        executor.run(look(&rig, history, rng));
+    })
 }
 
 #[test]
 fn power_cuts_lose_nothing_that_was_flushed() {
     let tally = Tally::default();
     seeded(260, |seed| tally.add(seed, run_and_cut(seed, None)));
-    tally.print("");
+    tally.print("qcow2: ");
 }
 
 /// The host has failed before: nothing of that is left that a power cut could bring to light.
@@ -271,7 +196,7 @@ fn power_cuts_after_errors_lose_nothing_that_was_flushed() {
     seeded(60, |seed| {
         tally.add(seed, run_and_cut(seed, Some(fail_some_writes)));
     });
-    tally.print("after errors, ");
+    tally.print("qcow2: after errors, ");
 }
 
 /// What was found in long runs, and is mended: a cluster of compressed data that was let go for one
