@@ -75,6 +75,12 @@ impl Flusher {
         self.failed.set(true);
     }
 
+    /// Has the host keep what is written from now on behind what was written before. What came of
+    /// writes that were to be ordered and were not, nobody knows.
+    pub(crate) async fn barrier(&self, storage: &impl Storage) -> Result<(), Error> {
+        storage.barrier().await.inspect_err(|_| self.fail())
+    }
+
     /// An error, if a flush has failed.
     pub(crate) fn check(&self, storage: &impl Storage) -> Result<(), Error> {
         if self.failed.get() {

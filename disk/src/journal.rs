@@ -96,6 +96,15 @@ pub(crate) struct Placed {
     offset: u64,
     bytes: Vec<u8>,
     tail: u64,
+    is_mark: bool,
+}
+
+/// Guest data that a record has or vouches for.
+pub(crate) struct SealedData {
+    /// What goes into the record: offsets and whole sectors.
+    pub(crate) data: Vec<(u64, Vec<u8>)>,
+    /// Whether the record points to data that must be durable before.
+    pub(crate) unchecked: bool,
 }
 
 /// What a durable record leaves to be written.
@@ -284,7 +293,30 @@ impl Journal {
             offset,
             bytes,
             tail,
+            is_mark: builder.is_empty(),
         })
+    }
+
+    /// Takes out all the guest data that belongs to the pending transaction, and puts it, or its
+    /// checksums, into the record. The caller has closed the checks.
+    pub(crate) fn seal_data(&self, record: &mut RecordBuilder) -> SealedData {
+        let (sums, unchecked) = self.checks.seal();
+        let data = self.shadows.seal();
+        for (at, bytes) in &data {
+            record.write(*at, bytes);
+        }
+        let mut checksummed = 0;
+        for (range, sums) in sums {
+            record.check(range.start, range.end - range.start, &sums);
+            checksummed += sums.len() as u64;
+        }
+        let full = data.chunk_by(|a, b| a.0 / BLOCK_BYTES == b.0 / BLOCK_BYTES);
+        let full = full.count() as u64;
+        self.count(|statistics| {
+            statistics.checksummed_blocks += checksummed;
+            statistics.full_blocks += full;
+        });
+        SealedData { data, unchecked }
     }
 
     /// Records before the tail are in their places, durably.
@@ -311,6 +343,10 @@ impl Journal {
     /// The record is durable.
     pub(crate) fn committed(&self, placed: &Placed, committed: Committed) {
         let sequence = self.next_sequence();
+        self.count(|statistics| {
+            statistics.transactions += u64::from(!placed.is_mark);
+            statistics.marks += u64::from(placed.is_mark);
+        });
         self.durable.set(sequence);
         self.checks.committed();
         self.shadows.committed(sequence);
@@ -330,6 +366,7 @@ impl Journal {
     /// A record is durable that only says that the one before it is, and which of them recovery
     /// needs.
     pub(crate) fn marked(&self, placed: &Placed) {
+        self.count(|statistics| statistics.marks += 1);
         self.durable.set(self.next_sequence());
         self.checks.marked();
         self.release(placed.tail);

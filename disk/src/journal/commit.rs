@@ -57,7 +57,6 @@ impl Journal {
             self.unfinished_mark.replace(Some(mark));
             return Err(error);
         }
-        self.count(|statistics| statistics.marks += 1);
         self.marked(&mark);
         Ok(())
     }

@@ -1,7 +1,10 @@
 //! What users are told of images that were not closed.
 
+use std::path::Path;
+use std::time::Duration;
+
 use super::RecoveryReport;
-use crate::{Error, Storage};
+use crate::{Error, JournalStatistics, Storage};
 
 impl RecoveryReport {
     /// What waits to be brought home, and how that is done.
@@ -17,8 +20,20 @@ impl RecoveryReport {
         )
     }
 
+    /// Says that an image was recovered, which took so long; and how a journal's statistics begin
+    /// then.
+    pub(crate) fn note(&self, path: &Path, took: Duration) -> JournalStatistics {
+        let (path, transactions) = (path.display(), self.counted());
+        tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
+        JournalStatistics {
+            recovered_transactions: self.transactions,
+            recovery_ns: u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            ..JournalStatistics::default()
+        }
+    }
+
     /// How many transactions there are, in words.
-    pub(crate) fn counted(&self) -> String {
+    fn counted(&self) -> String {
         let s = if self.transactions == 1 { "" } else { "s" };
         format!("{} transaction{s}", self.transactions)
     }

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use super::image::Image;
 use crate::flat::bitmap::Changes;
-use crate::journal::{Committed, Journal, Journaled as _, Placed, RecordBuilder};
+use crate::journal::{Committed, Journal, Journaled as _, Placed, RecordBuilder, SealedData};
 use crate::mutant::mutant;
 use crate::{Buffers, Error, Order, Storage};
 
@@ -17,10 +17,7 @@ const WORD_RECORD_BYTES: u64 = 24;
 pub(super) struct Ready {
     changes: Changes,
     record: RecordBuilder,
-    /// Data that goes into the record.
-    data: Vec<(u64, Vec<u8>)>,
-    /// Whether it points to data that must be durable before.
-    unchecked: bool,
+    guarded: SealedData,
     /// Where it goes, once that is certain: it is written again to the same place.
     placed: Option<Placed>,
 }
@@ -112,9 +109,7 @@ impl<S: Storage> Image<S> {
             return self.flusher.flush(&self.storage).await;
         }
         self.count(|statistics| statistics.barriers += 1);
-        // What came of writes that were to be ordered, nobody knows.
-        let ordered = self.storage.barrier().await;
-        ordered.inspect_err(|_| self.flusher.fail())
+        self.flusher.barrier(&self.storage).await
     }
 
     /// Commits what is pending; but first, as it was then, what could not be written the last time.
@@ -138,36 +133,22 @@ impl<S: Storage> Image<S> {
         let _closed = journal.checks.close(&self.storage).await?;
         self.commits.seal();
         let changes = self.bitmap.borrow().take_changes();
-        let (sums, unchecked) = journal.checks.seal();
-        let data = journal.shadows.seal();
         let mut record = RecordBuilder::new(self.file_end());
         for (at, words) in changes.words() {
             record.write(self.bitmap_offset() + at, words);
         }
-        for (at, bytes) in &data {
-            record.write(*at, bytes);
-        }
-        let mut blocks = 0;
-        for (range, sums) in sums {
-            record.check(range.start, range.end - range.start, &sums);
-            blocks += sums.len() as u64;
-        }
-        journal.count(|statistics| {
-            statistics.checksummed_blocks += blocks;
-            statistics.full_blocks += data.chunk_by(|a, b| a.0 / 4096 == b.0 / 4096).count() as u64;
-        });
+        let guarded = journal.seal_data(&mut record);
         Ok(Ready {
             changes,
             record,
-            data,
-            unchecked,
+            guarded,
             placed: None,
         })
     }
 
     /// Makes a transaction durable.
     async fn write_journaled(&self, journal: &Journal, ready: &mut Ready) -> Result<(), Error> {
-        if ready.unchecked {
+        if ready.guarded.unchecked {
             journal.count(|statistics| statistics.data_syncs += 1);
             self.flusher.flush(&self.storage).await?;
         }
@@ -178,16 +159,11 @@ impl<S: Storage> Image<S> {
 
     /// A transaction is durable.
     fn finish(&self, journal: &Journal, ready: Ready) {
-        let is_mark = ready.record.is_empty();
-        journal.count(|statistics| {
-            statistics.transactions += u64::from(!is_mark);
-            statistics.marks += u64::from(is_mark);
-        });
         let offset = self.bitmap_offset();
         let writes = ready.changes.writes().into_iter();
         let committed = Committed {
             metadata: writes.map(|(at, bytes)| (offset + at, bytes)).collect(),
-            data: ready.data,
+            data: ready.guarded.data,
             fields: None,
         };
         journal.committed(&ready.placed.expect("it was written"), committed);

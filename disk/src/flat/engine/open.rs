@@ -13,7 +13,6 @@ use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
 use crate::flat::{journal, read_header};
 use crate::flush::Flusher;
-use crate::journal::RecoveryReport;
 use crate::range_locks::RangeLocks;
 use crate::{Disk, Error, JournalStatistics, Order, Statistics, Storage};
 
@@ -59,7 +58,8 @@ impl<S: Storage> Flat<S> {
         let prefetch = parts.copying.prefetch.filter(|_| !read_only);
         let image = Rc::new(Image::new(storage, header, bitmap, parts));
         if let Some((report, took)) = recovered {
-            image.note_recovery(&report, took);
+            let statistics = report.note(image.storage.path(), took);
+            image.past_journals.set(statistics);
         }
         if let Some(prefetch) = prefetch {
             image.start_prefetch(prefetch);
@@ -114,14 +114,5 @@ impl<S: Storage> Image<S> {
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),
         }
-    }
-
-    fn note_recovery(&self, report: &RecoveryReport, took: Duration) {
-        let (path, transactions) = (self.storage.path().display(), report.counted());
-        tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
-        let mut statistics = self.past_journals.get();
-        statistics.recovered_transactions = report.transactions;
-        statistics.recovery_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.past_journals.set(statistics);
     }
 }

@@ -103,9 +103,7 @@ impl<S: Storage> Image<S> {
             return Ok(());
         }
         self.count(|statistics| statistics.barriers += 1);
-        // What came of writes that were to be ordered, nobody knows.
-        let ordered = self.storage.barrier().await;
-        ordered.inspect_err(|_| self.flusher.fail())
+        self.flusher.barrier(&self.storage).await
     }
 
     /// Makes durable what has been written.

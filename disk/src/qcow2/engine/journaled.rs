@@ -11,7 +11,7 @@ use super::metadata::Page;
 use super::reclaim::Reclaim;
 use super::transaction::{Sealed, Transaction};
 use crate::flush::Flusher;
-use crate::journal::{Committed, Journal, Journaled, Placed, RecordBuilder};
+use crate::journal::{Committed, Journal, Journaled, Placed, RecordBuilder, SealedData};
 use crate::qcow2::file;
 use crate::{Buffers, Error, Storage};
 
@@ -37,10 +37,7 @@ struct Ready {
     sealed: Sealed,
     pages: Vec<Rc<Page>>,
     record: RecordBuilder,
-    /// Data that goes into the record.
-    data: Vec<(u64, Vec<u8>)>,
-    /// Whether it points to data that must be durable before.
-    unchecked: bool,
+    guarded: SealedData,
     /// Whether fresh tables go to their places, before, and not into the record.
     fresh_in_place: bool,
     /// Where it goes, once that is certain: it is written again to the same place.
@@ -203,8 +200,6 @@ impl<S: Storage> Image<S> {
         let _closed = journal.checks.close(&self.storage).await?;
         self.committer.commits.seal();
         let (sealed, pages) = self.metadata.seal();
-        let (sums, unchecked) = journal.checks.seal();
-        let data = journal.shadows.seal();
         let mut record = RecordBuilder::new(self.file_end());
         sealed
             .words()
@@ -212,16 +207,9 @@ impl<S: Storage> Image<S> {
         if let Some((at, words)) = sealed.header() {
             record.write(*at, words);
         }
-        for (at, bytes) in &data {
-            record.write(*at, bytes);
-        }
+        let guarded = journal.seal_data(&mut record);
         for freed in sealed.freed() {
             record.free(freed.offset, freed.len);
-        }
-        let mut blocks = 0;
-        for (range, sums) in sums {
-            record.check(range.start, range.end - range.start, &sums);
-            blocks += sums.len() as u64;
         }
         let fresh_bytes: usize = sealed.fresh().map(|(_, bytes)| bytes.len()).sum();
         let largest = usize::try_from(journal.record_bytes_max()).unwrap_or(usize::MAX);
@@ -231,16 +219,11 @@ impl<S: Storage> Image<S> {
                 .fresh()
                 .for_each(|(at, bytes)| record.write(at, bytes));
         }
-        journal.count(|statistics| {
-            statistics.checksummed_blocks += blocks;
-            statistics.full_blocks += data.chunk_by(|a, b| a.0 / 4096 == b.0 / 4096).count() as u64;
-        });
         Ok(Ready {
             sealed,
             pages,
             record,
-            data,
-            unchecked,
+            guarded,
             fresh_in_place,
             placed: None,
         })
@@ -259,7 +242,7 @@ impl<S: Storage> Image<S> {
             results.into_iter().collect::<Result<(), _>>()?;
         }
         let has_fresh = ready.fresh_in_place && ready.sealed.fresh().next().is_some();
-        if ready.unchecked || has_fresh {
+        if ready.guarded.unchecked || has_fresh {
             journal.count(|statistics| statistics.data_syncs += 1);
             self.flusher.flush(&self.storage).await?;
         }
@@ -270,11 +253,6 @@ impl<S: Storage> Image<S> {
 
     /// A transaction is durable.
     fn finish_journaled(&self, journal: &Journal, ready: Ready) {
-        let is_mark = ready.record.is_empty();
-        journal.count(|statistics| {
-            statistics.transactions += u64::from(!is_mark);
-            statistics.marks += u64::from(is_mark);
-        });
         let placed = ready.placed.expect("it was written");
         let mut pages = self.journaled.pages.borrow_mut();
         pages.push_back((journal.next_sequence(), ready.pages));
@@ -282,7 +260,7 @@ impl<S: Storage> Image<S> {
         let metadata = ready.sealed.sectors_to_write(!ready.fresh_in_place);
         let committed = Committed {
             metadata: metadata.collect(),
-            data: ready.data,
+            data: ready.guarded.data,
             fields,
         };
         journal.committed(&placed, committed);

@@ -60,7 +60,8 @@ impl<S: Storage> Qcow2<S> {
         };
         let image = Image::new(storage, disk, parts);
         if let Some((report, took)) = recovered {
-            image.note_recovery(&report, took);
+            let statistics = report.note(image.storage.path(), took);
+            image.past_journals.set(statistics);
         }
         image.learn_kinds(&header).await?;
         Ok(Self {
@@ -100,17 +101,6 @@ async fn made_whole<S: Storage>(
     }
     check_order(storage, &header, parts.order).await?;
     Ok((header, recovered))
-}
-
-impl<S: Storage> Image<S> {
-    fn note_recovery(&self, report: &RecoveryReport, took: Duration) {
-        let (path, transactions) = (self.storage.path().display(), report.counted());
-        tracing::warn!("{path}: was not closed; {transactions} recovered from its journal");
-        let mut statistics = self.past_journals.get();
-        statistics.recovered_transactions = report.transactions;
-        statistics.recovery_ns = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
-        self.past_journals.set(statistics);
-    }
 }
 
 fn refuse_corrupt(storage: &impl Storage, header: &Header) -> Result<(), Error> {
