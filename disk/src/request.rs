@@ -1,6 +1,7 @@
 //! What is asked of a disk.
 
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use crate::{Buffers, Error, Statistics};
 
@@ -151,7 +152,32 @@ impl Counted {
     }
 }
 
+/// The range of a disk of `size_bytes` that somebody wants to know of; an error if there is none.
+pub(crate) fn located(
+    path: &Path,
+    size_bytes: u64,
+    offset: u64,
+    len: u64,
+) -> Result<Range<u64>, Error> {
+    match offset.checked_add(len) {
+        Some(end) if len > 0 && end <= size_bytes => Ok(offset..end),
+        _ => Err(Error::Request {
+            path: path.to_owned(),
+            operation: "locate",
+            offset,
+            len,
+            reason: "there is no such range of the disk",
+        }),
+    }
+}
+
 impl Statistics {
+    /// How many requests there have been, those that failed included.
+    pub(crate) fn requests(&self) -> u64 {
+        let changes = self.writes + self.discards + self.write_zeroes;
+        self.reads + changes + self.flushes + self.errors
+    }
+
     /// Counts a request of `len` bytes that is over.
     pub(crate) fn count(&mut self, counted: Counted, len: u64, succeeded: bool) {
         let (count, bytes) = match counted {

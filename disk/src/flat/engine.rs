@@ -62,7 +62,6 @@ impl<S: Storage> Image<S> {
                 Box::pin(self.perform(request)).await
             }
         };
-        self.requests.set(self.requests.get() + 1);
         self.count(|statistics| statistics.count(counted, len, result.is_ok()));
         result
     }

@@ -1,5 +1,7 @@
 //! The journal of a flat image that was not closed.
 
+use std::ops::Range;
+
 use super::format::Header;
 use super::header_file::{read_header, replace_header};
 use crate::flush::Flusher;
@@ -23,12 +25,16 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
         found.bring_home(storage).await?;
     }
     close(storage, &header).await?;
-    let region = header.journal;
+    give_back(storage, &header.journal).await;
+    Ok(Some(found.report))
+}
+
+/// Gives the host back the space of a journal that has ended.
+pub(super) async fn give_back(storage: &impl Storage, region: &Range<u64>) {
     let given = storage.discard(region.start, region.end - region.start);
     if let Err(error) = given.await {
         tracing::debug!(%error, "the journal's space stays with the file");
     }
-    Ok(Some(found.report))
 }
 
 /// Makes an image that was not closed a closed one without what its journal holds: blocks of which

@@ -40,7 +40,7 @@ use std::rc::Rc;
 use super::format::Header;
 use crate::executor::uninterrupted;
 use crate::journal::{Journal, Journaled as _, overwrite, watch_idleness};
-use crate::request::Counted;
+use crate::request::{Counted, located};
 use crate::{
     BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
 };
@@ -263,16 +263,8 @@ impl<S: Storage> Disk for Qcow2<S> {
 
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
         Box::pin(async move {
-            let end = offset.checked_add(len);
-            if len == 0 || end.is_none_or(|end| end > self.image.size_bytes()) {
-                return Err(Error::Request {
-                    path: self.image.storage.path().to_owned(),
-                    operation: "locate",
-                    offset,
-                    len,
-                    reason: "there is no such range of the disk",
-                });
-            }
+            let path = self.image.storage.path();
+            located(path, self.image.size_bytes(), offset, len)?;
             self.image.extent(offset, len).await
         })
     }

@@ -1,25 +1,16 @@
 //! What the disk is made of.
 
 use super::image::Image;
-use crate::request::SECTOR_BYTES;
+use crate::request::{SECTOR_BYTES, located};
 use crate::{Content, Error, Extent, Storage};
 
 impl<S: Storage> Image<S> {
     /// What is at `offset`, and how far it goes alike, within `len` bytes.
     pub(super) async fn extent(&self, offset: u64, len: u64) -> Result<Extent, Error> {
-        let end = offset.checked_add(len);
-        let Some(end) = end.filter(|end| len > 0 && *end <= self.size_bytes()) else {
-            return Err(Error::Request {
-                path: self.storage.path().to_owned(),
-                operation: "locate",
-                offset,
-                len,
-                reason: "there is no such range of the disk",
-            });
-        };
-        let (first, last) = self.lock_range(&(offset..end));
+        let range = located(self.storage.path(), self.size_bytes(), offset, len)?;
+        let (first, last) = self.lock_range(&range);
         let _shared = self.blocks.shared(first, last).await;
-        let (local, run_end) = self.run(&(offset..end));
+        let (local, run_end) = self.run(&range);
         if local {
             let found = self
                 .storage

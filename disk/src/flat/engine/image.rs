@@ -41,8 +41,6 @@ pub(super) struct Image<S> {
     pub(super) copies: Cell<bool>,
     /// How much had been copied when bits of it last went to the file.
     pub(super) recorded_bytes: Cell<u64>,
-    /// How many requests there have been.
-    pub(super) requests: Cell<u64>,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
     /// Whether the file may be another's.

@@ -109,7 +109,6 @@ impl<S: Storage> Image<S> {
             flusher: Flusher::new(read_only, order == Order::Unsafe),
             copies: Cell::new(parts.copying.on_read && !read_only),
             recorded_bytes: Cell::default(),
-            requests: Cell::default(),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),

@@ -86,9 +86,9 @@ impl<S: Storage> Walk<S> {
             let Some(piece) = self.next_piece(&image) else {
                 return Ok(());
             };
-            let before = image.requests.get();
+            let before = image.statistics.get().requests();
             let copied = image.prefetch(&piece).await?;
-            let is_alone = image.requests.get() == before;
+            let is_alone = image.statistics.get().requests() == before;
             drop(image);
             pause = if is_alone {
                 pause / 2

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::image::Image;
 use crate::flat::format::Header;
 use crate::flat::header_file::replace_header;
+use crate::flat::journal::give_back;
 use crate::journal::{Journal, Journaled as _};
 use crate::mutant::mutant;
 use crate::{Error, Order, Storage};
@@ -100,13 +101,7 @@ impl<S: Storage> Image<S> {
         self.journal.replace(None);
         self.past_journals.set(journal.statistics());
         self.is_prepared.set(false);
-        let region = journal.region();
-        let given = self
-            .storage
-            .discard(region.start, region.end - region.start);
-        if let Err(error) = given.await {
-            tracing::debug!(%error, "the journal's space stays with the file");
-        }
+        give_back(&self.storage, &journal.region()).await;
         self.flusher.changed();
         Ok(())
     }

@@ -90,19 +90,24 @@ impl<S: Storage> Image<S> {
     }
 
     async fn zero_host(&self, host: &Range<u64>, how: Zeroing) -> Result<(), Error> {
-        let header = self.header.borrow().clone();
-        let end = match host.end {
-            // What follows the disk belongs to its last block of the host.
-            end if end == header.data_end() => header.file_end(),
-            end => end,
-        };
-        let len = end - host.start;
+        let len = self.host_end(host.end) - host.start;
         let result = match how {
             Zeroing::Discard => self.storage.discard(host.start, len).await.map(drop),
             Zeroing::Write { unmap } => self.storage.write_zeroes(host.start, len, unmap).await,
         };
         self.flusher.changed();
         result
+    }
+
+    /// Where a range ends that ends at `end` for the disk: what follows the disk belongs to its last
+    /// block of the host.
+    fn host_end(&self, end: u64) -> u64 {
+        let header = self.header.borrow();
+        if end == header.data_end() {
+            header.file_end()
+        } else {
+            end
+        }
     }
 
     /// Whole blocks become local and zeros; of others, the rest is copied.
