@@ -1,5 +1,6 @@
 //! `image info`: what an image is.
 
+mod backing;
 mod describe;
 mod flat;
 mod journal;

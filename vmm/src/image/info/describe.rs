@@ -11,6 +11,7 @@ use disk::qcow2::format::{
 };
 use serde::Serialize;
 
+use super::backing::Backing;
 use super::flat::FlatDescription;
 use super::journal::JournalState;
 
@@ -40,12 +41,8 @@ pub(super) struct Description {
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Qcow2Description {
     pub(super) cluster_size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) backing_filename: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) full_backing_filename: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) backing_filename_format: Option<String>,
+    #[serde(flatten)]
+    pub(super) backing: Backing,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) snapshots: Vec<Snapshot>,
     pub(super) format_specific: Specific,
@@ -150,7 +147,6 @@ async fn preallocated_size(layer: &Layer) -> Result<Option<u64>> {
 
 impl Qcow2Description {
     async fn of(layer: &Layer, header: &Header) -> Result<Self> {
-        let backing_path = layer.backing_path().ok().flatten();
         let (snapshots, bitmaps) = (layer.snapshots().await, layer.bitmaps().await);
         // Tables may be stale where an image was not closed, and others may have their place.
         let (snapshots, bitmaps) = if header.journal.is_some() {
@@ -160,9 +156,11 @@ impl Qcow2Description {
         };
         Ok(Self {
             cluster_size: header.layout.cluster_bytes(),
-            backing_filename: header.backing_file.clone(),
-            full_backing_filename: backing_path.map(|path| path.display().to_string()),
-            backing_filename_format: header.backing_format.clone(),
+            backing: Backing::of(
+                layer,
+                header.backing_file.as_ref(),
+                header.backing_format.as_ref(),
+            ),
             snapshots: snapshots.iter().map(Snapshot::of).collect(),
             format_specific: Specific {
                 kind: "qcow2",

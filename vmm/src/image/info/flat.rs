@@ -5,16 +5,14 @@ use disk::Layer;
 use disk::flat::{self, format::Header};
 use serde::Serialize;
 
+use super::backing::Backing;
+
 /// What only a flat image has. Its base is called as QEMU calls that of a qcow2 image.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct FlatDescription {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) backing_filename: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) full_backing_filename: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) backing_filename_format: Option<String>,
+    #[serde(flatten)]
+    pub(super) backing: Backing,
     format_specific: Specific,
 }
 
@@ -48,7 +46,6 @@ struct FlatData {
 impl FlatDescription {
     pub(super) async fn of(layer: &Layer, header: &Header) -> Result<Self> {
         let base = header.base.as_ref();
-        let path = layer.backing_path().ok().flatten();
         let blocks_from_base = match base {
             // Where there is a journal, the bitmap is stale.
             Some(_) if !layer.is_unclosed() => {
@@ -57,9 +54,11 @@ impl FlatDescription {
             _ => None,
         };
         Ok(Self {
-            backing_filename: base.map(|base| base.name.clone()),
-            full_backing_filename: path.map(|path| path.display().to_string()),
-            backing_filename_format: base.map(|base| base.format.clone()),
+            backing: Backing::of(
+                layer,
+                base.map(|base| &base.name),
+                base.map(|base| &base.format),
+            ),
             format_specific: Specific {
                 kind: "flat",
                 data: FlatData {

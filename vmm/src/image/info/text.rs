@@ -38,11 +38,7 @@ pub(super) fn text(image: &Description) -> String {
 
 fn qcow2_lines(qcow2: &Qcow2Description) -> Vec<String> {
     let mut lines = vec![format!("cluster_size: {}", qcow2.cluster_size)];
-    lines.extend(backing_lines(
-        qcow2.backing_filename.as_ref(),
-        qcow2.full_backing_filename.as_ref(),
-        qcow2.backing_filename_format.as_ref(),
-    ));
+    lines.extend(qcow2.backing.lines());
     if !qcow2.snapshots.is_empty() {
         lines.extend(snapshot_table(&qcow2.snapshots));
     }
@@ -53,31 +49,10 @@ fn qcow2_lines(qcow2: &Qcow2Description) -> Vec<String> {
 }
 
 fn flat_lines(flat: &FlatDescription) -> Vec<String> {
-    let mut lines = backing_lines(
-        flat.backing_filename.as_ref(),
-        flat.full_backing_filename.as_ref(),
-        flat.backing_filename_format.as_ref(),
-    );
+    let mut lines: Vec<_> = flat.backing.lines().collect();
     lines.push("Format specific information:".to_owned());
     lines.extend(flat.lines().iter().map(|line| format!("    {line}")));
     lines
-}
-
-/// What an image stands on: its name, where that is found, and its format.
-fn backing_lines(
-    name: Option<&String>,
-    path: Option<&String>,
-    format: Option<&String>,
-) -> Vec<String> {
-    let found = match path.filter(|path| name != Some(path)) {
-        Some(path) => format!(" (actual path: {path})"),
-        None => String::new(),
-    };
-    let lines = [
-        name.map(|name| format!("backing file: {name}{found}")),
-        format.map(|format| format!("backing file format: {format}")),
-    ];
-    lines.into_iter().flatten().collect()
 }
 
 fn specific_lines(data: &SpecificData) -> Vec<String> {
