@@ -58,7 +58,15 @@ enum What {
     /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
     Model(model::Arguments),
     /// All of these, as they are without options; what this host cannot do is left out
-    All,
+    All(AllArguments),
+}
+
+/// The options of `bench all`.
+#[derive(Args)]
+struct AllArguments {
+    /// How often each load runs, where a benchmark lets one choose: 1 is for a first look
+    #[arg(long)]
+    runs: Option<usize>,
 }
 
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
@@ -70,8 +78,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Flat(arguments) => flat::run(arguments, &mut report),
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
-        What::All => {
-            all(&mut report);
+        What::All(arguments) => {
+            all(arguments, &mut report);
             Ok(())
         }
     };
@@ -80,23 +88,34 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-fn all(report: &mut Report) {
-    measure("disk", disk::run, report);
-    measure("sync", sync::run, report);
-    measure("flat", flat::run, report);
-    measure("fs", fs::run, report);
-    measure("model", model::run, report);
-    measure("boot", boot::run, report);
+fn all(arguments: &AllArguments, report: &mut Report) {
+    measure("disk", disk::run, arguments, report);
+    measure("sync", sync::run, arguments, report);
+    measure("flat", flat::run, arguments, report);
+    measure("fs", fs::run, arguments, report);
+    measure("model", model::run, arguments, report);
+    measure("boot", boot::run, arguments, report);
 }
 
-/// Runs a benchmark as it is without options, if it can be run here.
-fn measure<A: Args>(name: &str, run: fn(&A, &mut Report) -> Result<()>, report: &mut Report) {
+/// Runs a benchmark as it is without options but those for all, if it can be run here.
+fn measure<A: Args>(
+    name: &str,
+    run: fn(&A, &mut Report) -> Result<()>,
+    all: &AllArguments,
+    report: &mut Report,
+) {
     if interrupt::has_come() {
         return report.leave_out(format!("{name}: interrupted"));
     }
     let command = A::augment_args(clap::Command::new("bench"));
-    let none: [OsString; 1] = ["bench".into()];
-    let matches = command.try_get_matches_from(none);
+    let knows_runs = command
+        .get_arguments()
+        .any(|known| known.get_id() == "runs");
+    let mut words: Vec<OsString> = vec!["bench".into()];
+    if let Some(runs) = all.runs.filter(|_| knows_runs) {
+        words.push(format!("--runs={runs}").into());
+    }
+    let matches = command.try_get_matches_from(words);
     let outcome = matches
         .and_then(|matches| A::from_arg_matches(&matches))
         .map_err(anyhow::Error::from)

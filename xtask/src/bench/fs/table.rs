@@ -35,17 +35,17 @@ pub(super) fn render(names: &[&str], rows: &[Row]) -> String {
 }
 
 /// Plots of the same.
-pub(super) fn charts(names: &[&str], rows: &[Row]) -> Vec<Bars> {
+pub(super) fn charts(ground: &str, names: &[&str], rows: &[Row]) -> Vec<Bars> {
     let grid = grid(names, rows);
     vec![
         grid.bars(
-            "fs rates".to_owned(),
-            "operations a second, times QEMU's qcow2".to_owned(),
+            format!("fs {ground} rates"),
+            format!("{ground}: operations a second, times QEMU's qcow2"),
             |row, samples| times_yardstick(names, row, samples),
         ),
         grid.bars(
-            "fs device flushes".to_owned(),
-            "device flushes for each of the guest".to_owned(),
+            format!("fs {ground} device flushes"),
+            format!("{ground}: device flushes for each of the guest"),
             |_, samples| {
                 let each = samples.iter().map(Sample::device_flushes_each);
                 Some(median(each.collect::<Option<_>>()?))
@@ -107,7 +107,7 @@ mod tests {
         };
         assert_eq!(cells("operations a second, x"), ["3.00", "1.00"]);
         assert_eq!(cells("device's flushes"), ["2.00", "6.00"]);
-        let charts = charts(&names, &[row]);
+        let charts = charts("ext4", &names, &[row]);
         assert_eq!(charts[1].groups[0].1, [Some(1.0), Some(3.0)]);
     }
 }
