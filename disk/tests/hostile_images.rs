@@ -14,10 +14,12 @@ mod peak;
 use std::fs;
 use std::path::PathBuf;
 
+use disk::flat::format::BaseName;
+use disk::flat::{self, Flat};
 use disk::qcow2::{CreateOptions, Parts, Qcow2, create};
 use disk::{Backend, Buffers, Disk, Executor, Request, SimulatedStorage};
 use exercise::{Aim, exercise};
-use mutate::{Numbers, mutate};
+use mutate::{Numbers, mutate, reseal};
 
 /// What is done with each.
 const AIMS: [Aim; 4] = [Aim::Read, Aim::Check, Aim::Write, Aim::Repair];
@@ -47,8 +49,49 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         (name, fs::read(path).unwrap())
     };
-    let subclusters = ("subclusters".to_owned(), with_subclusters());
-    paths.into_iter().map(read).chain([subclusters]).collect()
+    let made = [
+        ("subclusters".to_owned(), with_subclusters()),
+        ("flat".to_owned(), flat(true)),
+        ("flat with a journal".to_owned(), flat(false)),
+    ];
+    paths.into_iter().map(read).chain(made).collect()
+}
+
+/// A flat image that was closed, or was not, on a base that is larger, with its disk right behind
+/// its metadata.
+fn flat(closed: bool) -> Vec<u8> {
+    let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).unwrap();
+    executor.run(async {
+        let storage = SimulatedStorage::new(0, 1);
+        let mut options = flat::CreateOptions::new(64 << 10);
+        (options.block_bits, options.journal_bytes) = (12, Some(1));
+        options.base = Some(flat::Base {
+            name: BaseName {
+                name: "base".to_owned(),
+                format: "raw".to_owned(),
+            },
+            size_bytes: 70 << 10,
+        });
+        flat::create(&storage, &options, None).await.unwrap();
+        let header = flat::read_header(&storage).await.unwrap();
+        let mut image = storage.to_bytes();
+        image.truncate(usize::try_from(header.bitmap.end + header.size_bytes).unwrap());
+        image[40..48].copy_from_slice(&header.bitmap.end.to_le_bytes());
+        reseal(&mut image);
+        let storage = SimulatedStorage::from_bytes(&image, 1);
+        let disk = Flat::open(storage.clone(), flat::Parts::default());
+        let disk = disk.await.unwrap();
+        for block in [0, 1, 9] {
+            let data = Buffers::from_vec([7; 1024]);
+            let write = Request::write(block * 4096 + 512, data);
+            disk.submit(write).await.unwrap();
+            disk.submit(Request::flush()).await.unwrap();
+        }
+        if closed {
+            disk.close().await.unwrap();
+        }
+        storage.to_bytes()
+    })
 }
 
 fn with_subclusters() -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Does everything that one can do with an image, which may hold anything.
 
-use disk::qcow2::{Parts, Qcow2, check};
+use disk::flat::{self, Flat, format};
+use disk::qcow2::{self, Parts, Qcow2};
 use disk::{
     Backend, Buffers, CheckReport, Disk, Error, Executor, Fault, FaultyOperation, Repair, Request,
     SimulatedStorage, Storage,
@@ -58,15 +59,19 @@ pub fn exercise(image: &[u8], aim: Aim) -> bool {
         storage.inject(limit(operation));
     }
     let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).expect("an executor");
+    let image = Image {
+        is_flat: image.starts_with(&format::MAGIC),
+        storage,
+    };
     let result = executor.run(async {
         match aim {
-            Aim::Read => read(&storage).await,
-            Aim::Check => check(&storage, Repair::None).await.map(drop),
-            Aim::Write => write(&storage).await,
-            Aim::Repair => repair(&storage).await,
+            Aim::Read => image.read().await,
+            Aim::Check => image.check(Repair::None).await.map(drop),
+            Aim::Write => image.write().await,
+            Aim::Repair => image.repair().await,
         }
     });
-    let counters = storage.counters();
+    let counters = image.storage.counters();
     let most = counters
         .reads
         .max(counters.writes)
@@ -90,22 +95,99 @@ fn places(size_bytes: u64) -> [(u64, u64); 3] {
     [(0, len), (middle, len), (size_bytes - len, len)]
 }
 
-async fn read(storage: &SimulatedStorage) -> Result<(), Error> {
-    let disk = Qcow2::open(storage.clone(), parts()).await?;
-    let result = read_places(&disk).await;
-    let snapshots = disk.snapshots().await?;
-    for snapshot in snapshots.iter().take(SNAPSHOTS) {
-        let parts = Parts {
-            snapshot: Some(snapshot.id.clone()),
-            ..parts()
-        };
-        let disk = Qcow2::open(storage.clone().read_only(), parts).await?;
-        read_places(&disk).await?;
-    }
-    result
+/// An image of either format, as its first bytes say.
+struct Image {
+    is_flat: bool,
+    storage: SimulatedStorage,
 }
 
-async fn read_places(disk: &impl Disk) -> Result<(), Error> {
+impl Image {
+    async fn open(&self) -> Result<Box<dyn Disk>, Error> {
+        let storage = self.storage.clone();
+        if self.is_flat {
+            let disk = Flat::open(storage, flat::Parts::default()).await?;
+            return Ok(Box::new(disk));
+        }
+        Ok(Box::new(Qcow2::open(storage, parts()).await?))
+    }
+
+    async fn check(&self, repair: Repair) -> Result<CheckReport, Error> {
+        if self.is_flat {
+            return flat::check(&self.storage, repair).await;
+        }
+        qcow2::check(&self.storage, repair).await
+    }
+
+    async fn read(&self) -> Result<(), Error> {
+        let result = read_places(self.open().await?.as_ref()).await;
+        if !self.is_flat {
+            self.read_snapshots().await?;
+        }
+        result
+    }
+
+    async fn read_snapshots(&self) -> Result<(), Error> {
+        let disk = Qcow2::open(self.storage.clone(), parts()).await?;
+        let snapshots = disk.snapshots().await?;
+        for snapshot in snapshots.iter().take(SNAPSHOTS) {
+            let parts = Parts {
+                snapshot: Some(snapshot.id.clone()),
+                ..parts()
+            };
+            let disk = Qcow2::open(self.storage.clone().read_only(), parts).await?;
+            read_places(&disk).await?;
+        }
+        Ok(())
+    }
+
+    async fn write(&self) -> Result<(), Error> {
+        let before = self.storage.size_bytes();
+        let disk = self.open().await?;
+        let size_bytes = disk.properties().size_bytes;
+        let mut result = Ok(());
+        for (offset, len) in places(size_bytes) {
+            let data = Buffers::from_vec(vec![7; usize::try_from(len).expect("small")]);
+            let requests = [
+                Request::write(offset, data.clone()),
+                Request::discard(offset, len / 1024 * 512),
+                Request::flush(),
+                Request::write_zeroes(offset, len.min(512), true),
+                Request::write(offset, data.slice(0..data.len().min(512))),
+                Request::flush(),
+            ];
+            for request in requests {
+                result = result.and(disk.submit(request).await);
+            }
+        }
+        result = result.and(disk.close().await);
+        let after = self.storage.size_bytes();
+        assert!(
+            self.is_flat || after < before + GROWTH_BYTES_MAX,
+            "grew from {before} to {after}"
+        );
+        result
+    }
+
+    async fn repair(&self) -> Result<(), Error> {
+        let repaired = self.check(Repair::All).await?;
+        if remaining(&repaired) == 0 {
+            let again = self.check(Repair::None).await?;
+            assert!(
+                remaining(&again) == 0,
+                "repaired: {repaired:?}\nfound again: {again:?}"
+            );
+            let again = self.check(Repair::All).await?;
+            assert_eq!(
+                (again.corruptions_fixed, again.leaks_fixed),
+                (0, 0),
+                "repaired again"
+            );
+        }
+        Ok(())
+    }
+}
+
+async fn read_places(disk: &dyn Disk) -> Result<(), Error> {
     let size_bytes = disk.properties().size_bytes;
     let mut result = Ok(());
     for (offset, len) in places(size_bytes) {
@@ -129,52 +211,6 @@ async fn read_places(disk: &impl Disk) -> Result<(), Error> {
         }
     }
     result
-}
-
-async fn write(storage: &SimulatedStorage) -> Result<(), Error> {
-    let before = storage.size_bytes();
-    let disk = Qcow2::open(storage.clone(), parts()).await?;
-    let size_bytes = disk.properties().size_bytes;
-    let mut result = Ok(());
-    for (offset, len) in places(size_bytes) {
-        let data = Buffers::from_vec(vec![7; usize::try_from(len).expect("small")]);
-        let requests = [
-            Request::write(offset, data.clone()),
-            Request::discard(offset, len / 1024 * 512),
-            Request::flush(),
-            Request::write_zeroes(offset, len.min(512), true),
-            Request::write(offset, data.slice(0..data.len().min(512))),
-            Request::flush(),
-        ];
-        for request in requests {
-            result = result.and(disk.submit(request).await);
-        }
-    }
-    result = result.and(disk.close().await);
-    let after = storage.size_bytes();
-    assert!(
-        after < before + GROWTH_BYTES_MAX,
-        "grew from {before} to {after}"
-    );
-    result
-}
-
-async fn repair(storage: &SimulatedStorage) -> Result<(), Error> {
-    let repaired = check(storage, Repair::All).await?;
-    if remaining(&repaired) == 0 {
-        let again = check(storage, Repair::None).await?;
-        assert!(
-            remaining(&again) == 0,
-            "repaired: {repaired:?}\nfound again: {again:?}"
-        );
-        let again = check(storage, Repair::All).await?;
-        assert_eq!(
-            (again.corruptions_fixed, again.leaks_fixed),
-            (0, 0),
-            "repaired again"
-        );
-    }
-    Ok(())
 }
 
 fn remaining(report: &CheckReport) -> u64 {

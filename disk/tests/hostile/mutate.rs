@@ -1,5 +1,6 @@
 //! Changes of images that are more likely than noise to be understood, and to be wrong.
 
+use disk::flat::format::MAGIC;
 use disk::qcow2::format::Header;
 
 /// Draws numbers (`SplitMix64`).
@@ -25,6 +26,9 @@ impl Numbers {
 pub fn mutate(image: &mut Vec<u8>, numbers: &mut Numbers) {
     if image.len() < 8 {
         image.resize(8, 0);
+    }
+    if image.starts_with(&MAGIC) {
+        return mutate_flat(image, numbers);
     }
     match numbers.below(10) {
         0 => flip_bit(image, numbers),
@@ -76,4 +80,56 @@ fn table_entry(image: &mut [u8], numbers: &mut Numbers) {
     };
     let at = numbers.below(image.len() / 8) * 8;
     image[at..at + 8].copy_from_slice(&(offset | flags).to_be_bytes());
+}
+
+/// A flat image's header has a checksum, which most changes keep right: nothing behind it would be
+/// looked at otherwise.
+fn mutate_flat(image: &mut Vec<u8>, numbers: &mut Numbers) {
+    match numbers.below(8) {
+        0 => flip_bit(image, numbers),
+        1 => truncate_or_grow(image, numbers),
+        2 => copy_word(image, numbers),
+        3 => header_byte(image, numbers),
+        _ => header_number(image, numbers),
+    }
+    if numbers.below(8) > 0 {
+        reseal(image);
+    }
+}
+
+/// Makes the checksums in a flat image's header right: of its names, then its own
+/// (docs/flat-format.md).
+pub fn reseal(image: &mut [u8]) {
+    let word = |image: &[u8], at: usize| {
+        let bytes = image
+            .get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u32::from_le_bytes) as usize
+    };
+    let names = word(image, 112)..word(image, 112) + word(image, 120).min(2048);
+    if let Some(crc) = image.get(names).map(crc32c::crc32c) {
+        image[124..128].copy_from_slice(&crc.to_le_bytes());
+    }
+    if image.len() >= 512 {
+        image[8..12].fill(0);
+        let crc = crc32c::crc32c(&image[..512]);
+        image[8..12].copy_from_slice(&crc.to_le_bytes());
+    }
+}
+
+/// A number in a flat image's header, with what could be one, and a little more or less.
+fn header_number(image: &mut [u8], numbers: &mut Numbers) {
+    let places = image.len().min(144) / 8;
+    let (from, to) = (numbers.below(places) * 8, numbers.below(places) * 8);
+    let mut word = [0; 8];
+    word.copy_from_slice(&image[from..from + 8]);
+    let number = match numbers.below(6) {
+        0 => 0,
+        1 => u64::MAX >> numbers.below(64),
+        2 => numbers.next() % 32 * 4096,
+        3 => 1 << numbers.below(63),
+        4 => u64::from_le_bytes(word).wrapping_add(4096),
+        _ => u64::from_le_bytes(word).wrapping_sub(512),
+    };
+    image[to..to + 8].copy_from_slice(&number.to_le_bytes());
 }

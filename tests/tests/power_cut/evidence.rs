@@ -14,8 +14,8 @@ use crate::image::Image;
 pub(crate) fn save(host: &Host, image: &Image, seed: u64) {
     let directory = target_dir().join("power-cut").join(format!("seed-{seed}"));
     let copies = [
-        (image.as_cut(), "image-as-cut.qcow2"),
-        (image.path.clone(), "image.qcow2"),
+        (image.as_cut(), "image-as-cut"),
+        (image.path.clone(), "image"),
         (image.base.clone(), "backing.img"),
     ];
     for (path, name) in copies {

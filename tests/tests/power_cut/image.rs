@@ -5,9 +5,17 @@ use tests::Host;
 /// The size of the guest's disk.
 const SIZE: &str = "64M";
 
+/// What has a journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Format {
+    Qcow2,
+    Flat,
+}
+
 /// How the image is made.
 #[derive(Debug)]
 pub(crate) struct Kind {
+    format: Format,
     /// On a raw backing file that holds the file system, or alone.
     has_backing: bool,
     /// What `image create -o` gets.
@@ -15,15 +23,25 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
-    /// The first two seeds have the usual clusters, and six in a row have all there is.
+    /// The first two seeds have one of each format, on a backing file, and twelve in a row have all
+    /// there is.
     pub(crate) fn of(seed: u64) -> Self {
-        let options = match seed / 2 % 3 {
-            0 => "cluster_size=64k",
-            1 => "cluster_size=4k",
-            _ => "extended_l2=on,cluster_size=32k",
+        let format = if seed.is_multiple_of(2) {
+            Format::Qcow2
+        } else {
+            Format::Flat
+        };
+        let options = match (format, seed / 4 % 3) {
+            (Format::Qcow2, 0) => "cluster_size=64k",
+            (Format::Qcow2, 1) => "cluster_size=4k",
+            (Format::Qcow2, _) => "extended_l2=on,cluster_size=32k",
+            (Format::Flat, 0) => "block_size=64k",
+            (Format::Flat, 1) => "block_size=4k",
+            (Format::Flat, _) => "block_size=1M",
         };
         Self {
-            has_backing: seed.is_multiple_of(2),
+            format,
+            has_backing: (seed / 2).is_multiple_of(2),
             options,
         }
     }
@@ -31,28 +49,39 @@ impl Kind {
     /// Makes the image, with an ext4 file system on it; it outlives a power cut.
     pub(crate) fn make(&self, host: &Host) -> Image {
         let base = host.ext4_disk(SIZE);
-        let path = host.fresh_path("image.qcow2").display().to_string();
-        let (microvm, options) = (host.microvm(), self.options);
+        let path = host.fresh_path("image").display().to_string();
+        let (microvm, format, options) = (host.microvm(), self.format, self.options);
         let make = if self.has_backing {
-            format!("create -q -f qcow2 -o {options} -b '{base}' -F raw '{path}'")
+            format!("create -q -f {format} -o {options} -b '{base}' -F raw '{path}'")
         } else {
-            format!("convert -q -f raw -O qcow2 -o {options} '{base}' '{path}'")
+            format!("convert -q -f raw -O {format} -o {options} '{base}' '{path}'")
         };
         host.must_run(&format!("{microvm} image {make} && sync"));
-        Image { base, path }
+        Image { format, base, path }
     }
 }
 
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let backing = if self.has_backing { "a" } else { "no" };
-        write!(f, "qcow2 with {backing} backing file, {}", self.options)
+        let format = self.format;
+        write!(f, "{format} with {backing} backing file, {}", self.options)
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Qcow2 => "qcow2",
+            Self::Flat => "flat",
+        })
     }
 }
 
 /// An image on the host, and what goes with it.
 #[derive(Debug)]
 pub(crate) struct Image {
+    pub(crate) format: Format,
     /// The raw file that it stands on, or was made from.
     pub(crate) base: String,
     /// The image itself.
@@ -62,7 +91,7 @@ pub(crate) struct Image {
 impl Image {
     /// What `--disk` gets.
     pub(crate) fn disk(&self) -> String {
-        format!("{},format=qcow2", self.path)
+        format!("{},format={}", self.path, self.format)
     }
 
     /// Where a copy of the image is that nobody has opened since the last power cut.

@@ -7,7 +7,7 @@ use tests::{Host, Parts, seeds};
 use crate::evidence;
 use crate::round::Round;
 
-/// The rounds of a test run, unless `MICROVM_SEEDS` says otherwise: one of each kind of image.
+/// The rounds of a test run, unless `MICROVM_SEEDS` says otherwise: one of each format.
 const ROUNDS: u64 = 2;
 
 /// `MICROVM_SEED` is the only seed to run; with `MICROVM_SEEDS` the first, and `MICROVM_SEEDS` is
