@@ -32,11 +32,13 @@ mod range_locks;
 mod ranges;
 mod raw;
 mod reactor;
+mod recorder;
 mod request;
 mod rng;
 mod socket;
 mod storage;
 mod timer;
+mod trace;
 mod wait_queue;
 
 pub use buffers::Buffers;
@@ -57,6 +59,7 @@ pub use storage::{
     Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
     SimulatedCounters, SimulatedDevice, SimulatedStorage, Storage, StorageExtent,
 };
+pub use trace::Trace;
 
 #[cfg(test)]
 #[expect(unsafe_code, reason = "makes scattered buffers")]

@@ -15,6 +15,7 @@ pub use layer::Layer;
 
 use crate::flat::{Copying, Flat};
 use crate::qcow2::Qcow2;
+use crate::recorder::Recorder;
 use crate::{Disk, Error, FileOptions, FileStorage, Order};
 
 /// The format of an image file.
@@ -81,6 +82,7 @@ pub struct OpenOptions {
     l2_cache_bytes: Option<u64>,
     order: Option<Order>,
     copying: Copying,
+    record_trace: Option<PathBuf>,
     barrier_syscall: Option<u32>,
     layers_max: usize,
     recognize: bool,
@@ -101,6 +103,7 @@ impl OpenOptions {
             l2_cache_bytes: None,
             order: None,
             copying: Copying::default(),
+            record_trace: None,
             barrier_syscall: None,
             layers_max: usize::MAX,
             recognize: false,
@@ -179,6 +182,14 @@ impl OpenOptions {
         self
     }
 
+    /// Where to write a trace of what is read first, when the disk is closed. What is there must be
+    /// a trace already, or nothing.
+    #[must_use]
+    pub fn record_trace(mut self, path: impl Into<PathBuf>) -> Self {
+        self.record_trace = Some(path.into());
+        self
+    }
+
     /// The number of the host's system call `fdatabarrier`, as [`FileOptions::barrier_syscall`].
     #[must_use]
     pub fn barrier_syscall(mut self, number: u32) -> Self {
@@ -203,8 +214,13 @@ impl OpenOptions {
     }
 
     /// Opens and locks the image. Runs on an [`Executor`](crate::Executor), as does the disk.
-    pub async fn open(self) -> Result<Rc<dyn Disk>, Error> {
-        self.chain().await?.into_disk().await
+    pub async fn open(mut self) -> Result<Rc<dyn Disk>, Error> {
+        let record_trace = self.record_trace.take();
+        let disk = self.chain().await?.into_disk().await?;
+        match record_trace {
+            Some(path) => Ok(Rc::new(Recorder::new(disk, &path)?)),
+            None => Ok(disk),
+        }
     }
 
     /// Opens and locks a qcow2 image. Runs on an [`Executor`](crate::Executor), as does the disk.

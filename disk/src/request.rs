@@ -172,12 +172,6 @@ pub(crate) fn located(
 }
 
 impl Statistics {
-    /// How many requests there have been, those that failed included.
-    pub(crate) fn requests(&self) -> u64 {
-        let changes = self.writes + self.discards + self.write_zeroes;
-        self.reads + changes + self.flushes + self.errors
-    }
-
     /// Counts a request of `len` bytes that is over.
     pub(crate) fn count(&mut self, counted: Counted, len: u64, succeeded: bool) {
         let (count, bytes) = match counted {

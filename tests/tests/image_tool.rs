@@ -27,6 +27,8 @@ mod flat_create;
 mod flat_hostile;
 #[path = "image_tool/flat_lent.rs"]
 mod flat_lent;
+#[path = "image_tool/flat_trace.rs"]
+mod flat_trace;
 #[path = "image_tool/flat_unclosed.rs"]
 mod flat_unclosed;
 #[path = "image_tool/resize.rs"]

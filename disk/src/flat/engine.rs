@@ -6,6 +6,7 @@ mod direct;
 mod extent;
 mod image;
 mod open;
+mod pace;
 mod prefetch;
 mod read;
 mod reshape;
@@ -50,6 +51,7 @@ impl<S: Storage> Flat<S> {
 impl<S: Storage> Image<S> {
     async fn serve(self: Rc<Self>, request: Request) -> Result<(), Error> {
         let (counted, len) = (Counted::of(&request.op), request.len);
+        let watched = self.pace.watch(|| self.is_far(&request));
         let result = match (self.direct(&request), request.op) {
             (Some(_shared), Op::Read(buffers)) => self.read_local(request.offset, buffers).await,
             (Some(_shared), Op::Write(buffers)) => {
@@ -63,7 +65,16 @@ impl<S: Storage> Image<S> {
             }
         };
         self.count(|statistics| statistics.count(counted, len, result.is_ok()));
+        if let Some(watched) = watched {
+            self.pace.done(&watched, len);
+        }
         result
+    }
+
+    /// Whether some of what a request wants is at the base.
+    fn is_far(&self, request: &Request) -> bool {
+        let is_sound = request.len > 0 && request.problem(self.size_bytes()).is_none();
+        is_sound && !self.is_local(&(request.offset..request.offset + request.len))
     }
 
     async fn perform(self: &Rc<Self>, request: Request) -> Result<(), Error> {

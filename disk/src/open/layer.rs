@@ -242,7 +242,7 @@ impl Layer {
         let parts = flat::Parts {
             base,
             order: options.order,
-            copying: options.copying,
+            copying: options.copying.clone(),
             clock: Some(Instant::now),
         };
         Ok(Rc::new(Flat::open(self.storage, parts).await?))

@@ -1,10 +1,11 @@
 //! The argument of `--disk`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use disk::flat::{Copying, Prefetch};
-use disk::{Format, OpenOptions, Order};
+use disk::{Format, OpenOptions, Order, Trace};
 
 use super::parse_size;
 
@@ -13,7 +14,8 @@ const SERIAL_MAX_BYTES: usize = 20;
 
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
-                     order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE] and serial=S";
+                     order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE], trace=FILE, \
+                     record-trace=FILE and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub(crate) struct DiskArgument {
     pub(crate) barrier_syscall: Option<u32>,
     /// How the image copies from its base.
     pub(crate) copying: Copying,
+    /// Where to write what is read first.
+    pub(crate) record_trace: Option<PathBuf>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -64,10 +68,19 @@ impl DiskArgument {
             order: None,
             barrier_syscall: None,
             copying: Copying::default(),
+            record_trace: None,
             serial: None,
         };
+        let mut trace = None;
         for field in fields {
-            argument.apply(&field)?;
+            match field.split_once('=') {
+                Some(("trace", path)) => trace = Some(load_trace(path)?),
+                _ => argument.apply(&field)?,
+            }
+        }
+        if let Some(trace) = trace {
+            let prefetch = argument.copying.prefetch.as_mut();
+            prefetch.ok_or("trace=FILE is for prefetch only")?.trace = Some(trace);
         }
         if argument.copying != Copying::default() && argument.read_only {
             return Err(
@@ -84,7 +97,7 @@ impl DiskArgument {
     pub(crate) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions::new(&self.path)
             .read_only(self.read_only)
-            .copying(self.copying);
+            .copying(self.copying.clone());
         if let Some(format) = self.format {
             options = options.format(format);
         }
@@ -100,6 +113,9 @@ impl DiskArgument {
         if let Some(order) = self.order {
             options = options.order(order);
         }
+        if let Some(path) = &self.record_trace {
+            options = options.record_trace(path);
+        }
         if let Some(number) = self.barrier_syscall {
             options = options.barrier_syscall(number);
         }
@@ -112,8 +128,13 @@ impl DiskArgument {
             None if field == "copy-on-read" => self.copying.on_read = true,
             None if field == "prefetch" => self.copying.prefetch = Some(Prefetch::default()),
             Some(("prefetch", rate)) => {
-                let bytes_per_s = Some(parse_rate(rate)?);
-                self.copying.prefetch = Some(Prefetch { bytes_per_s });
+                self.copying.prefetch = Some(Prefetch {
+                    bytes_per_s: Some(parse_rate(rate)?),
+                    trace: None,
+                });
+            }
+            Some(("record-trace", path)) if !path.is_empty() => {
+                self.record_trace = Some(path.into());
             }
             Some(("format", name)) => self.format = Some(parse(name)?),
             Some(("data-file", path)) if !path.is_empty() => self.data_file = Some(path.into()),
@@ -133,6 +154,11 @@ impl DiskArgument {
 /// One of the engine's names.
 fn parse<T: FromStr<Err = disk::Error>>(name: &str) -> Result<T, String> {
     name.parse().map_err(|error: disk::Error| error.to_string())
+}
+
+fn load_trace(path: &str) -> Result<Arc<Trace>, String> {
+    let trace = Trace::load(Path::new(path));
+    trace.map(Arc::new).map_err(|error| error.to_string())
 }
 
 fn parse_syscall(number: &str) -> Result<u32, String> {
@@ -222,6 +248,25 @@ mod tests {
     }
 
     #[test]
+    fn a_trace_goes_with_prefetch() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        std::fs::write(file.path(), "microvm trace 1\n4096 512\n").unwrap();
+        for text in [
+            format!("a,prefetch,trace={path}"),
+            format!("a,trace={path},prefetch=1M"),
+        ] {
+            let disk: DiskArgument = text.parse().unwrap();
+            let trace = disk.copying.prefetch.unwrap().trace.unwrap();
+            assert_eq!((trace.ranges().len(), trace.bytes()), (1, 512));
+        }
+        let error = format!("a,trace={path}").parse::<DiskArgument>();
+        assert!(error.unwrap_err().contains("prefetch only"));
+        let error = "a,prefetch,trace=/nowhere/trace".parse::<DiskArgument>();
+        assert!(error.unwrap_err().contains("cannot read the trace"));
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -252,6 +297,7 @@ mod tests {
             ("a,barrier-syscall=470,order=ordered", "order=barrier only"),
             ("a,prefetch=0", "would never end"),
             ("a,prefetch=fast", "unknown unit"),
+            ("a,record-trace=", "'record-trace='"),
             ("a,readonly,copy-on-read", "leave out readonly"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),

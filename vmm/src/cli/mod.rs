@@ -81,8 +81,8 @@ pub(crate) struct RunArguments {
     /// Disk: an image or a block device; may be given more than once
     ///
     /// More options: data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, serial=S,
-    /// order=journal|ordered|barrier|unsafe, barrier-syscall=N; for flat images copy-on-read,
-    /// prefetch[=RATE]
+    /// order=journal|ordered|barrier|unsafe, barrier-syscall=N, record-trace=FILE; for flat images
+    /// copy-on-read, prefetch[=RATE], trace=FILE
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
 

@@ -36,6 +36,7 @@ mod scratch;
 mod serve;
 mod snapshot;
 mod snapshot_table;
+mod trace;
 mod walk;
 mod zeros;
 
@@ -81,6 +82,8 @@ pub(crate) enum ImageCommand {
     Mount(mount::Arguments),
     /// Measure reads or writes of an image
     Bench(bench::Arguments),
+    /// Say what a trace of reads holds, and read it again
+    Trace(trace::Arguments),
 }
 
 impl ImageCommand {
@@ -101,6 +104,7 @@ impl ImageCommand {
             Self::Serve(arguments) => executor.run(serve::run(arguments)).map(|()| 0),
             Self::Mount(arguments) => executor.run(mount::run(arguments)),
             Self::Bench(arguments) => executor.run(bench::run(arguments)).map(|()| 0),
+            Self::Trace(arguments) => executor.run(trace::run(arguments)).map(|()| 0),
         }
     }
 

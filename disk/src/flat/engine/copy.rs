@@ -5,15 +5,16 @@
 //! where the guest writes to the block: then the bit belongs to the pending transaction.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::image::Image;
 use super::read::slice;
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
-use crate::{Buffers, CopyStatistics, Error, Storage};
+use crate::{Buffers, CopyStatistics, Error, Storage, Trace};
 
 /// How an image copies from its base.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Copying {
     /// Whether what a guest reads from the base is kept.
     pub on_read: bool,
@@ -22,10 +23,12 @@ pub struct Copying {
 }
 
 /// How what nobody has read yet is copied.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Prefetch {
     /// How many bytes a second at most.
     pub bytes_per_s: Option<u64>,
+    /// What to copy first, and in which order.
+    pub trace: Option<Arc<Trace>>,
 }
 
 /// So much is copied at once.

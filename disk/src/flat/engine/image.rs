@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::commit::Ready;
+use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
@@ -41,6 +42,8 @@ pub(super) struct Image<S> {
     pub(super) copies: Cell<bool>,
     /// How much had been copied when bits of it last went to the file.
     pub(super) recorded_bytes: Cell<u64>,
+    /// How fast to copy what nobody has read.
+    pub(super) pace: Pace,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
     /// Whether the file may be another's.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Flat;
 use super::copy::Copying;
 use super::image::Image;
+use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
@@ -25,7 +26,8 @@ pub struct Parts {
     pub order: Option<Order>,
     /// How to copy from the base.
     pub copying: Copying,
-    /// What measures how long recovery takes; absent: nothing does.
+    /// What measures how long recovery takes, and requests while something is copied; absent:
+    /// nothing does, but the virtual clock of a simulation.
     pub clock: Option<fn() -> Instant>,
 }
 
@@ -55,7 +57,7 @@ impl<S: Storage> Flat<S> {
             storage.barrier().await?;
         }
         let bitmap = Bitmap::read(&storage, &header).await?;
-        let prefetch = parts.copying.prefetch.filter(|_| !read_only);
+        let prefetch = parts.copying.prefetch.clone().filter(|_| !read_only);
         let image = Rc::new(Image::new(storage, header, bitmap, parts));
         if let Some((report, took)) = recovered {
             let statistics = report.note(image.storage.path(), took);
@@ -109,6 +111,7 @@ impl<S: Storage> Image<S> {
             flusher: Flusher::new(read_only, order == Order::Unsafe),
             copies: Cell::new(parts.copying.on_read && !read_only),
             recorded_bytes: Cell::default(),
+            pace: Pace::new(parts.clock),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),

@@ -10,6 +10,7 @@ use crate::test_support::content::{bytes_of, stamp_of};
 use crate::timer::sleep;
 use crate::{
     Buffers, Content, Disk, Error, Fault, FaultyOperation, Order, Raw, Request, SimulatedStorage,
+    Trace,
 };
 
 const BLOCK_SECTORS: u64 = 8;
@@ -305,12 +306,67 @@ fn prefetch_keeps_to_its_rate() {
         let mut rig = rig(Order::Journal, false).await;
         rig.copying.prefetch = Some(Prefetch {
             bytes_per_s: Some(4096),
+            trace: None,
         });
         let disk = rig.open().await.unwrap();
         sleep(Duration::from_secs(5)).await.unwrap();
         assert!(disk.statistics().copies.prefetched_bytes <= 96 * 512);
         assert!(disk.header().base.is_some());
         sleep(Duration::from_secs(30)).await.unwrap();
+        assert_eq!(disk.header().base, None);
+    });
+}
+
+/// Which of the 16 blocks are here.
+async fn local_blocks(disk: &Image) -> Vec<u64> {
+    let mut local = Vec::new();
+    for block in 0..16 {
+        let offset = block * BLOCK_SECTORS * 512;
+        let extent = disk.extent(offset, 512).await.unwrap();
+        if extent.depth == 0 && extent.content == Content::Data {
+            local.push(block);
+        }
+    }
+    local
+}
+
+#[test]
+fn prefetch_begins_with_what_a_trace_names() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        let mut trace = Trace::default();
+        // A sector of a block, what is behind the end of the disk, and two blocks.
+        for range in [
+            6 * 4096..6 * 4096 + 512,
+            1 << 40..1 << 41,
+            2 * 4096..4 * 4096,
+        ] {
+            trace.push(range);
+        }
+        rig.copying.prefetch = Some(Prefetch {
+            bytes_per_s: Some(4096),
+            trace: Some(trace.into()),
+        });
+        let disk = rig.open().await.unwrap();
+        sleep(Duration::from_millis(500)).await.unwrap();
+        assert_eq!(local_blocks(&disk).await, [2, 3, 6]);
+        sleep(Duration::from_mins(1)).await.unwrap();
+        assert_eq!(disk.header().base, None);
+    });
+}
+
+/// A base that is out of reach for a while.
+#[test]
+fn prefetch_goes_on_after_errors() {
+    simulated(1, async || {
+        let mut rig = rig(Order::Journal, false).await;
+        rig.copying.prefetch = Some(Prefetch::default());
+        let base = rig.base.as_ref().unwrap();
+        base.inject(Fault::new(FaultyOperation::Read, libc::EIO).times(5));
+        let disk = rig.open().await.unwrap();
+        sleep(Duration::from_millis(900)).await.unwrap();
+        assert!(disk.missing_blocks() > 0);
+        sleep(Duration::from_mins(1)).await.unwrap();
         assert_eq!(disk.header().base, None);
     });
 }

@@ -113,7 +113,7 @@ impl Rig {
         let parts = Parts {
             base: self.base_disk(),
             order: Some(self.order),
-            copying: self.copying,
+            copying: self.copying.clone(),
             clock: None,
         };
         Flat::open(self.image.clone(), parts).await

@@ -146,6 +146,10 @@ impl<'a> Run<'a> {
 
     async fn set_base(&self) {
         let disk = self.disk();
+        if self.rig.copying.prefetch.is_some() {
+            // It may stand alone before this has begun.
+            return;
+        }
         // It may stand alone by now.
         let base = disk.header().base.and_then(|_| self.rig.base_reference());
         self.witness.durably(disk.set_base(base)).await;
