@@ -1,6 +1,7 @@
 //! The disk, as a device or a server sees it.
 
 use std::future::Future;
+use std::ops::AddAssign;
 use std::pin::Pin;
 
 use crate::{Error, Request};
@@ -105,6 +106,24 @@ pub struct GrowthStatistics {
     /// Bytes of those that were given back unused.
     pub given_back_bytes: u64,
 }
+
+/// Adds one by one all fields that are named.
+macro_rules! add_fields {
+    ($name:ident: $($field:ident),+) => {
+        impl AddAssign for $name {
+            fn add_assign(&mut self, other: Self) {
+                // No field is left out.
+                let Self { $($field),+ } = other;
+                $(self.$field += $field;)+
+            }
+        }
+    };
+}
+
+add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, errors);
+add_fields!(JournalStatistics: transactions, marks, checksummed_blocks, full_blocks, written_bytes, checkpoints, checkpoints_forced, checkpoint_bytes, data_syncs, recovered_transactions, recovery_ns);
+add_fields!(CopyStatistics: on_read_bytes, prefetched_bytes);
+add_fields!(GrowthStatistics: written_ahead_bytes, given_back_bytes);
 
 /// What a stretch of a disk is made of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

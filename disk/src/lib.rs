@@ -17,6 +17,7 @@ mod commits;
 mod disk;
 mod error;
 mod event;
+mod exchange;
 mod executor;
 pub mod flat;
 mod flush;
@@ -49,6 +50,7 @@ pub use disk::{
 };
 pub use error::Error;
 pub use event::EventReceiver;
+pub use exchange::Exchange;
 pub use executor::{Backend, Executor, spawn, yield_now};
 pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use order::Order;

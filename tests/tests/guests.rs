@@ -13,3 +13,5 @@ mod disks;
 mod ends;
 #[path = "guests/refusals.rs"]
 mod refusals;
+#[path = "guests/snapshots.rs"]
+mod snapshots;

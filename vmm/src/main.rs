@@ -2,6 +2,7 @@
 
 mod cli;
 mod console;
+mod control;
 mod doctor;
 mod export;
 mod fuse;
@@ -14,6 +15,7 @@ mod notice;
 mod output_file;
 mod run;
 mod signals;
+mod socket_path;
 mod statistics;
 mod vcpu;
 
@@ -41,6 +43,7 @@ fn main() -> ExitCode {
         None => (run::run(&cli.run), FAILURE),
         Some(Command::Run(arguments)) => (run::run(&arguments), FAILURE),
         Some(Command::Doctor { image }) => (Ok(doctor::doctor(image.as_deref())), FAILURE),
+        Some(Command::Control(arguments)) => (arguments.run(), FAILURE),
         Some(Command::Image(command)) => (command.run(), command.failure()),
     };
     match result {

@@ -1,6 +1,7 @@
 //! `microvm run`: from the command line to the program's exit status.
 
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use anyhow::Result;
 use disk::Executor;
@@ -9,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::cli::RunArguments;
 use crate::console::Console;
+use crate::control::{self, Disks};
 use crate::kvm;
 use crate::machine::{Config, Ending, Machine, Session};
 use crate::memory::GuestRam;
@@ -38,6 +40,14 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         }
         None => None,
     };
+    let disks = Arc::new(Disks::new(
+        config.disks.clone(),
+        arguments.control.is_some(),
+    ));
+    let control = arguments.control.as_deref();
+    let _control = control
+        .map(|path| control::Server::start(path, Arc::clone(&disks)))
+        .transpose()?;
     let mut console = Console::open(&arguments.console)?;
     let mut statistics = Statistics::default();
     let ending = loop {
@@ -45,6 +55,7 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
             &kvm,
             &ram,
             &config,
+            &disks,
             console.as_mut(),
             &mut signals,
             &mut statistics,
@@ -74,11 +85,12 @@ fn boot(
     kvm: &Kvm,
     ram: &GuestRam,
     config: &Config,
+    disks: &Arc<Disks>,
     mut console: Option<&mut Console>,
     signals: &mut Signals,
     statistics: &mut Statistics,
 ) -> Result<Ending> {
-    let mut machine = Machine::build(kvm, ram, config, console.as_deref())?;
+    let mut machine = Machine::build(kvm, ram, config, disks, console.as_deref())?;
     if let Some(console) = console.as_deref_mut() {
         console.begin()?;
     }

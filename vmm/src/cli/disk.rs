@@ -122,6 +122,18 @@ impl DiskArgument {
         options
     }
 
+    /// How to open a new overlay on the image in its place.
+    pub(crate) fn overlaid(&self, path: PathBuf, format: Format) -> Self {
+        Self {
+            path,
+            format: Some(format),
+            data_file: None,
+            copying: Copying::default(),
+            record_trace: None,
+            ..self.clone()
+        }
+    }
+
     fn apply(&mut self, field: &str) -> Result<(), String> {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,

@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub(crate) use self::disk::DiskArgument;
 use self::size::parse_size;
 use crate::console::Kind;
+use crate::control;
 use crate::image::ImageCommand;
 
 /// A small KVM hypervisor whose built-in copy-on-write disk is the best there is.
@@ -35,6 +36,8 @@ pub(crate) enum Command {
         /// An image (or a directory for images) whose file system is looked at too
         image: Option<PathBuf>,
     },
+    /// Ask something of a machine that runs, through its --control socket
+    Control(control::Arguments),
     /// Make, examine and change disk images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -85,6 +88,10 @@ pub(crate) struct RunArguments {
     /// copy-on-read, prefetch[=RATE], trace=FILE
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
+
+    /// Listen at a Unix socket for `microvm control`
+    #[arg(long, value_name = "PATH")]
+    pub(crate) control: Option<PathBuf>,
 
     /// Give the guest random numbers of the host (virtio-rng)
     #[arg(long)]

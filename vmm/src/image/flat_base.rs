@@ -71,6 +71,14 @@ impl FlatBase {
         }))
     }
 
+    /// One of which nobody has looked what it holds.
+    pub(super) fn unseen(size_bytes: u64) -> Self {
+        Self {
+            size_bytes,
+            zero_blocks: None,
+        }
+    }
+
     /// How large it is.
     pub(super) fn size_bytes(&self) -> u64 {
         self.size_bytes

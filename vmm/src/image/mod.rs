@@ -16,6 +16,7 @@ mod compare;
 mod convert;
 mod copy;
 mod create;
+mod external;
 mod flat_base;
 mod human;
 mod identity;
@@ -47,6 +48,7 @@ use clap::Subcommand;
 use disk::Executor;
 use serde::Serialize;
 
+pub(crate) use external::create_overlay;
 pub(crate) use identity::is_same_file;
 
 /// The status of an error of `compare`, for which 1 says that the images differ.

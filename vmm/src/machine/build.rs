@@ -16,6 +16,7 @@ use super::platform::KvmPlatform;
 use super::{Config, Switch, disks};
 use crate::cli::Transport;
 use crate::console::Console;
+use crate::control::Disks;
 use crate::kvm::{Cpuid, Interrupts, boot_registers, create_vm, measure_on, park_until_startup};
 use crate::memory::GuestRam;
 use crate::statistics::Statistics;
@@ -45,6 +46,7 @@ impl Machine {
         kvm: &Kvm,
         ram: &GuestRam,
         config: &Config,
+        disks: &Arc<Disks>,
         console: Option<&Console>,
     ) -> Result<Self> {
         let vm = Arc::new(create_vm(kvm)?);
@@ -68,7 +70,7 @@ impl Machine {
             .map(|console| parts.add_serial(console))
             .transpose()?;
         let power_button = parts.add_board()?;
-        parts.add_virtio()?;
+        parts.add_virtio(disks)?;
         let Parts {
             devices,
             disks,
@@ -141,18 +143,18 @@ impl Parts<'_> {
     }
 
     /// The virtio devices on the transport asked for.
-    fn add_virtio(&mut self) -> Result<()> {
-        let virtio = self.virtio_devices()?;
+    fn add_virtio(&mut self, disks: &Arc<Disks>) -> Result<()> {
+        let virtio = self.virtio_devices(disks)?;
         match self.config.transport {
             Transport::Pci => self.attach_pci(virtio),
             Transport::Mmio => self.attach_mmio(virtio),
         }
     }
 
-    fn virtio_devices(&mut self) -> Result<Vec<Box<dyn VirtioDevice>>> {
+    fn virtio_devices(&mut self, disks: &Arc<Disks>) -> Result<Vec<Box<dyn VirtioDevice>>> {
         let mut virtio: Vec<Box<dyn VirtioDevice>> = Vec::new();
-        for (number, argument) in self.config.disks.iter().enumerate() {
-            let block = disks::open(number, argument, self.config.cpus)?;
+        for disk in disks.list().iter().enumerate() {
+            let block = disks::open(disk, disks, self.config.cpus)?;
             self.disks.push(block.handle());
             virtio.push(Box::new(block));
         }

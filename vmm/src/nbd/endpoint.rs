@@ -12,8 +12,8 @@ use super::address::Address;
 use super::export::Export;
 use super::listener::Listener;
 use super::peer::Peer;
-use super::socket_path::SocketPath;
 use super::uri::uri;
+use crate::socket_path::SocketPath;
 
 /// A TCP client that was silent for so long is asked whether it is still there,
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);

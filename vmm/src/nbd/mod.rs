@@ -37,7 +37,6 @@ mod reply;
 mod request;
 mod server;
 mod service;
-mod socket_path;
 mod tls;
 mod uri;
 mod wire;

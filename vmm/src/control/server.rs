@@ -1,0 +1,62 @@
+//! The socket and its thread.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, thread};
+
+use anyhow::{Context as _, Result};
+
+use super::disks::Disks;
+use super::protocol::{Reply, Request, receive, send};
+use crate::socket_path::SocketPath;
+
+/// A client has its request ready when it connects, and takes its reply at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Listens until it is dropped; then the socket's name is gone.
+pub(crate) struct Server {
+    _path: SocketPath,
+}
+
+impl Server {
+    /// Listens at `path`, one client after the other.
+    pub(crate) fn start(path: &Path, disks: Arc<Disks>) -> Result<Self> {
+        let (listener, socket_path) = SocketPath::listen(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("{}: cannot keep others out", path.display()))?;
+        thread::Builder::new()
+            .name("control".to_owned())
+            .spawn(move || serve(&listener, &disks))
+            .context("cannot start the thread of the control socket")?;
+        Ok(Self { _path: socket_path })
+    }
+}
+
+fn serve(listener: &UnixListener, disks: &Disks) {
+    for client in listener.incoming() {
+        let served = client
+            .map_err(Into::into)
+            .and_then(|client| answer(&client, disks));
+        if let Err(error) = served {
+            tracing::info!("control socket: {error:#}");
+        }
+    }
+}
+
+fn answer(client: &UnixStream, disks: &Disks) -> Result<()> {
+    client.set_read_timeout(Some(PATIENCE))?;
+    client.set_write_timeout(Some(PATIENCE))?;
+    let done = receive(client).and_then(|request| match request {
+        Request::Snapshot { disk, file, format } => disks.snapshot(&disk, file, format.parse()?),
+    });
+    send(
+        client,
+        &match done {
+            Ok(()) => Reply::Done,
+            Err(error) => Reply::Error(format!("{error:#}")),
+        },
+    )
+}
