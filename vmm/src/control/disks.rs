@@ -98,8 +98,9 @@ impl Disks {
             let inboxes = lock(&self.inboxes);
             let inbox = number.and_then(|number: usize| inboxes.get(number));
             let inbox = inbox.with_context(|| {
-                let last = inboxes.len().saturating_sub(1);
-                format!("'{name}' is no disk of the machine, which has blk0 to blk{last}")
+                let known = (0..inboxes.len()).map(|number| format!("blk{number}"));
+                let known = known.collect::<Vec<_>>().join(", ");
+                format!("'{name}' is no disk of the machine, which has {known}")
             })?;
             let inbox = inbox.as_ref().context("the machine is just starting")?;
             let sent = inbox.jobs.send(job);

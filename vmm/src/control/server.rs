@@ -60,3 +60,53 @@ fn answer(client: &UnixStream, disks: &Disks) -> Result<()> {
         },
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::Shutdown;
+
+    use super::*;
+
+    /// The reply to these bytes.
+    fn reply(bytes: &[u8]) -> Reply {
+        let (mut client, server) = UnixStream::pair().unwrap();
+        let disks = Disks::new(vec!["vm.img".parse().unwrap()], true);
+        thread::scope(|scope| {
+            scope.spawn(|| answer(&server, &disks).unwrap());
+            // It may be refused before it has all been sent.
+            let _ = client.write_all(bytes);
+            let _ = client.shutdown(Shutdown::Write);
+            receive(&client).unwrap()
+        })
+    }
+
+    #[test]
+    fn what_is_not_understood_is_refused_in_words() {
+        let snapshot = |disk: &str, format: &str| {
+            format!(
+                "{{\"command\":\"snapshot\",\"disk\":\"{disk}\",\"file\":\"/f\",\
+                 \"format\":\"{format}\"}}\n"
+            )
+        };
+        for (line, part) in [
+            (String::new(), "not a line"),
+            ("{".to_owned(), "not a line"),
+            ("x".repeat(100 << 10), "not a line"),
+            ("\n".to_owned(), "not understood"),
+            ("{\"command\":\"reboot\"}\n".to_owned(), "unknown variant"),
+            ("[".repeat(5000) + "\n", "not understood"),
+            (snapshot("blk0", "vmdk"), "vmdk"),
+            (snapshot("blk1", "flat"), "has blk0"),
+            (snapshot("blk-1", "flat"), "has blk0"),
+            (snapshot("vda", "flat"), "'vda' is no disk"),
+            // It was never opened.
+            (snapshot("blk0", "flat"), "just starting"),
+        ] {
+            match reply(line.as_bytes()) {
+                Reply::Error(said) => assert!(said.contains(part), "{line:.80}: {said}"),
+                Reply::Done => panic!("{line:.80}: it is done"),
+            }
+        }
+    }
+}
