@@ -25,6 +25,7 @@ mod format_error;
 mod growth;
 pub mod journal;
 mod mutant;
+pub mod nbd;
 mod open;
 mod order;
 pub mod probe;

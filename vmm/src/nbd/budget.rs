@@ -7,7 +7,7 @@ use std::rc::Rc;
 /// Requests of a client in flight, or answered but not yet taken by it.
 const REQUESTS_MAX: usize = 128;
 /// Bytes of their data. A single request may be as large as this.
-const DATA_MAX_BYTES: usize = super::wire::PAYLOAD_MAX_BYTES as usize;
+const DATA_MAX_BYTES: usize = disk::nbd::PAYLOAD_MAX_BYTES as usize;
 /// Bytes of data that a client may have in flight whatever others have: as much as QEMU asks for at
 /// once when it copies.
 const SHARE_BYTES: usize = 2 << 20;

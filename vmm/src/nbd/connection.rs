@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+use disk::nbd::{PAYLOAD_MAX_BYTES, REQUEST_MAGIC, RequestHeader, command};
 use disk::{Buffers, Stream};
 
 use super::budget::{Budget, Permit};
@@ -20,7 +21,6 @@ use super::outbox::Outbox;
 use super::reply::Replies;
 use super::request::{Command, Limits, Refusal, Request};
 use super::service::Service;
-use super::wire::{PAYLOAD_MAX_BYTES, REQUEST_MAGIC, RequestHeader, command};
 use crate::export::Pool;
 
 /// What the requests of a client have in common.

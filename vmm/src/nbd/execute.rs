@@ -3,11 +3,11 @@
 use std::cell::Cell;
 use std::ops::Range;
 
+use disk::nbd::{Descriptor, Errno, state};
 use disk::{Buffers, Extent};
 
 use super::export::Export;
 use super::request::{Command, Refusal, Request};
-use super::wire::{Descriptor, Errno, state};
 use crate::export::{Failure, HEADROOM, Pool};
 
 /// Read at a time to bring data into the host's cache.
@@ -145,7 +145,7 @@ mod tests {
     use disk::{Executor, OpenOptions};
 
     use super::*;
-    use crate::nbd::wire::PAYLOAD_MAX_BYTES;
+    use disk::nbd::PAYLOAD_MAX_BYTES;
 
     /// Much is cached at once, but neither holes nor for nobody.
     #[test]

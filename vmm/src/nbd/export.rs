@@ -3,13 +3,12 @@
 use std::rc::Rc;
 
 use disk::Disk;
+use disk::nbd::{Errno, STRING_MAX_BYTES, transmission_flag as flag};
 
 use super::request::Refusal;
-use super::wire::{Errno, STRING_MAX_BYTES, transmission_flag as flag};
 use crate::export::{ByteDisk, Failure};
 
-/// The one metadata context there is, and the number by which replies name it.
-pub(super) const ALLOCATION_CONTEXT: &str = "base:allocation";
+/// The number by which replies name the one metadata context there is.
 pub(super) const ALLOCATION_CONTEXT_ID: u32 = 1;
 
 /// A disk with a name.

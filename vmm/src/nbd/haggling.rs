@@ -2,18 +2,18 @@
 
 use std::rc::Rc;
 
+use disk::nbd::{
+    ALLOCATION_CONTEXT, BlockSizeInfo, ExportInfo, ExportSummary, OPTION_REPLY_MAGIC, OptionReply,
+    PAYLOAD_MAX_BYTES, info, option, option_reply,
+};
 use zerocopy::byteorder::network_endian::U32;
 use zerocopy::{Immutable, IntoBytes};
 
 use super::certificates::Certificates;
 use super::end::End;
-use super::export::{ALLOCATION_CONTEXT, ALLOCATION_CONTEXT_ID, Export};
+use super::export::{ALLOCATION_CONTEXT_ID, Export};
 use super::exports::Exports;
 use super::options::{ContextRequest, InfoRequest};
-use super::wire::{
-    BlockSizeInfo, ExportInfo, ExportSummary, OPTION_REPLY_MAGIC, OptionReply, PAYLOAD_MAX_BYTES,
-    info, option, option_reply,
-};
 
 /// What requests need not be smaller than to be done without reading more than they ask for.
 const PREFERRED_BLOCK_BYTES: u32 = 4096;

@@ -3,6 +3,9 @@
 use std::rc::Rc;
 
 use disk::Buffers;
+use disk::nbd::{
+    Greeting, MAGIC, OPTION_MAGIC, OptionHeader, PAYLOAD_MAX_BYTES, handshake_flag, option,
+};
 use zerocopy::IntoBytes as _;
 use zerocopy::byteorder::network_endian::U32;
 
@@ -13,9 +16,6 @@ use super::haggling::{Haggling, Next, Terms};
 use super::inbox::Inbox;
 use super::link::Link;
 use super::tls::Tls;
-use super::wire::{
-    Greeting, MAGIC, OPTION_MAGIC, OptionHeader, PAYLOAD_MAX_BYTES, handshake_flag, option,
-};
 
 /// The longest data of an option that is looked at: room for a dozen of the longest strings.
 const OPTION_MAX_BYTES: u32 = 64 << 10;

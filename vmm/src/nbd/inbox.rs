@@ -6,11 +6,11 @@
 use std::rc::Rc;
 
 use disk::Buffers;
+use disk::nbd::RequestHeader;
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::end::End;
 use super::link::Link;
-use super::wire::RequestHeader;
 use crate::export::Pool;
 
 /// The memory for one piece.

@@ -39,7 +39,6 @@ mod server;
 mod service;
 mod tls;
 mod uri;
-mod wire;
 
 pub(crate) use address::Address;
 pub(crate) use certificates::Certificates;

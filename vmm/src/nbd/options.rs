@@ -1,10 +1,8 @@
 //! The data of a client's options.
 
+use disk::nbd::{ALLOCATION_CONTEXT, STRING_MAX_BYTES};
 use zerocopy::FromBytes as _;
 use zerocopy::byteorder::network_endian::{U16, U32};
-
-use super::export::ALLOCATION_CONTEXT;
-use super::wire::STRING_MAX_BYTES;
 
 /// What has not been read of an option's data.
 pub(super) struct Fields<'a>(pub(super) &'a [u8]);

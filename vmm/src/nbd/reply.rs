@@ -1,15 +1,15 @@
 //! Replies, as bytes.
 
 use disk::Buffers;
+use disk::nbd::{
+    BlockStatus, CHUNK_MAGIC, ChunkHeader, Descriptor, ErrorChunk, OffsetData, OffsetHole,
+    SIMPLE_REPLY_MAGIC, SimpleReply, chunk,
+};
 use zerocopy::{Immutable, IntoBytes};
 
 use super::execute::Answer;
 use super::export::ALLOCATION_CONTEXT_ID;
 use super::request::{Command, Refusal, Request};
-use super::wire::{
-    BlockStatus, CHUNK_MAGIC, ChunkHeader, Descriptor, ErrorChunk, OffsetData, OffsetHole,
-    SIMPLE_REPLY_MAGIC, SimpleReply, chunk,
-};
 use crate::export::{HEADROOM, Pool};
 
 /// Makes the replies of one connection.

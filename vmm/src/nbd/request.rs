@@ -1,7 +1,8 @@
 //! A client's requests, understood and checked.
 
+use disk::nbd::{Errno, PAYLOAD_MAX_BYTES, RequestHeader, command, command_flag as flag};
+
 use super::execute::CACHE_STEP_BYTES;
-use super::wire::{Errno, PAYLOAD_MAX_BYTES, RequestHeader, command, command_flag as flag};
 
 /// What a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +145,7 @@ fn invalid(reason: &'static str) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nbd::wire::REQUEST_MAGIC;
+    use disk::nbd::REQUEST_MAGIC;
 
     const LIMITS: Limits = Limits {
         size_bytes: 1 << 20,
