@@ -131,6 +131,14 @@ pub enum Error {
         /// What is not supported.
         problem: String,
     },
+    /// What a server lends is not what was opened. It is not read any more.
+    #[error("{}: the base changed under us: {problem}; bring the old one back, and open it again", path.display())]
+    Changed {
+        /// Where it is.
+        path: PathBuf,
+        /// What has changed.
+        problem: String,
+    },
     /// The machinery that does the I/O could not be set up.
     #[error("cannot set up {what}: {source}")]
     Setup {

@@ -3,7 +3,7 @@
 //! ```text
 //!   a device, a server ──Request──> Disk ── format: raw
 //!                                    │
-//!                                 Storage ── file or block device │ simulated
+//!                                 Storage ── file or block device │ a server │ simulated
 //!                                    │
 //!                                 Executor ── io_uring │ threads │ simulated clock
 //! ```
@@ -59,8 +59,9 @@ pub use raw::Raw;
 pub use request::{Op, Request};
 pub use socket::{Stream, readable};
 pub use storage::{
-    Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel, Recording,
-    SimulatedCounters, SimulatedDevice, SimulatedStorage, Storage, StorageExtent,
+    AnyStorage, Fault, FaultyOperation, FileOptions, FileStorage, Geometry, LatencyModel,
+    Recording, RemoteStorage, SimulatedCounters, SimulatedDevice, SimulatedStorage, Storage,
+    StorageExtent, is_remote,
 };
 pub use trace::Trace;
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::time::Duration;
 
 pub use chain::{CHAIN_MAX, Chain};
 pub use layer::Layer;
@@ -16,6 +17,7 @@ pub use layer::Layer;
 use crate::flat::{Copying, Flat};
 use crate::qcow2::Qcow2;
 use crate::recorder::Recorder;
+use crate::storage::DEADLINE;
 use crate::{Disk, Error, FileOptions, FileStorage, Order};
 
 /// The format of an image file.
@@ -68,6 +70,10 @@ impl fmt::Display for Format {
 /// whose format the image above it does not record.
 ///
 /// Backing files are opened read-only, whatever the image is opened for.
+///
+/// What is far away is opened by its URL ([`is_remote`](crate::is_remote)), and only for reading. It
+/// may stand only on what the same server has, and has no data file, so that it leads nobody to what
+/// is no business of its server.
 #[derive(Clone, Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct OpenOptions {
@@ -84,12 +90,13 @@ pub struct OpenOptions {
     copying: Copying,
     record_trace: Option<PathBuf>,
     barrier_syscall: Option<u32>,
+    deadline: Duration,
     layers_max: usize,
     recognize: bool,
 }
 
 impl OpenOptions {
-    /// Opens the existing file or block device at `path` for reading and writing.
+    /// Opens the existing file or block device at `path`, or what that is the URL of, for reading and writing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -105,6 +112,7 @@ impl OpenOptions {
             copying: Copying::default(),
             record_trace: None,
             barrier_syscall: None,
+            deadline: DEADLINE,
             layers_max: usize::MAX,
             recognize: false,
         }
@@ -194,6 +202,13 @@ impl OpenOptions {
     #[must_use]
     pub fn barrier_syscall(mut self, number: u32) -> Self {
         self.barrier_syscall = Some(number);
+        self
+    }
+
+    /// How long a read of what is far away waits for its server; 60 seconds, if nobody says so.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
         self
     }
 

@@ -1,8 +1,11 @@
-//! What a disk format stands on: bytes in a file, on a block device, or in a simulation.
+//! What a disk format stands on: bytes in a file, on a block device, on a server far away, or in a
+//! simulation.
 
+mod any;
 mod bytes;
 mod file;
 mod lock;
+mod remote;
 mod simulated;
 mod zeros;
 
@@ -11,9 +14,12 @@ use std::path::Path;
 
 use crate::{Buffers, Error};
 
+pub use any::AnyStorage;
 pub(crate) use bytes::{for_each_piece, len, read, write};
 pub(crate) use file::direct_alignment;
 pub use file::{FileOptions, FileStorage};
+pub(crate) use remote::{Address, DEADLINE};
+pub use remote::{RemoteStorage, is_remote};
 pub use simulated::{
     Fault, FaultyOperation, LatencyModel, Recording, SimulatedCounters, SimulatedDevice,
     SimulatedStorage,

@@ -2,16 +2,16 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use super::{Format, Layer, OpenOptions};
 use crate::flat::{Copying, Flat};
 use crate::qcow2::Qcow2;
 use crate::qcow2::format::Header;
-use crate::{Disk, Error, FileStorage};
+use crate::{Disk, Error, FileStorage, is_remote};
 
-/// The most files in a chain; each keeps two descriptors open.
+/// The most files in a chain; each keeps a descriptor or two open.
 pub const CHAIN_MAX: usize = 200;
 
 /// The files of an image, opened and locked: first the image, then its backing file, and so on.
@@ -25,11 +25,11 @@ pub struct Chain {
 impl Chain {
     pub(super) async fn open(options: OpenOptions) -> Result<Self, Error> {
         let mut layers: Vec<Layer> = Vec::new();
-        let mut files = Vec::new();
+        let mut places = Vec::new();
         let mut guessed = false;
         let mut next = Some((options.path.clone(), options.format));
         while let Some((path, format)) = next {
-            check_place(&path, &mut files, layers.last())?;
+            check_place(&path, &mut places, layers.last())?;
             let (layer, guess) = Layer::open(path, format, layers.last(), &options).await?;
             guessed |= guess;
             next = None;
@@ -57,19 +57,19 @@ impl Chain {
     pub async fn into_disk(mut self) -> Result<Rc<dyn Disk>, Error> {
         let backing = self.backing().await?;
         let image = self.layers.remove(0);
-        if image.format != Format::Flat && self.options.copying != Copying::default() {
-            let problem = format!(
-                "is a {} image; only flat ones copy from their base",
-                image.format
-            );
+        let format = image.format;
+        if format != Format::Flat && self.options.copying != Copying::default() {
+            let problem = format!("is a {format} image; only flat ones copy from their base");
             return Err(image.unsupported(problem));
         }
-        match image.format {
+        if format != Format::Qcow2 && self.options.snapshot.is_some() {
+            let problem = format!("is a {format} image, which has no snapshots");
+            return Err(image.unsupported(problem));
+        }
+        match format {
+            _ if image.storage.is_remote() => self.remote(image, backing).await,
             Format::Qcow2 => Ok(self.image(image, backing).await?),
-            format if self.options.snapshot.is_some() => {
-                Err(image.unsupported(format!("is a {format} image, which has no snapshots")))
-            }
-            Format::Raw => image.into_disk(None, &self.options).await,
+            Format::Raw => image.into_disk(None, None, &self.options).await,
             Format::Flat => Ok(self.flat(image, backing).await?),
         }
     }
@@ -96,6 +96,18 @@ impl Chain {
         }
     }
 
+    async fn remote(
+        &self,
+        image: Layer,
+        backing: Option<Rc<dyn Disk>>,
+    ) -> Result<Rc<dyn Disk>, Error> {
+        if self.options.data_file.is_some() {
+            return Err(image.unsupported("is far away, and has no data file here".into()));
+        }
+        let snapshot = self.options.snapshot.clone();
+        image.into_disk(backing, snapshot, &self.options).await
+    }
+
     async fn flat(
         &self,
         image: Layer,
@@ -112,7 +124,7 @@ impl Chain {
         let mut below = None;
         while self.layers.len() > 1 {
             if let Some(layer) = self.layers.pop() {
-                below = Some(layer.into_disk(below, &self.options).await?);
+                below = Some(layer.into_disk(below, None, &self.options).await?);
             }
         }
         Ok(below)
@@ -141,42 +153,49 @@ impl Chain {
     }
 }
 
+/// What tells layers apart, whatever they are called.
+#[derive(PartialEq, Eq)]
+enum Place {
+    /// The device and the number of a file.
+    File(u64, u64),
+    Url(PathBuf),
+}
+
 /// A loop must be found before the file is opened: it may be locked by us already.
-fn check_place(
-    path: &Path,
-    files: &mut Vec<(u64, u64)>,
-    above: Option<&Layer>,
-) -> Result<(), Error> {
+fn check_place(path: &Path, places: &mut Vec<Place>, above: Option<&Layer>) -> Result<(), Error> {
     let refuse = |problem: String| match above {
         Some(above) => Err(above.unsupported(problem)),
         None => Ok(()),
     };
-    if files.len() >= CHAIN_MAX {
+    if places.len() >= CHAIN_MAX {
         return refuse(format!(
             "is the end of a chain of {CHAIN_MAX} files, and goes on"
         ));
     }
-    let Ok(metadata) = std::fs::metadata(path) else {
-        // Opening it says what is wrong with it.
-        return Ok(());
+    let place = if is_remote(path) {
+        Place::Url(path.to_owned())
+    } else {
+        let Ok(metadata) = std::fs::metadata(path) else {
+            // Opening it says what is wrong with it.
+            return Ok(());
+        };
+        file_place(&metadata)
     };
-    let file = identity(&metadata);
-    if files.contains(&file) {
+    if places.contains(&place) {
         let path = path.display();
         return refuse(format!(
             "its backing file '{path}' stands on this image itself"
         ));
     }
-    files.push(file);
+    places.push(place);
     Ok(())
 }
 
-/// What tells files apart, whatever they are called.
-fn identity(metadata: &Metadata) -> (u64, u64) {
+fn file_place(metadata: &Metadata) -> Place {
     if metadata.file_type().is_block_device() {
         // No file system has the device number 0.
-        (0, metadata.rdev())
+        Place::File(0, metadata.rdev())
     } else {
-        (metadata.dev(), metadata.ino())
+        Place::File(metadata.dev(), metadata.ino())
     }
 }

@@ -1,7 +1,7 @@
 //! One file of a chain.
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -12,11 +12,12 @@ use crate::journal::{Identity, RecoveryReport, unclosed};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
 use crate::qcow2::{self, Parts, Qcow2, file, snapshot};
 use crate::request::SECTOR_BYTES;
-use crate::{Disk, Error, FileStorage, Raw, Storage as _};
+use crate::storage::Address;
+use crate::{AnyStorage, Disk, Error, FileStorage, Raw, RemoteStorage, Storage, is_remote};
 
 /// One file of a chain.
 pub struct Layer {
-    /// The file, as it was named or found.
+    /// The file, as it was named or found; or a URL.
     pub path: PathBuf,
     /// Its format.
     pub format: Format,
@@ -25,7 +26,7 @@ pub struct Layer {
     /// Its header, if it is a flat image.
     pub flat: Option<flat::format::Header>,
     /// Its bytes.
-    pub storage: FileStorage,
+    pub storage: AnyStorage,
 }
 
 impl Layer {
@@ -37,11 +38,7 @@ impl Layer {
         above: Option<&Self>,
         options: &OpenOptions,
     ) -> Result<(Self, bool), Error> {
-        let mut file = options.file(path.clone(), options.is_read_only() || above.is_some());
-        if let Some(name) = options.name.as_ref().filter(|_| above.is_none()) {
-            file = file.name(name);
-        }
-        let storage = file.open()?;
+        let storage = open_storage(&path, above.is_none(), options).await?;
         let guessed = match format {
             Some(_) => Format::Raw,
             None => guess(&storage, above, options.recognize).await?,
@@ -79,7 +76,14 @@ impl Layer {
         let Some(header) = header else {
             return Ok(None);
         };
+        if self.storage.is_remote() {
+            let problem = "has a data file, which an image that is far away must not name";
+            return Err(self.unsupported(problem.into()));
+        }
         match &header.data_file {
+            Some(name) if is_remote(Path::new(name)) => Err(self.unsupported(format!(
+                "its data file '{name}' is far away, where nothing is written"
+            ))),
             Some(name) => self.resolve("data file", name).map(Some),
             None => {
                 Err(self.unsupported("does not name its data file; give data-file=PATH".into()))
@@ -217,19 +221,34 @@ impl Layer {
         }
     }
 
-    /// A disk of this layer on top of `backing`.
+    /// A disk of this layer, or of one of its internal snapshots, on top of `backing`.
     pub(super) async fn into_disk(
         self,
         backing: Option<Rc<dyn Disk>>,
+        snapshot: Option<String>,
         options: &OpenOptions,
     ) -> Result<Rc<dyn Disk>, Error> {
-        match self.format {
-            Format::Raw => Ok(Rc::new(Raw::with_order(self.storage, options.order)?)),
-            Format::Qcow2 => {
-                let data_path = self.data_path()?;
-                Ok(self.into_qcow2(backing, data_path, None, options).await?)
+        let data_path = self.data_path()?;
+        // Each kind of storage has an engine of its own, so that a file costs nothing more.
+        let storage = match self.storage {
+            AnyStorage::File(storage) if self.format == Format::Qcow2 => {
+                return Ok(qcow2(storage, backing, data_path, snapshot, options).await?);
             }
-            Format::Flat => Ok(self.into_flat(backing, options).await?),
+            AnyStorage::File(storage) if self.format == Format::Flat => {
+                return Ok(flat(storage, backing, options).await?);
+            }
+            AnyStorage::File(storage) => {
+                return Ok(Rc::new(Raw::with_order(storage, options.order)?));
+            }
+            AnyStorage::Remote(storage) => *storage,
+        };
+        match self.format {
+            Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
+            Format::Flat => Ok(flat(storage, backing, options).await?),
+            Format::Qcow2 => {
+                let parts = parts(backing, None::<RemoteStorage>, snapshot, options);
+                Ok(Rc::new(Qcow2::open(storage, parts).await?))
+            }
         }
     }
 
@@ -239,13 +258,7 @@ impl Layer {
         base: Option<Rc<dyn Disk>>,
         options: &OpenOptions,
     ) -> Result<Rc<Flat<FileStorage>>, Error> {
-        let parts = flat::Parts {
-            base,
-            order: options.order,
-            copying: options.copying.clone(),
-            clock: Some(Instant::now),
-        };
-        Ok(Rc::new(Flat::open(self.storage, parts).await?))
+        flat(self.into_file()?, base, options).await
     }
 
     /// A disk of this layer, or of one of its internal snapshots, on top of `backing`.
@@ -256,31 +269,107 @@ impl Layer {
         snapshot: Option<String>,
         options: &OpenOptions,
     ) -> Result<Rc<Qcow2<FileStorage>>, Error> {
-        let read_only = self.storage.geometry().read_only;
-        let data_file = data_path.map(|path| options.file(path, read_only).open());
-        let parts = Parts {
-            backing,
-            data_file: data_file.transpose()?,
-            snapshot,
-            l2_cache_bytes: options.l2_cache_bytes,
-            order: options.order,
-            journal_bytes: None,
-            clock: Some(Instant::now),
-        };
-        Ok(Rc::new(Qcow2::open(self.storage, parts).await?))
+        qcow2(self.into_file()?, backing, data_path, snapshot, options).await
+    }
+
+    fn into_file(self) -> Result<FileStorage, Error> {
+        match self.storage {
+            AnyStorage::File(storage) => Ok(storage),
+            AnyStorage::Remote(_) => Err(Error::Unsupported {
+                path: self.path,
+                problem: "is far away; this needs a file".into(),
+            }),
+        }
+    }
+}
+
+/// Opens the bytes of a layer, `is_top` if it is the image itself.
+async fn open_storage(
+    path: &Path,
+    is_top: bool,
+    options: &OpenOptions,
+) -> Result<AnyStorage, Error> {
+    let read_only = options.is_read_only() || !is_top;
+    if !is_remote(path) {
+        let mut file = options.file(path.to_owned(), read_only);
+        if let Some(name) = options.name.as_ref().filter(|_| is_top) {
+            file = file.name(name);
+        }
+        return file.open().map(AnyStorage::File);
+    }
+    let unsupported = |problem| Error::Unsupported {
+        path: path.to_owned(),
+        problem,
+    };
+    if !read_only {
+        return Err(unsupported(
+            "is far away, and only read: give readonly, or make an image that stands on it \
+             (image create -b)"
+                .into(),
+        ));
+    }
+    let address = Address::parse(&path.to_string_lossy()).map_err(unsupported)?;
+    let storage = RemoteStorage::open(path, address, options.deadline).await?;
+    Ok(AnyStorage::Remote(Box::new(storage)))
+}
+
+async fn flat<S: Storage>(
+    storage: S,
+    base: Option<Rc<dyn Disk>>,
+    options: &OpenOptions,
+) -> Result<Rc<Flat<S>>, Error> {
+    let parts = flat::Parts {
+        base,
+        order: options.order,
+        copying: options.copying.clone(),
+        clock: Some(Instant::now),
+    };
+    Ok(Rc::new(Flat::open(storage, parts).await?))
+}
+
+async fn qcow2(
+    storage: FileStorage,
+    backing: Option<Rc<dyn Disk>>,
+    data_path: Option<PathBuf>,
+    snapshot: Option<String>,
+    options: &OpenOptions,
+) -> Result<Rc<Qcow2<FileStorage>>, Error> {
+    let read_only = storage.geometry().read_only;
+    let data_file = data_path.map(|path| options.file(path, read_only).open());
+    let parts = parts(backing, data_file.transpose()?, snapshot, options);
+    Ok(Rc::new(Qcow2::open(storage, parts).await?))
+}
+
+/// What a qcow2 image needs beside its own file.
+fn parts<S>(
+    backing: Option<Rc<dyn Disk>>,
+    data_file: Option<S>,
+    snapshot: Option<String>,
+    options: &OpenOptions,
+) -> Parts<S> {
+    Parts {
+        backing,
+        data_file,
+        snapshot,
+        l2_cache_bytes: options.l2_cache_bytes,
+        order: options.order,
+        journal_bytes: None,
+        clock: Some(Instant::now),
     }
 }
 
 /// The format of a file that nobody told.
 async fn guess(
-    storage: &FileStorage,
+    storage: &AnyStorage,
     above: Option<&Layer>,
     recognize: bool,
 ) -> Result<Format, Error> {
     let Some(looks_like) = looks_like(storage).await? else {
         return Ok(Format::Raw);
     };
-    if let Some(format) = format_of(looks_like).filter(|_| recognize && above.is_none()) {
+    // What a server lends it may change as it likes.
+    let may_be_believed = above.is_none() && !storage.is_remote();
+    if let Some(format) = format_of(looks_like).filter(|_| recognize && may_be_believed) {
         return Ok(format);
     }
     let path = storage.path();

@@ -2,7 +2,7 @@
 
 use super::Format;
 use crate::storage::read;
-use crate::{Error, FileStorage, flat, qcow2};
+use crate::{AnyStorage, Error, flat, qcow2};
 
 const LOOKS_LIKE_QCOW2: &str = "a qcow2 image";
 const LOOKS_LIKE_FLAT: &str = "a flat image";
@@ -26,7 +26,7 @@ const MARKS: [(usize, &[u8], &str); 9] = [
 const HEAD_BYTES: usize = 512;
 
 /// What `storage` looks like, if not like a raw disk.
-pub(super) async fn looks_like(storage: &FileStorage) -> Result<Option<&'static str>, Error> {
+pub(super) async fn looks_like(storage: &AnyStorage) -> Result<Option<&'static str>, Error> {
     let head = read(storage, 0, HEAD_BYTES).await?;
     let mark = MARKS
         .iter()

@@ -150,7 +150,8 @@ fn a_backing_file_of_unrecorded_format_is_raw_or_refused() {
 fn what_is_no_file_or_format_of_ours_is_refused_by_name() {
     let images = Images::new();
     for (name, format, parts) in [
-        ("nbd://host/x", "raw", ["nbd://host/x", "'nbd'"]),
+        ("ftp://host/x", "raw", ["ftp://host/x", "'ftp'"]),
+        ("nbds://host/x", "raw", ["nbds://host/x", "TLS"]),
         ("json:{}", "raw", ["json:{}", "only files"]),
         ("base", "vmdk", ["'vmdk'", "raw, qcow2"]),
         ("missing", "raw", ["missing", "No such file"]),
