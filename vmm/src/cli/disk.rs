@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use disk::flat::{Copying, Prefetch};
 use disk::{Format, OpenOptions, Order, Trace};
@@ -15,12 +16,12 @@ const SERIAL_MAX_BYTES: usize = 20;
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
                      order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE], trace=FILE, \
-                     record-trace=FILE and serial=S";
+                     record-trace=FILE, deadline=SECONDS and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DiskArgument {
-    /// The image file or block device.
+    /// The image file or block device, or a URL.
     pub(crate) path: PathBuf,
     /// The guest may not write.
     pub(crate) read_only: bool,
@@ -40,6 +41,8 @@ pub(crate) struct DiskArgument {
     pub(crate) copying: Copying,
     /// Where to write what is read first.
     pub(crate) record_trace: Option<PathBuf>,
+    /// How long a read of what is far away waits for its server.
+    pub(crate) deadline: Option<Duration>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -69,6 +72,7 @@ impl DiskArgument {
             barrier_syscall: None,
             copying: Copying::default(),
             record_trace: None,
+            deadline: None,
             serial: None,
         };
         let mut trace = None;
@@ -116,6 +120,9 @@ impl DiskArgument {
         if let Some(path) = &self.record_trace {
             options = options.record_trace(path);
         }
+        if let Some(deadline) = self.deadline {
+            options = options.deadline(deadline);
+        }
         if let Some(number) = self.barrier_syscall {
             options = options.barrier_syscall(number);
         }
@@ -156,6 +163,7 @@ impl DiskArgument {
             Some(("barrier-syscall", number)) => {
                 self.barrier_syscall = Some(parse_syscall(number)?);
             }
+            Some(("deadline", seconds)) => self.deadline = Some(parse_deadline(seconds)?),
             Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
             _ => return Err(format!("unknown option '{field}': there are {KNOWN}")),
         }
@@ -177,6 +185,15 @@ fn parse_syscall(number: &str) -> Result<u32, String> {
     let decimal = number.bytes().all(|byte| byte.is_ascii_digit());
     let parsed = number.parse().ok().filter(|_| decimal);
     parsed.ok_or_else(|| format!("barrier-syscall={number}: not the number of a system call"))
+}
+
+/// Seconds, of which a part may be given.
+fn parse_deadline(seconds: &str) -> Result<Duration, String> {
+    let parsed = seconds.parse().map(Duration::try_from_secs_f64);
+    match parsed {
+        Ok(Ok(deadline)) if !deadline.is_zero() => Ok(deadline),
+        _ => Err(format!("deadline={seconds}: give a number of seconds")),
+    }
 }
 
 /// Bytes a second.
@@ -279,6 +296,14 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_is_in_seconds() {
+        let deadline = |text: &str| text.parse::<DiskArgument>().unwrap().deadline;
+        assert_eq!(deadline("nbd://host/a,readonly"), None);
+        assert_eq!(deadline("a,deadline=90"), Some(Duration::from_secs(90)));
+        assert_eq!(deadline("a,deadline=0.5"), Some(Duration::from_millis(500)));
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -311,6 +336,10 @@ mod tests {
             ("a,prefetch=fast", "unknown unit"),
             ("a,record-trace=", "'record-trace='"),
             ("a,readonly,copy-on-read", "leave out readonly"),
+            ("a,deadline=", "deadline=: give"),
+            ("a,deadline=0", "number of seconds"),
+            ("a,deadline=-1", "number of seconds"),
+            ("a,deadline=inf", "number of seconds"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {

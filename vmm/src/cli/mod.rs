@@ -81,11 +81,11 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "SIZE", default_value = "512M", value_parser = parse_size)]
     pub(crate) mem: u64,
 
-    /// Disk: an image or a block device; may be given more than once
+    /// Disk: an image, a block device or the URL of one; may be given more than once
     ///
     /// More options: data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, serial=S,
     /// order=journal|ordered|barrier|unsafe, barrier-syscall=N, record-trace=FILE; for flat images
-    /// copy-on-read, prefetch[=RATE], trace=FILE
+    /// copy-on-read, prefetch[=RATE], trace=FILE; for what is far away deadline=SECONDS
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
 

@@ -120,6 +120,10 @@ impl Plan {
             Some(base) => find(layers, base)
                 .with_context(|| format!("{file}: does not stand on '{}'", base.display()))?,
         };
+        if layers[index].storage.is_remote() {
+            let base = layers[index].path.display();
+            bail!("{file}: stands on '{base}', which is far away, where nothing can be written");
+        }
         for pair in layers[..=index].windows(2) {
             pair[0].check_base(&pair[1])?;
         }

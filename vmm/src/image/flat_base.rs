@@ -13,10 +13,9 @@ use super::options::ImageOptions;
 use super::progress::Progress;
 
 /// How a base is looked at for blocks of zeros, which need nothing from there.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Scan {
     /// All of it is read.
-    #[default]
     Full,
     /// What it says itself to be zeros.
     Holes,
@@ -52,7 +51,7 @@ impl FlatBase {
             };
         };
         let base_bytes = base.properties().size_bytes;
-        let zero_blocks = match options.scan {
+        let zero_blocks = match options.scan() {
             Scan::Off => None,
             scan => {
                 let len = size_bytes.min(base_bytes);

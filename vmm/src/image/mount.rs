@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use disk::Disk;
+use disk::{Disk, is_remote};
 
 use super::background;
 use crate::cli::disk::DiskArgument;
@@ -70,6 +70,13 @@ impl Arguments {
     async fn lend(&self, work: impl AsyncFnOnce(Rc<dyn Disk>) -> Result<()>) -> Result<()> {
         if self.image.serial.is_some() {
             bail!("serial= is for guests, nobody else sees it");
+        }
+        if is_remote(&self.image.path) {
+            let image = self.image.path.display();
+            bail!(
+                "{image}: is far away, and has no owner and no permissions here; make an image that \
+                 stands on it (image create -b), and mount that"
+            );
         }
         let stats = match self.stats.as_deref() {
             Some(path) => Some(StatisticsFile::open(path, iter::once(&self.image)).await?),

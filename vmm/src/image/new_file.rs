@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _, PermissionsExt as
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
-use disk::{FileOptions, FileStorage, Storage as _};
+use disk::{FileOptions, FileStorage, Storage as _, is_remote};
 use tempfile::{Builder, TempPath};
 
 /// Symbolic links that a path may lead through, as many as Linux follows.
@@ -28,6 +28,10 @@ pub(super) struct NewFile {
 impl NewFile {
     /// Makes an empty file, to be called `path`.
     pub(super) fn create(path: &Path) -> Result<Self> {
+        if is_remote(path) {
+            let path = path.display();
+            bail!("{path}: is far away, where nothing can be written; write to a file");
+        }
         let metadata = match fs::metadata(path) {
             Ok(metadata) => Some(metadata),
             Err(error) if error.kind() == ErrorKind::NotFound => None,

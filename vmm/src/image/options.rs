@@ -10,7 +10,7 @@ use clap::ValueEnum;
 use disk::flat::format::BaseName;
 use disk::qcow2::CreateOptions;
 use disk::qcow2::format::Compression;
-use disk::{Disk, Format, OpenOptions, flat};
+use disk::{Disk, Format, OpenOptions, flat, is_remote};
 
 use super::flat_base::Scan;
 use crate::cli::disk::split_fields;
@@ -47,7 +47,8 @@ pub(super) struct ImageOptions {
     lazy_refcounts: bool,
     compression: Compression,
     block_bytes: Option<u64>,
-    pub(super) scan: Scan,
+    /// How to look for zeros in the base; without it, as suits the base.
+    pub(super) scan: Option<Scan>,
 }
 
 impl ImageOptions {
@@ -68,7 +69,7 @@ impl ImageOptions {
             lazy_refcounts: false,
             compression: Compression::Zlib,
             block_bytes: None,
-            scan: Scan::default(),
+            scan: None,
         };
         for field in options.iter().flat_map(|option| split_fields(option)) {
             let Some((key, value)) = field.split_once('=') else {
@@ -132,7 +133,9 @@ impl ImageOptions {
             "block_size" => {
                 self.block_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?);
             }
-            "scan" => self.scan = Scan::from_str(value, false).map_err(anyhow::Error::msg)?,
+            "scan" => {
+                self.scan = Some(Scan::from_str(value, false).map_err(anyhow::Error::msg)?);
+            }
             _ => self.apply_to_overlay(key, value)?,
         }
         Ok(())
@@ -155,6 +158,16 @@ impl ImageOptions {
         };
         let options = OpenOptions::new(beside(image, name)).format(format);
         Ok(Some(options.read_only(true).open().await?))
+    }
+
+    /// How to look for zeros in the base: all of one that is far away is not fetched for that.
+    pub(super) fn scan(&self) -> Scan {
+        let base = self.backing_file.as_deref().unwrap_or_default();
+        self.scan.unwrap_or(if is_remote(Path::new(base)) {
+            Scan::Holes
+        } else {
+            Scan::Full
+        })
     }
 
     /// How much of the image gets its space at once.
@@ -243,8 +256,11 @@ fn known(format: Format) -> &'static str {
     }
 }
 
-/// The path of a file that an image at `image` names.
+/// The path of a file that an image at `image` names, or the URL.
 pub(super) fn beside(image: &Path, name: &str) -> PathBuf {
+    if is_remote(Path::new(name)) {
+        return name.into();
+    }
     image.parent().unwrap_or(Path::new("")).join(name)
 }
 

@@ -22,7 +22,9 @@ pub(super) struct Description {
     pub(super) filename: String,
     pub(super) format: String,
     pub(super) virtual_size: u64,
-    pub(super) actual_size: u64,
+    /// How much space it takes here; unknown of what is far away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) actual_size: Option<u64>,
     pub(super) dirty_flag: bool,
     /// What the file holds behind the last cluster in use.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,8 +105,6 @@ pub(super) struct Bitmap {
 impl Description {
     /// Describes the image, and with `journal` what its journal holds.
     pub(super) async fn of(layer: &Layer, journal: bool) -> Result<Self> {
-        let path = layer.path.display();
-        let metadata = std::fs::metadata(&layer.path).with_context(|| format!("{path}"))?;
         let header = layer.header.as_ref();
         let qcow2 = match header {
             Some(header) => Some(Qcow2Description::of(layer, header).await?),
@@ -121,10 +121,10 @@ impl Description {
         };
         let is_dirty = |header: &Header| header.incompatible.has(IncompatibleFeatures::DIRTY);
         Ok(Self {
-            filename: path.to_string(),
+            filename: layer.path.display().to_string(),
             format: layer.format.to_string(),
             virtual_size: layer.virtual_size_bytes(),
-            actual_size: metadata.blocks() * 512,
+            actual_size: actual_size(layer)?,
             dirty_flag: layer.is_unclosed() || header.is_some_and(is_dirty),
             preallocated_size: preallocated_size(layer).await?,
             journal,
@@ -132,6 +132,16 @@ impl Description {
             flat,
         })
     }
+}
+
+/// How much space the file takes, if it is here.
+fn actual_size(layer: &Layer) -> Result<Option<u64>> {
+    if layer.storage.is_remote() {
+        return Ok(None);
+    }
+    let metadata = std::fs::metadata(&layer.path);
+    let metadata = metadata.with_context(|| layer.path.display().to_string())?;
+    Ok(Some(metadata.blocks() * 512))
 }
 
 /// What the file holds behind the last cluster in use, if there is anything.

@@ -14,8 +14,10 @@ pub(super) fn text(image: &Description) -> String {
         format!("image: {}", image.filename),
         format!("file format: {}", image.format),
         format!("virtual size: {size} ({bytes} bytes)"),
-        format!("disk size: {}", human::size(image.actual_size)),
     ];
+    if let Some(bytes) = image.actual_size {
+        lines.push(format!("disk size: {}", human::size(bytes)));
+    }
     if let Some(bytes) = image.preallocated_size {
         lines.push(format!("preallocated: {bytes} bytes"));
     }
