@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::storage::{Address, is_remote};
 
 /// What may be opened by a protocol, for messages.
-const REMOTE: &str = "nbd://HOST/EXPORT and nbd+unix:///EXPORT?socket=PATH";
+const REMOTE: &str = "nbd://, nbd+unix://, http://, https://, s3://, gs:// and az://";
 
 /// Where the file is that an image at `image` calls `name`: names are relative to the directory
 /// of the image, but for URLs. A name that leads to nothing that may be opened is an error, which ends

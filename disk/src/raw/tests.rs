@@ -264,7 +264,7 @@ fn flushes_share_syncs_and_need_none_without_changes() {
         for n in 3..6 {
             write(&disk, 0, n, 512).await.unwrap();
             disk.submit(Request::flush()).await.unwrap();
-            assert_eq!(storage.counters().syncs, n.into());
+            assert_eq!(storage.counters().syncs, u64::from(n));
         }
         // Each has a change of its own to flush, at its own time.
         join_all((0..20).map(async |n| {

@@ -1,14 +1,15 @@
 //! Storage that is far away, and is only read: what a server lends.
 //!
 //! ```text
-//!   format ──> RemoteStorage ──Patience──> Source: nbd
-//!                                             └ Ticker: limits of time
+//!   format ──> RemoteStorage ──Patience──> Source: nbd │ object
+//!                                 └ Ticker: limits of time
 //! ```
 //! A read that fails is tried again until its deadline; after that it is an error, and the next one
 //! tries again. So a guest waits while a server is away, and never reads anything wrong.
 
 mod address;
 mod nbd;
+mod object;
 mod patience;
 mod source;
 mod ticker;
@@ -22,6 +23,7 @@ use crate::{Buffers, Error};
 pub(crate) use address::Address;
 pub use address::is_remote;
 use nbd::Nbd;
+use object::Object;
 use patience::Patience;
 use source::{Failure, Source};
 use ticker::Ticker;
@@ -37,6 +39,7 @@ const TICKS_PER_LIMIT: u32 = 8;
 pub struct RemoteStorage {
     path: PathBuf,
     size_bytes: u64,
+    version: Option<String>,
     source: Box<dyn Source>,
     patience: Patience,
 }
@@ -51,17 +54,30 @@ impl RemoteStorage {
     ) -> Result<Self, Error> {
         let silence = SILENCE.min(deadline);
         let ticker = Ticker::new(silence / TICKS_PER_LIMIT);
-        let opened = match address {
-            Address::Nbd(address) => Nbd::open(address, ticker.clone(), silence).await,
+        let failed = |problem| Error::io(path, "open")(io::Error::other(problem));
+        let (size_bytes, version, source): (_, _, Box<dyn Source>) = match address {
+            Address::Nbd(address) => {
+                let nbd = Nbd::open(address, ticker.clone(), silence).await;
+                let nbd = nbd.map_err(failed)?;
+                (nbd.size_bytes(), None, Box::new(nbd))
+            }
+            Address::Object(address) => {
+                let object = Object::open(address, silence).await.map_err(failed)?;
+                (object.size_bytes(), object.version(), Box::new(object))
+            }
         };
-        let source =
-            opened.map_err(|problem| Error::io(path, "open")(io::Error::other(problem)))?;
         Ok(Self {
             path: path.to_owned(),
-            size_bytes: source.size_bytes(),
-            source: Box::new(source),
+            size_bytes,
+            version,
+            source,
             patience: Patience::new(deadline, ticker),
         })
+    }
+
+    /// What the server calls what it lends, if it has a name for each version of it.
+    pub fn version(&self) -> Option<&str> {
+        self.version.as_deref()
     }
 
     fn error(&self, operation: &'static str, offset: u64, len: u64, failure: Failure) -> Error {

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use object_store::path::Path as Key;
 use percent_encoding::percent_decode_str;
 use url::{Host, Url};
 
@@ -15,6 +16,8 @@ const NBD_PORT: u16 = 10809;
 pub(crate) enum Address {
     /// An export of an NBD server.
     Nbd(NbdAddress),
+    /// An object of an HTTP server or an object store.
+    Object(ObjectAddress),
 }
 
 /// An export of an NBD server, as `doc/uri.md` of the NBD project has it.
@@ -31,8 +34,38 @@ pub(super) enum Endpoint {
     Unix(PathBuf),
 }
 
+/// An object, and the store that has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ObjectAddress {
+    pub(super) store: Store,
+    pub(super) key: Key,
+}
+
+/// What has objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Store {
+    /// An HTTP server, with the query that each request has.
+    Http(Url),
+    /// A bucket of S3.
+    S3(String),
+    /// A bucket of Google Cloud Storage.
+    Gcs(String),
+    /// A container of Azure Blob Storage.
+    Azure(String),
+}
+
 /// How names begin that are URLs.
-const SCHEMES: [&str; 4] = ["nbd", "nbds", "nbd+unix", "nbds+unix"];
+const SCHEMES: [&str; 9] = [
+    "nbd",
+    "nbds",
+    "nbd+unix",
+    "nbds+unix",
+    "http",
+    "https",
+    "s3",
+    "gs",
+    "az",
+];
 
 /// Whether a path is a URL of remote storage, which is opened by a protocol.
 pub fn is_remote(path: &Path) -> bool {
@@ -60,6 +93,7 @@ impl Address {
                 "is NBD by way of TLS, which only the server here speaks; have a tunnel do it"
                     .into(),
             ),
+            "http" | "https" | "s3" | "gs" | "az" => ObjectAddress::new(&url).map(Self::Object),
             scheme => Err(format!("has the unknown scheme '{scheme}'")),
         }
     }
@@ -68,6 +102,11 @@ impl Address {
     pub(crate) fn is_beside(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Nbd(one), Self::Nbd(other)) => one.endpoint == other.endpoint,
+            (Self::Object(one), Self::Object(other)) => match (&one.store, &other.store) {
+                (Store::Http(one), Store::Http(other)) => one.origin() == other.origin(),
+                (one, other) => one == other,
+            },
+            _ => false,
         }
     }
 }
@@ -112,6 +151,33 @@ impl NbdAddress {
             return Err("names no export that there can be".into());
         }
         Ok(Self { endpoint, export })
+    }
+}
+
+impl ObjectAddress {
+    fn new(url: &Url) -> Result<Self, String> {
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.ok_or("names no host, bucket or container")?.to_owned();
+        let is_http = ["http", "https"].contains(&url.scheme());
+        if !is_http && (url.query().is_some() || url.port().is_some()) {
+            return Err("is a bucket and a key, and nothing else: a ? is written %3F".into());
+        }
+        let store = match url.scheme() {
+            "s3" => Store::S3(host),
+            "gs" => Store::Gcs(host),
+            "az" => Store::Azure(host),
+            _ => {
+                let mut root = url.clone();
+                root.set_path("/");
+                Store::Http(root)
+            }
+        };
+        let key = Key::from_url_path(url.path());
+        let key = key.map_err(|error| format!("is no name of an object: {error}"))?;
+        if key.as_ref().is_empty() {
+            return Err("names no object".into());
+        }
+        Ok(Self { store, key })
     }
 }
 
@@ -161,6 +227,28 @@ mod tests {
     }
 
     #[test]
+    fn objects_have_a_store_and_a_key() {
+        let object = |text| match Address::parse(text) {
+            Ok(Address::Object(object)) => (object.store, object.key.to_string()),
+            other => panic!("{text}: {other:?}"),
+        };
+        let root = |text| Store::Http(Url::parse(text).unwrap());
+        for (text, store, key) in [
+            ("http://host/a%20b/c", root("http://host/"), "a b/c"),
+            ("https://h:1/a?sig=1", root("https://h:1/?sig=1"), "a"),
+            ("s3://bucket/a/b", Store::S3("bucket".to_owned()), "a/b"),
+            ("gs://bucket/a", Store::Gcs("bucket".to_owned()), "a"),
+            (
+                "az://container/a",
+                Store::Azure("container".to_owned()),
+                "a",
+            ),
+        ] {
+            assert_eq!(object(text), (store, key.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
     fn what_leads_nowhere_is_refused_in_words() {
         for (text, part) in [
             ("nbd:///disk", "no host"),
@@ -179,6 +267,14 @@ mod tests {
             ("nbd+unix:///disk?socket=%00/s", "from the root"),
             ("nbd+unix:///disk?socket=/s&socket=/t", "'socket'"),
             ("nbd+unix://host/disk?socket=/s", "a host"),
+            ("http://host", "no object"),
+            ("https://host/", "no object"),
+            ("https://user:secret@host/disk", "password"),
+            ("s3:///key", "no host, bucket"),
+            ("s3://bucket", "no object"),
+            ("s3://bucket/key?versionId=1", "%3F"),
+            ("az://container:1/key", "a bucket and a key"),
+            ("http://host/a//b", "no name of an object"),
         ] {
             let problem = Address::parse(text).unwrap_err();
             assert!(problem.contains(part), "{text}: {problem}");
@@ -193,6 +289,8 @@ mod tests {
             ("nbd+unix:///?socket=/s", true),
             ("./nbd://host/x", false),
             ("nbd:host", false),
+            ("https://host/x", true),
+            ("s3://bucket/x", true),
             ("ftp://host/x", false),
             ("vm.img", false),
         ] {
@@ -208,5 +306,15 @@ mod tests {
         for other in ["nbd://other/a", "nbd://host:1/a", "nbd+unix:///a?socket=/s"] {
             assert!(!one.is_beside(&address(other)), "{other}");
         }
+        assert!(!one.is_beside(&address("http://host/a")));
+        let one = address("http://host/a");
+        assert!(one.is_beside(&address("http://HOST:80/b/c")));
+        for other in ["https://host/a", "http://host:8080/a", "s3://host/a"] {
+            assert!(!one.is_beside(&address(other)), "{other}");
+        }
+        let one = address("s3://one/a");
+        assert!(one.is_beside(&address("s3://one/b")));
+        assert!(!one.is_beside(&address("s3://two/a")));
+        assert!(!one.is_beside(&address("gs://one/a")));
     }
 }
