@@ -192,6 +192,7 @@ mod tests {
             name: flat::format::BaseName {
                 name: "base".to_owned(),
                 format: "raw".to_owned(),
+                version: None,
             },
             size_bytes: SIZE_BYTES,
         });

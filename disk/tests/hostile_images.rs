@@ -69,6 +69,7 @@ fn flat(closed: bool) -> Vec<u8> {
             name: BaseName {
                 name: "base".to_owned(),
                 format: "raw".to_owned(),
+                version: None,
             },
             size_bytes: 70 << 10,
         });

@@ -72,6 +72,7 @@ struct NameHead {
 
 const NAME_BASE: u32 = 1;
 const NAME_BASE_FORMAT: u32 = 2;
+const NAME_BASE_VERSION: u32 = 3;
 
 /// What an image stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,6 +81,8 @@ pub struct BaseName {
     pub name: String,
     /// Its format, `raw` for example.
     pub format: String,
+    /// What its server called the version that it had, if it is far away and has such a name.
+    pub version: Option<String>,
 }
 
 /// The header of a flat image.
@@ -285,7 +288,12 @@ fn range(offset: U64, bytes: U64) -> Result<Range<u64>, FormatError> {
 
 fn encode_names(base: &BaseName) -> Vec<u8> {
     let mut names = Vec::new();
-    for (kind, name) in [(NAME_BASE, &base.name), (NAME_BASE_FORMAT, &base.format)] {
+    let both = [(NAME_BASE, &base.name), (NAME_BASE_FORMAT, &base.format)];
+    let version = base
+        .version
+        .iter()
+        .map(|version| (NAME_BASE_VERSION, version));
+    for (kind, name) in both.into_iter().chain(version) {
         let head = NameHead {
             kind: kind.into(),
             bytes: u32::try_from(name.len()).expect("names are short").into(),
@@ -299,7 +307,7 @@ fn encode_names(base: &BaseName) -> Vec<u8> {
 /// Kinds that are unknown are passed over.
 fn parse_names(mut names: &[u8]) -> Result<BaseName, FormatError> {
     let damaged = || FormatError::damaged(0, "the base's name is damaged");
-    let (mut name, mut format) = (None, None);
+    let (mut name, mut format, mut version) = (None, None, None);
     while !names.is_empty() {
         let (head, rest) = NameHead::read_from_prefix(names).map_err(|_| damaged())?;
         let len = head.bytes.get() as usize;
@@ -308,12 +316,17 @@ fn parse_names(mut names: &[u8]) -> Result<BaseName, FormatError> {
         match head.kind.get() {
             NAME_BASE => name = Some(text()?),
             NAME_BASE_FORMAT => format = Some(text()?),
+            NAME_BASE_VERSION => version = Some(text()?),
             _ => {}
         }
         names = rest;
     }
     match (name, format) {
-        (Some(name), Some(format)) if !name.is_empty() => Ok(BaseName { name, format }),
+        (Some(name), Some(format)) if !name.is_empty() => Ok(BaseName {
+            name,
+            format,
+            version,
+        }),
         _ => Err(damaged()),
     }
 }
@@ -346,6 +359,7 @@ mod tests {
             base: Some(BaseName {
                 name: "base.qcow2".to_owned(),
                 format: "qcow2".to_owned(),
+                version: None,
             }),
             base_bytes: 1 << 29,
             covered_bytes: 1 << 29,
@@ -380,7 +394,11 @@ mod tests {
             names_offset: other_names_offset(other_names_offset(0)),
             ..header()
         };
-        for header in [header(), alone, in_use] {
+        let mut versioned = header();
+        if let Some(base) = &mut versioned.base {
+            base.version = Some("ETag \"1\"".to_owned());
+        }
+        for header in [header(), alone, in_use, versioned] {
             assert_eq!(Header::parse(&start(&header)), Ok(header));
         }
     }

@@ -32,6 +32,9 @@ impl Chain {
             check_place(&path, &mut places, layers.last())?;
             let (layer, guess) = Layer::open(path, format, layers.last(), &options).await?;
             guessed |= guess;
+            if let Some(above) = layers.last() {
+                above.check_version(&layer)?;
+            }
             next = None;
             if layers.len() + 1 < options.layers_max
                 && let Some(path) = layer.backing_path()?

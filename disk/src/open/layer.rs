@@ -153,6 +153,31 @@ impl Layer {
         }
     }
 
+    /// What its server calls it in the version that it has, if it is far away and has such a name.
+    pub fn version(&self) -> Option<&str> {
+        match &self.storage {
+            AnyStorage::File(_) => None,
+            AnyStorage::Remote(storage) => storage.version(),
+        }
+    }
+
+    /// Refuses a base that has another version than it had when this was put on it, if that is known.
+    pub(super) fn check_version(&self, base: &Self) -> Result<(), Error> {
+        let Some(name) = self.flat_base() else {
+            return Ok(());
+        };
+        let (had, has) = (name.version.as_deref(), base.version());
+        if had.is_none() || had == has {
+            return Ok(());
+        }
+        let (had, has) = (had.unwrap_or_default(), has.unwrap_or("nothing"));
+        Err(self.unsupported(format!(
+            "its base '{}' has changed: its server says {has} of it, and said {had}; bring the old \
+             one back, or take this one with image rebase -u",
+            name.name
+        )))
+    }
+
     /// Refuses an image that was not closed: its tables are stale, and nothing recovers them here.
     pub fn refuse_unclosed(&self) -> Result<(), Error> {
         if self.is_unclosed() {

@@ -111,7 +111,7 @@ impl Arguments {
 
     /// Copies into a new image.
     async fn make(&self, source: &dyn Disk) -> Result<()> {
-        let options = self.image_options()?;
+        let mut options = self.image_options()?;
         let size = source.properties().size_bytes;
         let interrupt = Interrupt::install()?;
         let progress = Progress::new(self.progress, size);

@@ -37,6 +37,8 @@ pub(super) struct ImageOptions {
     pub(super) size_bytes: Option<u64>,
     pub(super) backing_file: Option<String>,
     pub(super) backing_format: Option<Format>,
+    /// What its server calls the backing file, in the version that was opened.
+    backing_version: Option<String>,
     preallocation: Preallocation,
     pub(super) data_file: Option<String>,
     data_file_raw: bool,
@@ -59,6 +61,7 @@ impl ImageOptions {
             size_bytes: None,
             backing_file: None,
             backing_format: None,
+            backing_version: None,
             preallocation: Preallocation::Off,
             data_file: None,
             data_file_raw: false,
@@ -152,12 +155,14 @@ impl ImageOptions {
     }
 
     /// Opens the backing file of an image that will be at `image`, if it is to have one.
-    pub(super) async fn open_backing(&self, image: &Path) -> Result<Option<Rc<dyn Disk>>> {
+    pub(super) async fn open_backing(&mut self, image: &Path) -> Result<Option<Rc<dyn Disk>>> {
         let Some((name, format)) = self.backing_file.as_ref().zip(self.backing_format) else {
             return Ok(None);
         };
         let options = OpenOptions::new(beside(image, name)).format(format);
-        Ok(Some(options.read_only(true).open().await?))
+        let chain = options.read_only(true).chain().await?;
+        self.backing_version = chain.layers()[0].version().map(str::to_owned);
+        Ok(Some(chain.into_disk().await?))
     }
 
     /// How to look for zeros in the base: all of one that is far away is not fetched for that.
@@ -196,6 +201,7 @@ impl ImageOptions {
                 name: BaseName {
                     name,
                     format: format.to_string(),
+                    version: self.backing_version.clone(),
                 },
                 size_bytes,
             });

@@ -18,6 +18,8 @@ pub(super) struct Backing<'a> {
     pub(super) format: Format,
     /// How large its disk is, if anybody has looked.
     pub(super) size_bytes: Option<u64>,
+    /// What its server calls it, in the version that was opened.
+    pub(super) version: Option<&'a str>,
 }
 
 /// An open image that can stand on another.
@@ -33,9 +35,12 @@ impl Backing<'_> {
         let size_bytes = self
             .size_bytes
             .with_context(|| format!("'{name}': nobody has looked how large it is"))?;
-        let (name, format) = (name.to_owned(), self.format.to_string());
         Ok(Base {
-            name: BaseName { name, format },
+            name: BaseName {
+                name: name.to_owned(),
+                format: self.format.to_string(),
+                version: self.version.map(str::to_owned),
+            },
             size_bytes,
         })
     }

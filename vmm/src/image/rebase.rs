@@ -56,15 +56,18 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     }
     let image = Overlay::open(file, options).await?;
     refuse_without_base(file, &image, backing)?;
-    let new = match &mut backing {
+    let new = match &backing {
         Some(backing) if !arguments.unchecked || image.records_backing_size() => {
-            let new = open_new(file, backing).await?;
-            backing.size_bytes = Some(new.properties().size_bytes);
-            Some(new)
+            Some(open_new(file, backing).await?)
         }
         _ => None,
     };
+    if let (Some(backing), Some((new, version))) = (&mut backing, &new) {
+        backing.size_bytes = Some(new.properties().size_bytes);
+        backing.version = version.as_deref();
+    }
     if !arguments.unchecked {
+        let new = new.as_ref().map(|(new, _)| Rc::clone(new));
         let merged = merge(&image, new, arguments.progress).await;
         merged.with_context(|| {
             let file = file.display();
@@ -129,6 +132,7 @@ impl Arguments {
                 name,
                 format,
                 size_bytes: None,
+                version: None,
             })),
             (name, None) => {
                 bail!(
@@ -139,8 +143,8 @@ impl Arguments {
     }
 }
 
-/// Opens what is to be the backing file of the image at `file`.
-async fn open_new(file: &Path, backing: &Backing<'_>) -> Result<Rc<dyn Disk>> {
+/// Opens what is to be the backing file of the image at `file`, and says what its server calls it.
+async fn open_new(file: &Path, backing: &Backing<'_>) -> Result<(Rc<dyn Disk>, Option<String>)> {
     let Backing { name, format, .. } = *backing;
     let path = beside(file, name);
     // A loop would be locked by ourselves.
@@ -152,7 +156,9 @@ async fn open_new(file: &Path, backing: &Backing<'_>) -> Result<Rc<dyn Disk>> {
     }
     drop(chain);
     let options = OpenOptions::new(&path).format(format).read_only(true);
-    Ok(options.open().await?)
+    let chain = options.chain().await?;
+    let version = chain.layers()[0].version().map(str::to_owned);
+    Ok((chain.into_disk().await?, version))
 }
 
 /// What the image itself holds stays; the rest it must not get from another backing file.

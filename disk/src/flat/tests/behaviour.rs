@@ -211,6 +211,7 @@ fn sizes_and_names_that_cannot_be_are_refused() {
             name: BaseName {
                 name,
                 format: "raw".to_owned(),
+                version: None,
             },
             size_bytes: 512,
         };

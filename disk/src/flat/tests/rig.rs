@@ -99,6 +99,7 @@ impl Rig {
             name: BaseName {
                 name: "base".to_owned(),
                 format: "raw".to_owned(),
+                version: None,
             },
             size_bytes: self.base_stamps.len() as u64 * 512,
         })

@@ -35,6 +35,9 @@ struct FlatData {
     /// How large its base was when the image was put on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     base_size: Option<u64>,
+    /// What the base's server called it then, if it is far away and has such a name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base_version: Option<String>,
     /// How many blocks could come from the base.
     #[serde(skip_serializing_if = "Option::is_none")]
     covered_blocks: Option<u64>,
@@ -66,6 +69,7 @@ impl FlatDescription {
                     data_offset: header.data_offset,
                     stands_alone: base.is_none(),
                     base_size: base.map(|_| header.base_bytes),
+                    base_version: base.and_then(|base| base.version.clone()),
                     covered_blocks: base.map(|_| header.covered_blocks()),
                     blocks_from_base,
                 },
@@ -82,6 +86,7 @@ impl FlatDescription {
             Some(format!("data offset: {}", data.data_offset)),
             data.stands_alone.then(|| "stands alone: yes".to_owned()),
             data.base_size.map(|bytes| format!("base size: {bytes}")),
+            (data.base_version.as_ref()).map(|version| format!("base version: {version}")),
             data.blocks_from_base.zip(data.covered_blocks).map(blocks),
         ];
         lines.into_iter().flatten().collect()

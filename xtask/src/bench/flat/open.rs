@@ -104,6 +104,7 @@ fn make_flat(path: &Path, size_bytes: u64) -> Result<()> {
             name: BaseName {
                 name: name.context("no name")?.to_owned(),
                 format: "raw".to_owned(),
+                version: None,
             },
             size_bytes,
         }),
