@@ -17,6 +17,8 @@ mod create;
 mod describe;
 #[path = "image_tool/endings.rs"]
 mod endings;
+#[path = "image_tool/far.rs"]
+mod far;
 #[path = "image_tool/flat.rs"]
 mod flat;
 #[path = "image_tool/flat_chain.rs"]
@@ -31,6 +33,12 @@ mod flat_lent;
 mod flat_trace;
 #[path = "image_tool/flat_unclosed.rs"]
 mod flat_unclosed;
+#[path = "image_tool/remote.rs"]
+mod remote;
+#[path = "image_tool/remote_http.rs"]
+mod remote_http;
+#[path = "image_tool/remote_lost.rs"]
+mod remote_lost;
 #[path = "image_tool/resize.rs"]
 mod resize;
 #[path = "image_tool/shop.rs"]
