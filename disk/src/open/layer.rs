@@ -265,7 +265,7 @@ impl Layer {
             AnyStorage::File(storage) => {
                 return Ok(Rc::new(Raw::with_order(storage, options.order)?));
             }
-            AnyStorage::Remote(storage) => *storage,
+            AnyStorage::Remote(storage) => storage,
         };
         match self.format {
             Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
@@ -335,7 +335,7 @@ async fn open_storage(
     }
     let address = Address::parse(&path.to_string_lossy()).map_err(unsupported)?;
     let storage = RemoteStorage::open(path, address, options.deadline).await?;
-    Ok(AnyStorage::Remote(Box::new(storage)))
+    Ok(AnyStorage::Remote(storage))
 }
 
 async fn flat<S: Storage>(

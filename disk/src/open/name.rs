@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::mutant::mutant;
 use crate::storage::{Address, is_remote};
 
 /// What may be opened by a protocol, for messages.
@@ -40,7 +41,8 @@ fn resolve_remote(image: &Path, name: &str) -> Result<PathBuf, String> {
         return Err("is no URL, and an image that is far away must not name files".into());
     }
     let image = Address::parse(&image.to_string_lossy())?;
-    if !Address::parse(name)?.is_beside(&image) {
+    let leads_away = !Address::parse(name)?.is_beside(&image);
+    if leads_away && !mutant("what is far away leads to other servers") {
         return Err(
             "is not on the server that has the image; what is far away stands only on what is there"
                 .into(),

@@ -11,7 +11,7 @@ pub enum AnyStorage {
     /// Here.
     File(FileStorage),
     /// Far away, and only read.
-    Remote(Box<RemoteStorage>),
+    Remote(RemoteStorage),
 }
 
 impl AnyStorage {

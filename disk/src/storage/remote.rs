@@ -29,7 +29,7 @@ use source::{Failure, Source};
 use ticker::Ticker;
 
 /// How long a read waits for its server, unless somebody says otherwise.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// A server that is silent for so long, while somebody waits, is away.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How exactly limits of time are kept.

@@ -12,6 +12,7 @@ use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::source::Failure;
 use super::ticker::Ticker;
+use crate::mutant::mutant;
 use crate::timer::sleep;
 
 /// The first pause; each further one is twice as long,
@@ -77,6 +78,9 @@ impl Patience {
                     return Ok(done);
                 }
                 Err(Failure::Changed(what)) => {
+                    if mutant("what has changed far away may change back") {
+                        return Err(Failure::Changed(what));
+                    }
                     self.changed.replace(Some(what));
                 }
                 Err(Failure::Passing(why)) => {
@@ -91,7 +95,9 @@ impl Patience {
     /// Waits until it is time for another attempt.
     async fn pause(&self) -> Result<(), String> {
         let current = self.pause.borrow().clone();
-        let pause = match current.filter(|pause| pause.peek().is_none()) {
+        let is_on =
+            |pause: &Pause| pause.peek().is_none() && !mutant("each read has its own pause");
+        let pause = match current.filter(is_on) {
             Some(pause) => pause,
             None => self.begin_pause(),
         };
@@ -115,11 +121,11 @@ mod tests {
     use crate::{Backend, Executor};
 
     fn patience() -> Patience {
-        Patience::new(Duration::from_secs(60), Ticker::new(Duration::from_secs(1)))
+        Patience::new(Duration::from_mins(1), Ticker::new(Duration::from_secs(1)))
     }
 
     /// Runs on a virtual clock, and tells how much has passed, in seconds.
-    fn run(work: impl AsyncFn(&Patience)) -> f64 {
+    fn run(work: impl AsyncFnOnce(&Patience)) -> f64 {
         let executor = Executor::with_backend(Backend::Simulated { seed: 3 }).unwrap();
         executor.run(async { work(&patience()).await });
         Duration::from_nanos(executor.virtual_now_ns().unwrap()).as_secs_f64()
@@ -134,12 +140,12 @@ mod tests {
         let passed_s = run(async |patience| {
             for failures in [4, 0, 1] {
                 let left = Cell::new(failures);
-                let attempt = async || match left.get() {
-                    0 => Ok(7),
-                    _ => {
-                        left.set(left.get() - 1);
-                        Err(away())
+                let attempt = async || {
+                    if left.get() == 0 {
+                        return Ok(7);
                     }
+                    left.set(left.get() - 1);
+                    Err(away())
                 };
                 assert_eq!(patience.persist(attempt).await, Ok(7));
             }

@@ -110,7 +110,7 @@ mod tests {
             let ticker = Ticker::new(Duration::from_secs(1));
             assert_eq!(ticker.within(Duration::ZERO, ready(7)).await, Some(7));
             let short = ticker.within(Duration::from_secs(5), pending::<()>());
-            let long = ticker.within(Duration::from_secs(60), async {
+            let long = ticker.within(Duration::from_mins(1), async {
                 sleep(Duration::from_secs(50)).await.unwrap();
             });
             let (short, long) = futures_util::future::join(short, long).await;

@@ -66,13 +66,11 @@ impl Handover {
     async fn take(&self) -> io::Result<OwnedFd> {
         poll_fn(|context| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            match state.result.take() {
-                Some(result) => Poll::Ready(result),
-                None => {
-                    state.waker = Some(context.waker().clone());
-                    Poll::Pending
-                }
+            if let Some(result) = state.result.take() {
+                return Poll::Ready(result);
             }
+            state.waker = Some(context.waker().clone());
+            Poll::Pending
         })
         .await
     }

@@ -102,7 +102,7 @@ impl Body for Verified {
             }
             Poll::Ready(None) => {
                 if let Some(expected) = self.expected.take()
-                    && !expected.is_met()
+                    && !expected.finish()
                 {
                     let error = HttpError::new(HttpErrorKind::Decode, Problem::Digest);
                     return Poll::Ready(Some(Err(error)));

@@ -38,8 +38,8 @@ impl Expected {
         }
     }
 
-    /// Whether it is what the server says.
-    pub(super) fn is_met(self) -> bool {
+    /// Ends it, and tells whether it is what the server says.
+    pub(super) fn finish(self) -> bool {
         match self.digest {
             Running::Sha(context) => context.finish().as_ref() == self.expected,
             Running::Md5(md5) => md5.finalize()[..] == self.expected,

@@ -52,7 +52,7 @@ fn handshakes_that_lead_nowhere_end_in_words() {
         ("no NBD server", |client| {
             client.send(b"SSH-2.0-OpenSSH_9.2 and more")
         }),
-        ("old form", |client| client.greet(0x0042_0281_8612_53, 3)),
+        ("old form", |client| client.greet(0x0000_4202_8186_1253, 3)),
         ("old form", |client| client.greet(OPTION_MAGIC, 0)),
         ("no such export ('not here')", |client| {
             refuse(client, option_reply::ERR_UNKNOWN, b"not\x1b here")
