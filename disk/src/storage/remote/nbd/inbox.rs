@@ -3,7 +3,6 @@
 //! It is received into memory of our own and copied from there, never straight to where it is wanted:
 //! whoever wanted it may have given up, and use the memory for something else.
 
-use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 
@@ -22,18 +21,15 @@ pub(super) struct Inbox {
     bytes: Vec<u8>,
     /// and where in it what nobody has taken begins.
     start: usize,
-    /// Counts what was received, for whoever wonders whether the server lives.
-    heard_bytes: Rc<Cell<u64>>,
 }
 
 impl Inbox {
-    pub(super) fn new(stream: Rc<Stream>, heard_bytes: Rc<Cell<u64>>) -> Self {
+    pub(super) fn new(stream: Rc<Stream>) -> Self {
         Self {
             stream,
             room: Buffers::zeroed(ROOM_BYTES),
             bytes: Vec::new(),
             start: 0,
-            heard_bytes,
         }
     }
 
@@ -90,7 +86,6 @@ impl Inbox {
                 let closed = "the server has closed the connection";
                 return Err(io::Error::new(io::ErrorKind::UnexpectedEof, closed));
             }
-            self.heard_bytes.set(self.heard_bytes.get() + count as u64);
             self.bytes.drain(..self.start);
             let kept = self.bytes.len();
             self.start = 0;

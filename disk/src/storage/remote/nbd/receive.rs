@@ -68,8 +68,9 @@ impl Receiver<'_> {
     async fn chunk(&mut self) -> io::Result<()> {
         let header: ChunkHeader = self.inbox.take().await?;
         let (cookie, len) = (header.cookie.get(), header.len.get());
+        let is_last = header.flags.get() & chunk::FLAG_DONE != 0;
         match header.kind.get() {
-            chunk::NONE if len == 0 => self.pending(cookie, |_| ())?,
+            chunk::NONE if len == 0 && is_last => self.pending(cookie, |_| ())?,
             chunk::OFFSET_DATA if len > 8 => {
                 let offset = self.inbox.take::<U64>().await?.get();
                 self.data(cookie, offset, u64::from(len) - 8).await?;
@@ -88,7 +89,7 @@ impl Receiver<'_> {
             }
             _ => return Err(nonsense("a chunk that cannot be")),
         }
-        if header.flags.get() & chunk::FLAG_DONE != 0 {
+        if is_last {
             self.finish(cookie)?;
         }
         Ok(())
@@ -98,6 +99,7 @@ impl Receiver<'_> {
         let end = self.expect(cookie, offset, len)?;
         let session = self.session;
         let visit = |at, piece: &[u8]| {
+            session.note_progress();
             session.with_pending(cookie, |pending| pending.put(offset + at, piece));
         };
         self.inbox.take_pieces(len, visit).await?;
@@ -155,6 +157,7 @@ impl Receiver<'_> {
 
     fn finish(&self, cookie: u64) -> io::Result<()> {
         let pending = self.session.take_pending(cookie).ok_or_else(unknown)?;
+        self.session.note_progress();
         let is_whole = pending.is_whole();
         let Pending {
             kind, error, reply, ..

@@ -35,8 +35,8 @@ pub(super) struct Session {
     pending: RefCell<HashMap<u64, Pending, foldhash::fast::RandomState>>,
     abandoned: Cell<usize>,
     next_cookie: Cell<u64>,
-    /// Counts what the server has sent.
-    heard_bytes: Rc<Cell<u64>>,
+    /// Counts what the server has sent that somebody was waiting for.
+    progress: Cell<u64>,
     ticker: Rc<Ticker>,
     silence: Duration,
     /// Why there will be no more answers.
@@ -54,8 +54,8 @@ impl Session {
         let waiting = Rc::clone(&ticker);
         let begin = async move {
             let stream = connect(address.endpoint.clone(), silence).await?;
-            let (stream, heard_bytes) = (Rc::new(stream), Rc::default());
-            let mut inbox = Inbox::new(Rc::clone(&stream), Rc::clone(&heard_bytes));
+            let stream = Rc::new(stream);
+            let mut inbox = Inbox::new(Rc::clone(&stream));
             let terms = handshake(&stream, &mut inbox, &address.export).await?;
             let session = Rc::new(Self {
                 terms,
@@ -64,7 +64,7 @@ impl Session {
                 pending: RefCell::default(),
                 abandoned: Cell::new(0),
                 next_cookie: Cell::new(1),
-                heard_bytes,
+                progress: Cell::new(0),
                 ticker,
                 silence,
                 lost: RefCell::default(),
@@ -126,6 +126,11 @@ impl Session {
         self.lose("the image is closed");
     }
 
+    /// Notes that the server has sent something that somebody was waiting for.
+    pub(super) fn note_progress(&self) {
+        self.progress.set(self.progress.get().wrapping_add(1));
+    }
+
     /// Does something with what waits for the answer with this cookie.
     pub(super) fn with_pending<T>(
         &self,
@@ -173,14 +178,14 @@ impl Session {
         self.answer(&reply).await
     }
 
-    /// Waits for an answer as long as the server says anything at all.
+    /// Waits for an answer as long as the server says anything that somebody waits for.
     async fn answer(&self, reply: &Reply) -> Result<Vec<StorageExtent>, Failure> {
         loop {
-            let before = self.heard_bytes.get();
+            let before = self.progress.get();
             if let Some(outcome) = self.ticker.within(self.silence, reply.wait()).await {
                 return outcome;
             }
-            if self.heard_bytes.get() == before {
+            if self.progress.get() == before {
                 self.lose(&silent(self.silence));
             }
         }

@@ -15,6 +15,8 @@ use server::{Offer, Server};
 
 /// Long enough for a server that answers.
 const DEADLINE: Duration = Duration::from_secs(20);
+/// For one that does not.
+const SHORT: Duration = Duration::from_millis(300);
 
 async fn open(server: &Server, deadline: Duration) -> Result<RemoteStorage, Error> {
     let address = Address::parse(&server.url).unwrap();

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes as _;
 use zerocopy::byteorder::network_endian::{U32, U64};
 
 use super::server::{CONTEXT, Client, Offer, Request, Server, u16_bytes};
-use super::{DEADLINE, content, open, read};
+use super::{DEADLINE, SHORT, content, open, read};
 use crate::nbd::{
     CHUNK_MAGIC, ChunkHeader, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionReply, chunk, option,
     option_reply,
@@ -126,7 +126,7 @@ fn head(client: &mut Client, cookie: u64, kind: u16, len: u32) -> io::Result<()>
 const DONE: u16 = chunk::FLAG_DONE;
 
 /// Answers to a read of 2048 bytes at 1024 that lose the connection.
-const NONSENSE: [(&str, Answer); 16] = [
+const NONSENSE: [(&str, Answer); 18] = [
     ("no magic", |client, _, _| {
         client.send(b"HTTP/1.1 400 Bad Request\r\n")
     }),
@@ -151,6 +151,17 @@ const NONSENSE: [(&str, Answer); 16] = [
         let half = &request.of(&offer.content)[..1024];
         client.data(request.cookie, 0, 1024, half)?;
         client.data(request.cookie, DONE, 1024, half)
+    }),
+    ("half of it for ever", |client, offer, request| {
+        let half = &request.of(&offer.content)[..1024];
+        loop {
+            client.data(request.cookie, 0, 1024, half)?;
+        }
+    }),
+    ("nothing for ever", |client, _, request| {
+        loop {
+            client.chunk(request.cookie, (0, chunk::NONE), &[])?;
+        }
     }),
     ("what comes before", |client, _, request| {
         client.data(request.cookie, DONE, 1023, &[0; 2048])
@@ -280,4 +291,28 @@ fn a_status_that_makes_no_sense_is_asked_again_elsewhere() {
         });
         assert_eq!(server.clients(), 2, "{name}");
     }
+}
+
+#[test]
+fn errors_without_end_are_as_good_as_silence() {
+    let offer = Offer::all(content(8192));
+    let bytes = offer.content.clone();
+    let server = Server::start(move |number, client| {
+        if number > 0 {
+            return client.lend(&offer);
+        }
+        client.shake(&offer)?;
+        let cookie = client.request()?.cookie;
+        loop {
+            let parts = [U32::new(5).as_bytes(), &[0, 0]].concat();
+            client.chunk(cookie, (0, chunk::ERROR), &[&parts])?;
+        }
+    });
+    Executor::new().unwrap().run(async {
+        let storage = open(&server, SHORT).await.unwrap();
+        let error = read(&storage, 0, 512).await.unwrap_err().to_string();
+        assert!(error.contains("silent"), "{error}");
+        assert_eq!(read(&storage, 0, 512).await.unwrap(), bytes[..512]);
+    });
+    assert_eq!(server.clients(), 2);
 }

@@ -6,16 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::task::Poll;
-use std::time::Duration;
 
 use super::server::{Offer, Server};
-use super::{DEADLINE, content, executors, open, read};
+use super::{DEADLINE, SHORT, content, executors, open, read};
 use crate::nbd::chunk;
 use crate::storage::Storage as _;
 use crate::{Buffers, Error, Executor};
-
-/// For a server that does not answer.
-const SHORT: Duration = Duration::from_millis(300);
 
 fn gone() -> io::Result<()> {
     Err(io::ErrorKind::ConnectionAborted.into())
