@@ -1,12 +1,15 @@
 //! Images that stand on what an HTTP server or an object store has.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
+use rcgen::CertifiedKey;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use tests::nbd::Server;
 
 use crate::flat::{BASES, assert_expected, base, info, specific, write};
@@ -21,6 +24,14 @@ struct Http {
 
 impl Http {
     fn lend(directory: PathBuf) -> Self {
+        Self::lend_by(directory, Ok)
+    }
+
+    /// As [`Self::lend`], by what `wrap` makes of each connection.
+    fn lend_by<S: Read + Write>(
+        directory: PathBuf,
+        wrap: impl Fn(TcpStream) -> std::io::Result<S> + Clone + Send + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let e_tag = Arc::new(Mutex::new("\"one\"".to_owned()));
@@ -30,10 +41,11 @@ impl Http {
             for stream in listener.incoming() {
                 let (directory, says, counts) =
                     (directory.clone(), Arc::clone(&says), Arc::clone(&counts));
+                let wrap = wrap.clone();
                 thread::spawn(move || {
-                    let stream = stream.unwrap();
+                    let mut stream = wrap(stream.unwrap()).unwrap();
                     // Whoever goes away does not wait for an answer.
-                    while let Some(sent) = answer(&stream, &directory, &says) {
+                    while let Some(sent) = answer(&mut stream, &directory, &says) {
                         counts.fetch_add(sent, Ordering::SeqCst);
                     }
                 });
@@ -52,12 +64,8 @@ impl Http {
 }
 
 /// Answers one request, and returns how many bytes that took.
-fn answer(
-    mut stream: &TcpStream,
-    directory: &std::path::Path,
-    says: &Mutex<String>,
-) -> Option<u64> {
-    let mut lines = BufReader::new(stream).lines();
+fn answer(stream: &mut (impl Read + Write), directory: &Path, says: &Mutex<String>) -> Option<u64> {
+    let mut lines = BufReader::new(&mut *stream).lines();
     let line = lines.next()?.ok()?;
     let (mut start, mut end, mut wanted) = (0, 0, None);
     for line in lines {
@@ -153,6 +161,38 @@ fn objects_of_a_bucket_are_read() {
             ("AWS_ACCESS_KEY_ID", "me"),
             ("AWS_SECRET_ACCESS_KEY", "secret"),
         ]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert!(shop.bytes("copy") == shop.bytes("expected"));
+}
+
+#[test]
+fn certificates_are_verified() {
+    let shop = Shop::new();
+    let names = vec!["127.0.0.1".to_owned()];
+    let CertifiedKey { cert, signing_key } = rcgen::generate_simple_self_signed(names).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let config = ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key);
+    let config = Arc::new(config.unwrap());
+    std::fs::write(shop.path("certificate"), cert.pem()).unwrap();
+    let http = Http::lend_by(shop.path(""), move |stream| {
+        let connection = ServerConnection::new(Arc::clone(&config));
+        let connection = connection.map_err(std::io::Error::other)?;
+        Ok(StreamOwned::new(connection, stream))
+    });
+    base(&shop, "raw");
+    let url = http.url("base").replace("http:", "https:");
+    let convert = || shop.image_command(&format!("convert -f raw {url} copy"));
+    let output = convert().output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && stderr.contains("certificate"),
+        "{stderr}"
+    );
+    let mut command = convert();
+    command.env("SSL_CERT_FILE", shop.path("certificate"));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{output:?}");
     assert!(shop.bytes("copy") == shop.bytes("expected"));

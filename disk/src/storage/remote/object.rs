@@ -23,11 +23,11 @@ use object_store::http::HttpBuilder;
 use object_store::{ObjectStore, RetryConfig};
 
 use super::address::{ObjectAddress, Store};
-use super::source::{Failure, Source, printable};
+use super::source::{Failure, Source};
 use crate::storage::StorageExtent;
 use crate::{BoxFuture, Buffers};
 use client::Connector;
-use fetch::Place;
+use fetch::{Place, cause};
 use version::Version;
 
 /// The most that is asked for at once; an answer is in memory as a whole.
@@ -46,8 +46,7 @@ impl Object {
     /// parts.
     pub(super) async fn open(address: ObjectAddress, silence: Duration) -> Result<Self, String> {
         let place = Place {
-            store: store(&address, silence)
-                .map_err(|error| printable(error.to_string().as_bytes()))?,
+            store: store(&address, silence).map_err(|error| cause(&error))?,
             path: address.key,
             silence,
         };

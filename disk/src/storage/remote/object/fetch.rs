@@ -94,6 +94,15 @@ fn failure(error: Error) -> Failure {
         Error::NotSupported { .. } => {
             Failure::Passing("the server sends only all of it, and no parts".to_owned())
         }
-        error => Failure::Passing(printable(error.to_string().as_bytes())),
+        error => Failure::Passing(cause(&error)),
     }
+}
+
+/// What is at the bottom of an error: what is above it only says where it was found.
+pub(super) fn cause(error: &Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    printable(cause.to_string().as_bytes())
 }
