@@ -132,9 +132,11 @@ fn info_opens_no_other_file_unless_asked() {
     assert!(shop.must("info split").contains("data file: data\n"));
     shop.refused("info -f qcow2 --backing-chain top", &["overlay"]);
     // Names that would be fetched from elsewhere are fine as long as nobody follows them.
-    shop.qemu_img("rebase -u -b nbd://example.org/disk -F raw top");
-    assert!(shop.must("info top").contains("nbd://example.org/disk"));
-    shop.refused("map -f qcow2 top", &["top", "nbd"]);
+    for name in ["nbd://example.org/disk", "ftp://example.org/disk"] {
+        shop.must(&format!("rebase -u -b {name} -F raw top"));
+        assert!(shop.must("info top").contains(name));
+    }
+    shop.refused("map -f qcow2 top", &["top", "'ftp'", "nbd://"]);
 }
 
 #[test]
