@@ -19,7 +19,7 @@ use server::{Answer, Asked, Server};
 const E_TAG: (&str, &str) = ("etag", "\"one\"");
 const DATE: (&str, &str) = ("last-modified", "Tue, 15 Nov 1994 12:45:26 GMT");
 const DEADLINE: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_secs(1);
 
 async fn open(url: &str, deadline: Duration) -> Result<RemoteStorage, Error> {
     let address = Address::parse(url).unwrap();
@@ -279,9 +279,15 @@ fn a_server_that_hangs_is_an_error_after_the_deadline_and_no_longer() {
         let error = read(&storage, 0, 512).await.unwrap_err();
         assert!(matches!(error, Error::Range { .. }), "{error:?}");
         let text = error.to_string();
-        assert!(text.contains("(for 0.4 s)"), "{text}");
+        assert!(text.contains("(for 1 s)"), "{text}");
         is_back.store(true, Ordering::SeqCst);
-        assert_eq!(read(&storage, 0, 512).await.unwrap(), content(8192)[..512]);
+        for _ in 0..20 {
+            if let Ok(bytes) = read(&storage, 0, 512).await {
+                assert_eq!(bytes, content(8192)[..512]);
+                return;
+            }
+        }
+        panic!("it does not come back");
     });
 }
 

@@ -6,7 +6,7 @@ use zerocopy::IntoBytes as _;
 use zerocopy::byteorder::network_endian::{U32, U64};
 
 use super::server::{CONTEXT, Client, Offer, Request, Server, u16_bytes};
-use super::{DEADLINE, SHORT, content, open, read};
+use super::{DEADLINE, SHORT, content, open, read, read_at_last};
 use crate::nbd::{
     CHUNK_MAGIC, ChunkHeader, OPTION_MAGIC, OPTION_REPLY_MAGIC, OptionReply, chunk, option,
     option_reply,
@@ -312,7 +312,6 @@ fn errors_without_end_are_as_good_as_silence() {
         let storage = open(&server, SHORT).await.unwrap();
         let error = read(&storage, 0, 512).await.unwrap_err().to_string();
         assert!(error.contains("silent"), "{error}");
-        assert_eq!(read(&storage, 0, 512).await.unwrap(), bytes[..512]);
+        assert_eq!(read_at_last(&storage, 0, 512).await, bytes[..512]);
     });
-    assert_eq!(server.clients(), 2);
 }
