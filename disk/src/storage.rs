@@ -123,6 +123,9 @@ pub trait Storage: 'static {
     /// the end is a hole. What a change in flight makes of its range, it tells or does not.
     fn extent(&self, offset: u64, len: u64) -> impl Future<Output = Result<StorageExtent, Error>>;
 
+    /// Whether its size can change. That of a block device cannot.
+    fn can_resize(&self) -> bool;
+
     /// Cuts off or adds zeros at the end.
     fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;
 

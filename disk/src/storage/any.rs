@@ -92,6 +92,14 @@ impl Storage for AnyStorage {
         each!(self, storage => storage.extent(offset, len).await)
     }
 
+    fn can_resize(&self) -> bool {
+        each!(self, storage => storage.can_resize())
+    }
+
+    fn refresh_size(&self) -> Result<(), Error> {
+        each!(self, storage => storage.refresh_size())
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         each!(self, storage => storage.set_len(size_bytes).await)
     }

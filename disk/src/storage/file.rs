@@ -377,6 +377,10 @@ impl Storage for FileStorage {
         self.without_lost(offset, found)
     }
 
+    fn can_resize(&self) -> bool {
+        !self.is_block_device
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         self.check_alignment(size_bytes)?;
         submit(Operation::SetLen {

@@ -193,6 +193,15 @@ impl Storage for RemoteStorage {
         found.map_err(|failure| self.error("find the holes of", offset, len, failure))
     }
 
+    fn can_resize(&self) -> bool {
+        false
+    }
+
+    /// What has another size is something else.
+    fn refresh_size(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn set_len(&self, _: u64) -> Result<(), Error> {
         self.read_only("resize")
     }

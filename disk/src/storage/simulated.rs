@@ -69,6 +69,7 @@ pub struct SimulatedCounters {
 pub struct SimulatedStorage {
     path: Rc<Path>,
     read_only: bool,
+    is_block_device: bool,
     state: Rc<RefCell<State>>,
 }
 
@@ -109,6 +110,14 @@ impl SimulatedStorage {
         self
     }
 
+    /// The same disk as a block device: its size stays as it is, it knows of no holes, and what is
+    /// discarded is left as it was.
+    #[must_use]
+    pub fn block_device(mut self) -> Self {
+        self.is_block_device = true;
+        self
+    }
+
     /// What is read at this moment, from the first byte to the last.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.state.borrow().cache.current().to_bytes()
@@ -127,6 +136,7 @@ impl SimulatedStorage {
         Self {
             path: Path::new(PATH).into(),
             read_only: false,
+            is_block_device: false,
             state: Rc::new(RefCell::new(state)),
         }
     }

@@ -81,6 +81,10 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.storage.extent(offset, len).await
     }
 
+    fn can_resize(&self) -> bool {
+        self.0.storage.can_resize()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         let result = self.0.storage.set_len(size_bytes).await;
         self.0.flusher.changed();

@@ -42,6 +42,20 @@ impl SimulatedStorage {
         self.state.borrow_mut().times_ns(work, now_ns)
     }
 
+    /// Refuses what would change the size of a block device.
+    fn check_size(&self, change: &Change) -> io::Result<()> {
+        let (offset, len) = change.extent();
+        let errno = match change {
+            Change::SetLen { .. } => libc::EINVAL,
+            _ if offset.saturating_add(len) > self.size_bytes() => libc::ENOSPC,
+            _ => return Ok(()),
+        };
+        if self.is_block_device {
+            return Err(io::Error::from_raw_os_error(errno));
+        }
+        Ok(())
+    }
+
     /// Applies a change, somewhere between its beginning and its end. If the future is dropped
     /// before the end, no sync ever covers the change.
     async fn change(&self, change: Change) -> io::Result<()> {
@@ -52,6 +66,7 @@ impl SimulatedStorage {
             Change::Write { .. } => len,
             Change::Zero { .. } | Change::SetLen { .. } => 0,
         };
+        self.check_size(&change)?;
         let after = self.state.borrow().cache.barriers();
         let (before_ns, after_ns) = self.times_ns(Work::Write { offset, len });
         pass(before_ns).await;
@@ -191,7 +206,7 @@ impl Storage for SimulatedStorage {
     async fn discard(&self, offset: u64, len: u64) -> Result<bool, Error> {
         self.count(|counters| counters.others += 1);
         // A disk may ignore it, and nobody may rely on what is read afterwards.
-        if self.state.borrow_mut().rng.coin() {
+        if self.is_block_device || self.state.borrow_mut().rng.coin() {
             return Ok(false);
         }
         let change = Change::Zero {
@@ -218,7 +233,12 @@ impl Storage for SimulatedStorage {
         pass(before_ns).await;
         let extent = self.state.borrow().cache.current().extent(offset, len);
         pass(after_ns).await;
-        Ok(extent)
+        let data = extent.data || (self.is_block_device && offset < self.size_bytes());
+        Ok(StorageExtent { data, ..extent })
+    }
+
+    fn can_resize(&self) -> bool {
+        !self.is_block_device
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {

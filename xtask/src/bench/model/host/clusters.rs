@@ -162,6 +162,10 @@ impl<S: Storage> Storage for WholeClusters<S> {
         self.storage.extent(offset, len).await
     }
 
+    fn can_resize(&self) -> bool {
+        self.storage.can_resize()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         self.storage.set_len(size_bytes).await
     }

@@ -158,6 +158,10 @@ impl Storage for HostFile {
         self.file.extent(offset, len).await
     }
 
+    fn can_resize(&self) -> bool {
+        self.file.can_resize()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         let pages = usize::try_from(size_bytes.div_ceil(PAGE_BYTES)).unwrap_or(usize::MAX);
         self.file.set_len(size_bytes).await?;
