@@ -146,12 +146,12 @@ impl<'a> Run<'a> {
 
     async fn set_base(&self) {
         let disk = self.disk();
-        if self.rig.copying.prefetch.is_some() {
-            // It may stand alone before this has begun.
+        let has_base = disk.header().base.is_some();
+        if has_base && self.rig.copying.prefetch.is_some() {
+            // It may stand alone when its turn comes.
             return;
         }
-        // It may stand alone by now.
-        let base = disk.header().base.and_then(|_| self.rig.base_reference());
+        let base = self.rig.base_reference().filter(|_| has_base);
         self.witness.durably(disk.set_base(base)).await;
     }
 
