@@ -31,6 +31,18 @@ pub enum Error {
         /// What the host said.
         source: io::Error,
     },
+    /// A compact image has filled the block device that it is on.
+    #[error(
+        "{}: no space left: the image fills its {size_bytes} bytes; make the device larger, or \
+         discard what is not needed any more",
+        path.display()
+    )]
+    NoPlace {
+        /// The device.
+        path: PathBuf,
+        /// Its size in bytes.
+        size_bytes: u64,
+    },
     /// The file may not be opened in this way.
     #[error("{}: permission denied; {remedy}", path.display())]
     Permission {
@@ -166,6 +178,7 @@ impl Error {
             Self::Io { source, .. } | Self::Range { source, .. } => source
                 .raw_os_error()
                 .is_some_and(|errno| no_space.contains(&errno)),
+            Self::NoPlace { .. } => true,
             _ => false,
         }
     }

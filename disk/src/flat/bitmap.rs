@@ -4,62 +4,54 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use super::changed::{Changed, Changes, SECTOR_WORDS, WORD_BYTES};
 use super::format::Header;
 use crate::ranges::{Ranges, ones};
-use crate::request::SECTOR_BYTES;
 use crate::storage::{for_each_piece, len};
 use crate::{Error, Storage};
 
 const WORD_BITS: u64 = 64;
-const WORD_BYTES: u64 = 8;
-const SECTOR_WORDS: u64 = SECTOR_BYTES / WORD_BYTES;
 
 /// How many blocks of an image that was closed come from its base.
 pub async fn missing_blocks(storage: &impl Storage, header: &Header) -> Result<u64, Error> {
     Ok(Bitmap::read(storage, header).await?.missing())
 }
 
-/// A bit a block, for those that the base covers.
+/// A bit a block: for those that the base covers, or, in a compact image, for all.
 pub(super) struct Bitmap {
     block_bits: u32,
+    /// How many blocks have a bit.
     blocks: u64,
+    /// How many of them may come from the base. Those behind are local.
+    covered: u64,
     words: RefCell<Vec<u64>>,
     /// How many blocks are not local.
     missing: Cell<u64>,
-    /// Which words of which sectors have changed since the last commit.
-    changed: RefCell<BTreeMap<u64, u64>>,
-    changed_words: Cell<usize>,
+    changed: Changed,
     /// Blocks that were copied here, as bits of words: the file does not say so yet, and it does
     /// not matter if it never does.
     copied: RefCell<BTreeMap<u64, u64>>,
 }
 
-/// Sectors of a bitmap as they were at one time.
-#[derive(Default)]
-pub(super) struct Changes {
-    /// By where they are in the bitmap: which words have changed, and the whole content.
-    sectors: Vec<(u64, u64, Vec<u8>)>,
-}
-
 impl Bitmap {
-    /// Where no block is local.
-    pub(super) fn new(block_bits: u32, blocks: u64) -> Self {
+    /// Where no bit is set.
+    pub(super) fn new(header: &Header) -> Self {
+        let (blocks, covered) = (header.bitmap_blocks(), header.covered_blocks());
         Self {
-            block_bits,
+            block_bits: header.block_bits,
             blocks,
+            covered,
             words: RefCell::new(vec![0; len(blocks.div_ceil(WORD_BITS))]),
-            missing: Cell::new(blocks),
-            changed: RefCell::default(),
-            changed_words: Cell::default(),
+            missing: Cell::new(covered),
+            changed: Changed::default(),
             copied: RefCell::default(),
         }
     }
 
     /// As it is in the image on `storage`.
     pub(super) async fn read(storage: &impl Storage, header: &Header) -> Result<Self, Error> {
-        let blocks = header.covered_blocks();
-        let bitmap = Self::new(header.block_bits, blocks);
-        let bytes = blocks.div_ceil(WORD_BITS) * WORD_BYTES;
+        let bitmap = Self::new(header);
+        let bytes = bitmap.blocks.div_ceil(WORD_BITS) * WORD_BYTES;
         for_each_piece(storage, header.bitmap.start, bytes, |at, piece| {
             let first = len(at / WORD_BYTES);
             let mut words = bitmap.words.borrow_mut();
@@ -79,8 +71,12 @@ impl Bitmap {
         if let Some(last) = words.last_mut() {
             *last &= u64::MAX >> extra;
         }
-        let local: u64 = words.iter().map(|word| u64::from(word.count_ones())).sum();
-        self.missing.set(self.blocks - local);
+        let covered = words.iter().zip(0..self.covered.div_ceil(WORD_BITS));
+        let local = covered.map(|(word, n)| {
+            let behind = ((n + 1) * WORD_BITS).saturating_sub(self.covered);
+            u64::from((word << behind).count_ones())
+        });
+        self.missing.set(self.covered - local.sum::<u64>());
     }
 
     /// Whether every block is local.
@@ -108,9 +104,19 @@ impl Bitmap {
 
     /// Whether the first of these blocks is local, and up to where the next are alike.
     pub(super) fn run(&self, blocks: &Range<u64>) -> (bool, u64) {
+        self.run_before(blocks, self.covered)
+    }
+
+    /// Whether the bit of the first of these blocks is set, and up to where the next are alike.
+    pub(super) fn run_of_bits(&self, blocks: &Range<u64>) -> (bool, u64) {
+        self.run_before(blocks, self.blocks)
+    }
+
+    /// The first run of these blocks; those from `limit` on are taken to have their bits set.
+    fn run_before(&self, blocks: &Range<u64>, limit: u64) -> (bool, u64) {
         let words = self.words.borrow();
         let word_at = |block: u64| match words.get(len(block / WORD_BITS)) {
-            Some(word) if block < self.blocks => *word,
+            Some(word) if block < limit => *word,
             _ => u64::MAX,
         };
         let is_local = |block: u64| word_at(block) >> (block % WORD_BITS) & 1 == 1;
@@ -118,7 +124,7 @@ impl Bitmap {
         let end = if local {
             blocks.end
         } else {
-            blocks.end.min(self.blocks)
+            blocks.end.min(limit)
         };
         let mut at = blocks.start;
         while at < end && is_local(at) == local {
@@ -133,7 +139,7 @@ impl Bitmap {
         let mut words = self.words.borrow_mut();
         for block in blocks.start..blocks.end.min(self.blocks) {
             if self.set_bit(&mut words, block) {
-                self.note_changed(block / WORD_BITS);
+                self.changed.note(block / WORD_BITS);
             }
         }
     }
@@ -153,20 +159,10 @@ impl Bitmap {
         let (word, bit) = (&mut words[len(block / WORD_BITS)], 1 << (block % WORD_BITS));
         let is_new = *word & bit == 0;
         *word |= bit;
-        self.missing.set(self.missing.get() - u64::from(is_new));
+        let was_missing = is_new && block < self.covered;
+        self.missing
+            .set(self.missing.get() - u64::from(was_missing));
         is_new
-    }
-
-    fn note_changed(&self, word: u64) {
-        let mut changed = self.changed.borrow_mut();
-        let (mask, bit) = (
-            changed.entry(word / SECTOR_WORDS).or_default(),
-            1 << (word % SECTOR_WORDS),
-        );
-        let is_new = *mask & bit == 0;
-        *mask |= bit;
-        let words = self.changed_words.get() + usize::from(is_new);
-        self.changed_words.set(words);
     }
 
     /// Whether any of some blocks were copied, and the file does not say so.
@@ -209,7 +205,7 @@ impl Bitmap {
                 taken.insert(first + start as u64..first + end as u64);
             }
             if ours != 0 {
-                self.note_changed(word);
+                self.changed.note(word);
             }
         }
         taken.iter().collect()
@@ -217,15 +213,13 @@ impl Bitmap {
 
     /// How many words wait for a commit.
     pub(super) fn changed_words(&self) -> usize {
-        self.changed_words.get()
+        self.changed.words()
     }
 
     /// Takes out what waits for a commit, as it is now.
     pub(super) fn take_changes(&self) -> Changes {
-        self.changed_words.set(0);
-        let changed = std::mem::take(&mut *self.changed.borrow_mut());
-        let content = |sector: u64| {
-            let (words, copied) = (self.words.borrow(), self.copied.borrow());
+        let (words, copied) = (self.words.borrow(), self.copied.borrow());
+        self.changed.take(|sector| {
             let first = sector * SECTOR_WORDS;
             let word = |index: u64| {
                 let word = words.get(len(index)).copied().unwrap_or(0);
@@ -233,56 +227,23 @@ impl Bitmap {
             };
             let words = (first..first + SECTOR_WORDS).map(word);
             words.flat_map(u64::to_le_bytes).collect()
-        };
-        let sectors = changed.into_iter();
-        let sectors = sectors.map(|(sector, mask)| (sector * SECTOR_BYTES, mask, content(sector)));
-        Changes {
-            sectors: sectors.collect(),
-        }
+        })
     }
 
     /// Takes back what could not be committed.
     pub(super) fn put_back(&self, changes: &Changes) {
-        let mut waiting = self.changed.borrow_mut();
-        for (at, mask, _) in &changes.sectors {
-            *waiting.entry(at / SECTOR_BYTES).or_default() |= mask;
-        }
-        let words = waiting.values().map(|mask| mask.count_ones() as usize);
-        self.changed_words.set(words.sum());
+        self.changed.put_back(changes);
+    }
+
+    /// How many bits are set.
+    pub(super) fn count(&self) -> u64 {
+        let words = self.words.borrow();
+        words.iter().map(|word| u64::from(word.count_ones())).sum()
     }
 
     /// All of it, as it is in the file.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let words = self.words.borrow();
         words.iter().flat_map(|word| word.to_le_bytes()).collect()
-    }
-}
-
-impl Changes {
-    /// Runs of words that have changed, by where they are in the bitmap.
-    pub(super) fn words(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.sectors.iter().flat_map(|(at, mask, content)| {
-            let word = len(WORD_BYTES);
-            ones(*mask).map(move |(first, end)| {
-                (
-                    at + (first * word) as u64,
-                    &content[first * word..end * word],
-                )
-            })
-        })
-    }
-
-    /// Whole sectors, joined where they follow each other.
-    pub(super) fn writes(&self) -> Vec<(u64, Vec<u8>)> {
-        let mut writes: Vec<(u64, Vec<u8>)> = Vec::new();
-        for (at, _, content) in &self.sectors {
-            match writes.last_mut() {
-                Some((start, bytes)) if *start + bytes.len() as u64 == *at => {
-                    bytes.extend_from_slice(content);
-                }
-                _ => writes.push((*at, content.clone())),
-            }
-        }
-        writes
     }
 }

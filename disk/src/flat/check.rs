@@ -1,15 +1,21 @@
 //! Checking an image that nobody uses, and repairing it.
 
+mod chunks;
+
 use super::bitmap::Bitmap;
 use super::format::Header;
 use super::header_file::read_header;
 use super::journal::{inspect, recover};
 use crate::{CheckReport, Error, Repair, Storage};
 
+const FILE_GOES_ON: &str = "the file goes on behind the end of its disk";
+
 /// Checks the image on `storage`, and repairs what `repair` allows. An error means that the check
 /// could not be done at all. A flat image has little that could be wrong: beside the header, there
 /// may be data of blocks that come from the base, which a power cut has left and nobody reads, and
-/// bytes behind the end of the disk. Both count as leaks, in blocks.
+/// bytes behind the end of the disk. Both count as leaks, in blocks. A compact image has a table
+/// too, which may lead two chunks to one place, or to where there is none, and places of which
+/// nobody reads anything, which are leaks.
 pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
     if repair != Repair::None {
         recover(storage).await?;
@@ -25,11 +31,13 @@ pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport
         return Ok(report);
     }
     let bitmap = Bitmap::read(storage, &header).await?;
+    if let Some(chunks) = &header.chunks {
+        return chunks::check(storage, &header, chunks, &bitmap, repair, report).await;
+    }
     report.allocated_clusters = report.total_clusters - bitmap.missing();
     find_leaks(storage, &header, &bitmap, repair, &mut report).await?;
-    if storage.size_bytes() > header.file_end() {
-        let problem = "the file goes on behind the end of its disk".to_owned();
-        report.leak(header.file_end(), problem);
+    if storage.can_resize() && storage.size_bytes() > header.file_end() {
+        report.leak(header.file_end(), FILE_GOES_ON);
         if repair != Repair::None {
             storage.set_len(header.file_end()).await?;
         }

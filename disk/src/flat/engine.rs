@@ -1,5 +1,6 @@
 //! A flat image as a disk.
 
+mod allocate;
 mod commit;
 mod copy;
 mod direct;
@@ -7,9 +8,11 @@ mod extent;
 mod image;
 mod open;
 mod pace;
+mod place;
 mod prefetch;
 mod read;
 mod reshape;
+mod room;
 mod session;
 mod write;
 mod zero;
@@ -53,9 +56,8 @@ impl<S: Storage> Image<S> {
         let (counted, len) = (Counted::of(&request.op), request.len);
         let watched = self.pace.watch(|| self.is_far(&request));
         let result = match (self.direct(&request), request.op) {
-            (Some(_shared), Op::Read(buffers)) => self.read_local(request.offset, buffers).await,
-            (Some(_shared), Op::Write(buffers)) => {
-                let host = self.host(request.offset);
+            (Some((_shared, host)), Op::Read(buffers)) => self.read_host(host, buffers).await,
+            (Some((_shared, host)), Op::Write(buffers)) => {
                 overwrite(&*self, host, buffers).await.map(drop)
             }
             // Most requests do not need all that this can do, nor the room for it.

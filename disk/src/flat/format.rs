@@ -22,6 +22,15 @@ pub const BLOCK_BITS: Range<u32> = 12..21;
 pub const BLOCK_BITS_DEFAULT: u32 = 16;
 /// The most that a bitmap has: 128 TiB of base with blocks of 64 KiB.
 pub(super) const BITMAP_BYTES_MAX: u64 = 256 << 20;
+/// The sizes that a chunk of a compact image may have, as powers of two; it is no smaller than a
+/// block.
+pub const CHUNK_BITS: Range<u32> = 12..25;
+/// The size of a chunk where nothing else is asked for, as a power of two.
+pub const CHUNK_BITS_DEFAULT: u32 = 20;
+/// The most that the table of a compact image has: 64 TiB with chunks of 1 MiB.
+pub(super) const TABLE_BYTES_MAX: u64 = 256 << 20;
+/// What a chunk takes in the table.
+pub(super) const ENTRY_BYTES: u64 = 4;
 /// The most that the names have.
 pub(super) const NAMES_BYTES_MAX: u64 = 2048;
 /// What everything in the file is aligned to, but for names.
@@ -34,6 +43,8 @@ const CRC_AT: usize = 8;
 const VERSION: u32 = 1;
 /// The image was not closed, or is in use: its journal comes before its bitmap.
 const INCOMPATIBLE_JOURNAL: u64 = 1;
+/// Only chunks that hold something have a place in the file, which a table tells.
+const INCOMPATIBLE_COMPACT: u64 = 2;
 
 /// The header as it is in the file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -58,9 +69,11 @@ struct Fields {
     names_bytes: U32,
     names_crc: U32,
     block_bits: U32,
-    reserved: U32,
+    chunk_bits: U32,
+    table_offset: U64,
+    table_bytes: U64,
 }
-const _: () = assert!(size_of::<Fields>() == 136);
+const _: () = assert!(size_of::<Fields>() == 152);
 
 /// A name's head in the names' area. Its bytes follow.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -85,6 +98,27 @@ pub struct BaseName {
     pub version: Option<String>,
 }
 
+/// How a compact image keeps what it holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Chunks {
+    /// The size of a chunk, as a power of two.
+    pub bits: u32,
+    /// Where the table has its room.
+    pub table: Range<u64>,
+}
+
+impl Chunks {
+    /// The size of a chunk.
+    pub fn bytes(&self) -> u64 {
+        1 << self.bits
+    }
+
+    /// How many places there can be: as many as the table has room for chunks.
+    pub(super) fn places_max(&self) -> u64 {
+        (self.table.end - self.table.start) / ENTRY_BYTES
+    }
+}
+
 /// The header of a flat image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -92,8 +126,10 @@ pub struct Header {
     pub size_bytes: u64,
     /// The size of a block, as a power of two.
     pub block_bits: u32,
-    /// Where the first byte of the disk is in the file.
+    /// Where the first byte of the disk is in the file; in a compact image, the first place.
     pub data_offset: u64,
+    /// How a compact image keeps what it holds; absent if the file has the disk as a whole.
+    pub chunks: Option<Chunks>,
     /// What the image stands on; absent if it stands alone.
     pub base: Option<BaseName>,
     /// How large the base was when the image was made.
@@ -118,33 +154,43 @@ impl Header {
         1 << self.block_bits
     }
 
-    /// How many blocks have a bit.
+    /// How many blocks may come from the base.
     pub fn covered_blocks(&self) -> u64 {
         self.covered_bytes.div_ceil(self.block_bytes())
     }
 
-    /// Where the disk ends in the file.
+    /// How many blocks have a bit.
+    pub(super) fn bitmap_blocks(&self) -> u64 {
+        match self.chunks {
+            Some(_) => self.size_bytes.div_ceil(self.block_bytes()),
+            None => self.covered_blocks(),
+        }
+    }
+
+    /// Where the disk ends in a file that has it as a whole.
     pub(super) fn data_end(&self) -> u64 {
         self.data_offset + self.size_bytes
     }
 
     /// Where the file ends at least: behind whole blocks of the host, so that the last can become a
-    /// hole too.
+    /// hole too; that of a compact image, behind its metadata.
     pub(super) fn file_end(&self) -> u64 {
-        self.data_end().next_multiple_of(ALIGNMENT)
+        match &self.chunks {
+            Some(chunks) => self.data_offset.max(self.bitmap.end).max(chunks.table.end),
+            None => self.data_end().next_multiple_of(ALIGNMENT),
+        }
     }
 
     /// The sector, and the names that it tells of.
     pub(super) fn encode(&self) -> (Vec<u8>, Vec<u8>) {
         let names = self.base.as_ref().map(encode_names).unwrap_or_default();
+        let chunks = self.chunks.as_ref();
+        let table = chunks.map_or(0..0, |chunks| chunks.table.clone());
         let fields = Fields {
             magic: MAGIC,
             crc: 0.into(),
             version: VERSION.into(),
-            incompatible: match self.journal_identity {
-                Some(_) => INCOMPATIBLE_JOURNAL.into(),
-                None => 0.into(),
-            },
+            incompatible: self.incompatible().into(),
             compatible: self.compatible.into(),
             size_bytes: self.size_bytes.into(),
             data_offset: self.data_offset.into(),
@@ -159,13 +205,21 @@ impl Header {
             names_bytes: u32::try_from(names.len()).expect("names are short").into(),
             names_crc: crc32c::crc32c(&names).into(),
             block_bits: self.block_bits.into(),
-            reserved: 0.into(),
+            chunk_bits: self.chunks.as_ref().map_or(0, |chunks| chunks.bits).into(),
+            table_offset: table.start.into(),
+            table_bytes: (table.end - table.start).into(),
         };
         let mut sector = fields.as_bytes().to_vec();
         sector.resize(usize::try_from(HEADER_BYTES).expect("small"), 0);
         let crc = crc32c::crc32c(&sector);
         sector[CRC_AT..CRC_AT + 4].copy_from_slice(&crc.to_le_bytes());
         (sector, names)
+    }
+
+    fn incompatible(&self) -> u64 {
+        let journal = self.journal_identity.map_or(0, |_| INCOMPATIBLE_JOURNAL);
+        let compact = self.chunks.as_ref().map_or(0, |_| INCOMPATIBLE_COMPACT);
+        journal | compact
     }
 
     /// Takes apart what a file begins with: the sector, and what lies behind it, where the names are.
@@ -186,10 +240,7 @@ impl Header {
         let is_aligned = |n: u64| n.is_multiple_of(ALIGNMENT);
         let journal_bytes = self.journal.end.saturating_sub(self.journal.start);
         let bitmap_bytes = self.bitmap.end.saturating_sub(self.bitmap.start);
-        let parts = [&self.journal, &self.bitmap];
-        let places = parts.iter().all(|part| {
-            is_aligned(part.start) && part.start >= NAMES_END && part.end <= self.data_offset
-        });
+        let places = self.is_before_data(&self.journal) && self.is_beside_data(&self.bitmap);
         let problem = if !BLOCK_BITS.contains(&self.block_bits) {
             "blocks have 4 KiB to 1 MiB"
         } else if self.size_bytes == 0 || !self.size_bytes.is_multiple_of(SECTOR_BYTES) {
@@ -208,12 +259,50 @@ impl Header {
             "the journal has 32 KiB to 16 MiB"
         } else if bitmap_bytes > BITMAP_BYTES_MAX {
             "the bitmap is larger than 256 MiB"
-        } else if self.covered_blocks().div_ceil(8) > bitmap_bytes {
+        } else if self.bitmap_blocks().div_ceil(8) > bitmap_bytes {
             "the bitmap has no room for what comes from the base"
+        } else {
+            return self.check_chunks();
+        };
+        Err(FormatError::damaged(0, problem))
+    }
+
+    /// Refuses what no compact image of ours says.
+    fn check_chunks(&self) -> Result<(), FormatError> {
+        let Some(Chunks { bits, table }) = &self.chunks else {
+            return Ok(());
+        };
+        let overlaps = |part: &Range<u64>| part.start < table.end && table.start < part.end;
+        let table_bytes = table.end - table.start;
+        let problem = if !CHUNK_BITS.contains(bits) || *bits < self.block_bits {
+            "chunks have at least the size of a block, and at most 16 MiB"
+        } else if !self.is_beside_data(table) {
+            "the table is not where it can be"
+        } else if overlaps(&self.journal) || overlaps(&self.bitmap) {
+            "the table overlaps the journal or the bitmap"
+        } else if table_bytes > TABLE_BYTES_MAX {
+            "the table is larger than 256 MiB"
+        } else if self.size_bytes.div_ceil(1 << *bits) > table_bytes / ENTRY_BYTES {
+            "the table has no room for the disk"
         } else {
             return Ok(());
         };
         Err(FormatError::damaged(0, problem))
+    }
+
+    fn is_before_data(&self, part: &Range<u64>) -> bool {
+        let is_aligned = part.start.is_multiple_of(ALIGNMENT);
+        is_aligned && part.start >= NAMES_END && part.end <= self.data_offset
+    }
+
+    /// Whether something is where metadata can be: before the data, or, in a compact image, in
+    /// places that it takes.
+    fn is_beside_data(&self, part: &Range<u64>) -> bool {
+        let is_in_places = self.chunks.is_some()
+            && part.start.is_multiple_of(ALIGNMENT)
+            && part.start >= self.data_offset
+            && part.end <= SIZE_BYTES_MAX;
+        is_in_places || self.is_before_data(part)
     }
 }
 
@@ -237,7 +326,8 @@ impl Fields {
             let problem = format!("has version {version} of the format; this program knows 1");
             return Err(FormatError::unsupported(0, problem));
         }
-        let unknown = self.incompatible.get() & !INCOMPATIBLE_JOURNAL;
+        let known = INCOMPATIBLE_JOURNAL | INCOMPATIBLE_COMPACT;
+        let unknown = self.incompatible.get() & !known;
         if unknown != 0 {
             let problem = format!("uses features that are unknown here ({unknown:#x})");
             return Err(FormatError::unsupported(0, problem));
@@ -247,10 +337,16 @@ impl Fields {
 
     fn header(&self, start: &[u8]) -> Result<Header, FormatError> {
         let has_journal = self.incompatible.get() & INCOMPATIBLE_JOURNAL != 0;
+        let is_compact = self.incompatible.get() & INCOMPATIBLE_COMPACT != 0;
+        let chunks = Chunks {
+            bits: self.chunk_bits.get(),
+            table: range(self.table_offset, self.table_bytes)?,
+        };
         Ok(Header {
             size_bytes: self.size_bytes.get(),
             block_bits: self.block_bits.get(),
             data_offset: self.data_offset.get(),
+            chunks: is_compact.then_some(chunks),
             base: self.base(start)?,
             base_bytes: self.base_bytes.get(),
             covered_bytes: self.covered_bytes.get(),
@@ -356,6 +452,7 @@ mod tests {
             size_bytes: 1 << 30,
             block_bits: 16,
             data_offset: 8 << 20,
+            chunks: None,
             base: Some(BaseName {
                 name: "base.qcow2".to_owned(),
                 format: "qcow2".to_owned(),
@@ -368,6 +465,16 @@ mod tests {
             journal_identity: None,
             names_offset: other_names_offset(0),
             compatible: 2,
+        }
+    }
+
+    fn compact() -> Header {
+        Header {
+            chunks: Some(Chunks {
+                bits: 20,
+                table: (6 << 20)..(7 << 20),
+            }),
+            ..header()
         }
     }
 
@@ -398,14 +505,14 @@ mod tests {
         if let Some(base) = &mut versioned.base {
             base.version = Some("ETag \"1\"".to_owned());
         }
-        for header in [header(), alone, in_use, versioned] {
+        for header in [header(), alone, in_use, versioned, compact()] {
             assert_eq!(Header::parse(&start(&header)), Ok(header));
         }
     }
 
     #[test]
     fn damage_of_each_byte_is_found() {
-        let header = header();
+        let header = compact();
         let sound = start(&header);
         let (sector, names) = header.encode();
         let names_at = usize::try_from(header.names_offset).unwrap();
@@ -451,8 +558,45 @@ mod tests {
     }
 
     #[test]
+    fn what_no_compact_image_has_is_refused() {
+        type Change = fn(&mut Header, &mut Chunks);
+        let broken: [(&str, Change); 8] = [
+            ("size of a block", |header, chunks| {
+                (header.block_bits, chunks.bits) = (16, 15);
+            }),
+            ("at most 16 MiB", |_, chunks| chunks.bits = 25),
+            ("where it can be", |_, chunks| chunks.table.start = 4096),
+            ("where it can be", |_, chunks| {
+                chunks.table.end = (8 << 20) + 4096;
+            }),
+            ("overlaps", |_, chunks| chunks.table.start -= 4096),
+            ("256 MiB", |header, chunks| {
+                chunks.table = header.data_offset..1 << 30;
+            }),
+            ("table has no room", |header, _| {
+                header.size_bytes = 1 << 40;
+                header.bitmap = (64 << 20)..(80 << 20);
+            }),
+            ("bitmap has no room", |header, _| {
+                header.size_bytes = 1 << 50;
+            }),
+        ];
+        for (problem, change) in broken {
+            let mut header = compact();
+            let mut chunks = header.chunks.take().unwrap();
+            change(&mut header, &mut chunks);
+            header.chunks = Some(chunks);
+            let error = Header::parse(&start(&header)).unwrap_err();
+            assert!(error.problem.contains(problem), "{problem}: {error:?}");
+        }
+        let mut in_places = compact();
+        in_places.bitmap = (12 << 20)..(13 << 20);
+        assert_eq!(Header::parse(&start(&in_places)), Ok(in_places));
+    }
+
+    #[test]
     fn features_and_versions_that_are_unknown_are_not_touched() {
-        for (at, value) in [(12, 2), (16, 2)] {
+        for (at, value) in [(12, 2), (16, 4)] {
             let mut start = start(&header());
             start[at] = value;
             start[CRC_AT..CRC_AT + 4].fill(0);

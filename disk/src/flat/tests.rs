@@ -1,6 +1,7 @@
 //! The engine against models, power cuts and errors.
 
 mod behaviour;
+mod compact;
 mod crash;
 mod faults;
 mod model;

@@ -110,7 +110,7 @@ impl<P: Fn(u64)> Scan<'_, P> {
 impl ZeroBlocks {
     /// The bitmap of a new image: what is zeros in the base needs nothing from there.
     pub(super) fn bitmap(&self, header: &Header) -> Vec<u8> {
-        let bitmap = Bitmap::new(header.block_bits, header.covered_blocks());
+        let bitmap = Bitmap::new(header);
         let block_bytes = header.block_bytes();
         for range in self.ranges.iter() {
             let end = match range.end {

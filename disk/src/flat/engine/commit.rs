@@ -1,9 +1,13 @@
-//! Making changes durable: new bits of the bitmap, and what the journal keeps of the guest's data.
+//! Making changes durable: new bits of the bitmap, new entries of a compact image's table, and what
+//! the journal keeps of the guest's data.
+
+use std::ops::Range;
 
 use futures_util::future::join_all;
 
 use super::image::Image;
-use crate::flat::bitmap::Changes;
+use crate::flat::changed::Changes;
+use crate::flat::table::Table;
 use crate::journal::{Committed, Journal, Journaled as _, Placed, RecordBuilder, SealedData};
 use crate::mutant::mutant;
 use crate::{Buffers, Error, Order, Storage};
@@ -12,10 +16,20 @@ use crate::{Buffers, Error, Order, Storage};
 const PENDING_PART: u64 = 4;
 /// What a word of the bitmap takes of a record at most.
 const WORD_RECORD_BYTES: u64 = 24;
+/// And what a freed place takes.
+const FREED_RECORD_BYTES: u64 = 16;
+
+/// What changes with a transaction.
+struct Pending {
+    bits: Changes,
+    entries: Changes,
+    /// Places that are nobody's any more.
+    freed: Vec<Range<u64>>,
+}
 
 /// A transaction that is ready to be written.
 pub(super) struct Ready {
-    changes: Changes,
+    pending: Pending,
     record: RecordBuilder,
     guarded: SealedData,
     /// Where it goes, once that is certain: it is written again to the same place.
@@ -59,15 +73,42 @@ impl<S: Storage> Image<S> {
             self.journal()
                 .is_some_and(|journal| journal.shadows.has_pending())
         };
-        self.bitmap.borrow().changed_words() > 0 || waits()
+        self.changed_words() > 0 || waits()
+    }
+
+    fn changed_words(&self) -> usize {
+        let table = self.table.borrow();
+        let entries = table.as_ref().map_or(0, Table::changed_words);
+        self.bitmap.borrow().changed_words() + entries
     }
 
     /// Whether what is pending fills so much of a record that a commit should come.
     pub(super) fn fills_a_record(&self) -> bool {
-        let pending = self.bitmap.borrow().changed_words() as u64 * WORD_RECORD_BYTES;
+        let freed = self.table.borrow().as_ref().map_or(0, Table::freed) as u64;
+        let words = self.changed_words() as u64;
+        let pending = words * WORD_RECORD_BYTES + freed * FREED_RECORD_BYTES;
         let is_full = |max: u64| pending > max / PENDING_PART;
         self.journal()
             .is_some_and(|journal| is_full(journal.record_bytes_max()))
+    }
+
+    /// Takes out what waits for a commit.
+    fn take_pending(&self) -> Pending {
+        let bits = self.bitmap.borrow().take_changes();
+        let table = self.table.borrow();
+        let (entries, freed) = table.as_ref().map(Table::take_changes).unwrap_or_default();
+        Pending {
+            bits,
+            entries,
+            freed,
+        }
+    }
+
+    fn put_back(&self, pending: &Pending) {
+        self.bitmap.borrow().put_back(&pending.bits);
+        if let Some(table) = &*self.table.borrow() {
+            table.put_back(&pending.entries, &pending.freed);
+        }
     }
 
     /// Where the bitmap is in the file.
@@ -75,32 +116,55 @@ impl<S: Storage> Image<S> {
         self.header.borrow().bitmap.start
     }
 
-    /// Without a journal: data first, then bits.
-    async fn commit_in_order(&self) -> Result<(), Error> {
-        self.commits.seal();
-        let changes = self.bitmap.borrow().take_changes();
-        let written = self.write_in_order(&changes).await;
-        if written.is_err() {
-            self.bitmap.borrow().put_back(&changes);
-        } else {
-            self.commits.committed();
-        }
-        written
+    /// Where the table is in the file.
+    fn table_offset(&self) -> u64 {
+        let header = self.header.borrow();
+        header
+            .chunks
+            .as_ref()
+            .map_or(0, |chunks| chunks.table.start)
     }
 
-    async fn write_in_order(&self, changes: &Changes) -> Result<(), Error> {
+    /// Without a journal: data first, then places, then bits.
+    async fn commit_in_order(&self) -> Result<(), Error> {
+        self.commits.seal();
+        let pending = self.take_pending();
+        let written = self.write_in_order(&pending).await;
+        if written.is_err() {
+            self.put_back(&pending);
+            return written;
+        }
+        self.reclaim(&pending.freed).await;
+        self.commits.committed();
+        Ok(())
+    }
+
+    /// A bit must not be there without the place that its block got with it: the block would read as
+    /// zeros. Nor may a bit be there of a block that is zeros because its chunk has no place any
+    /// more, while the table still has one for it.
+    async fn write_in_order(&self, pending: &Pending) -> Result<(), Error> {
+        let Pending { bits, entries, .. } = pending;
         if !mutant("no sync before bits are written") {
             self.keep_order().await?;
         }
-        let offset = self.bitmap_offset();
+        self.write_changes(self.table_offset(), entries).await?;
+        let is_both = !entries.is_empty() && !bits.is_empty();
+        if is_both && !mutant("bits are written together with the table") {
+            self.keep_order().await?;
+        }
+        self.write_changes(self.bitmap_offset(), bits).await?;
+        self.flusher.flush(&self.storage).await
+    }
+
+    /// Writes whole sectors of what begins at `offset`.
+    async fn write_changes(&self, offset: u64, changes: &Changes) -> Result<(), Error> {
         let writes = changes.writes().into_iter().map(|(at, bytes)| {
             self.count(|statistics| statistics.metadata_bytes += bytes.len() as u64);
             self.storage.write_at(offset + at, Buffers::from_vec(bytes))
         });
         let results = join_all(writes).await;
         self.flusher.changed();
-        results.into_iter().collect::<Result<(), _>>()?;
-        self.flusher.flush(&self.storage).await
+        results.into_iter().collect()
     }
 
     /// Sees to it that what is written from now on is not there without what has been written.
@@ -123,8 +187,9 @@ impl<S: Storage> Image<S> {
             self.unfinished.replace(Some(ready));
             return Err(error);
         }
+        let freed = self.finish(journal, ready);
+        self.reclaim(&freed).await;
         self.commits.committed();
-        self.finish(journal, ready);
         Ok(())
     }
 
@@ -132,18 +197,40 @@ impl<S: Storage> Image<S> {
     async fn seal(&self, journal: &Journal) -> Result<Ready, Error> {
         let _closed = journal.checks.close(&self.storage).await?;
         self.commits.seal();
-        let changes = self.bitmap.borrow().take_changes();
+        let pending = self.take_pending();
         let mut record = RecordBuilder::new(self.file_end());
-        for (at, words) in changes.words() {
-            record.write(self.bitmap_offset() + at, words);
+        for places in &pending.freed {
+            self.note_freed(places, &mut record);
+        }
+        for (offset, changes) in self.tables(&pending) {
+            for (at, words) in changes.words() {
+                record.write(offset + at, words);
+            }
         }
         let guarded = journal.seal_data(&mut record);
         Ok(Ready {
-            changes,
+            pending,
             record,
             guarded,
             placed: None,
         })
+    }
+
+    fn note_freed(&self, places: &Range<u64>, record: &mut RecordBuilder) {
+        if let Some(table) = &*self.table.borrow()
+            && !mutant("a record does not say which places it frees")
+        {
+            let range = table.range_of(places);
+            record.free(range.start, range.end - range.start);
+        }
+    }
+
+    /// What has changed in which table, by where that begins.
+    fn tables<'a>(&self, pending: &'a Pending) -> [(u64, &'a Changes); 2] {
+        [
+            (self.table_offset(), &pending.entries),
+            (self.bitmap_offset(), &pending.bits),
+        ]
     }
 
     /// Makes a transaction durable.
@@ -157,15 +244,19 @@ impl<S: Storage> Image<S> {
             .await
     }
 
-    /// A transaction is durable.
-    fn finish(&self, journal: &Journal, ready: Ready) {
-        let offset = self.bitmap_offset();
-        let writes = ready.changes.writes().into_iter();
+    /// A transaction is durable. Returns the places that are nobody's any more.
+    fn finish(&self, journal: &Journal, ready: Ready) -> Vec<Range<u64>> {
+        let tables = self.tables(&ready.pending).into_iter();
+        let metadata = tables.flat_map(|(offset, changes)| {
+            let writes = changes.writes().into_iter();
+            writes.map(move |(at, bytes)| (offset + at, bytes))
+        });
         let committed = Committed {
-            metadata: writes.map(|(at, bytes)| (offset + at, bytes)).collect(),
+            metadata: metadata.collect(),
             data: ready.guarded.data,
             fields: None,
         };
         journal.committed(&ready.placed.expect("it was written"), committed);
+        ready.pending.freed
     }
 }

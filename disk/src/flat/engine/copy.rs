@@ -37,10 +37,10 @@ pub(super) const PIECE_BYTES: u64 = 1 << 20;
 const RECORD_BYTES: u64 = 64 << 20;
 
 impl<S: Storage> Image<S> {
-    /// Whether all of a range of the disk is local, and nothing needs to be noted before a write.
+    /// Whether nothing of a range of the disk needs to be noted before a write.
     pub(super) fn is_recorded(&self, range: &Range<u64>) -> bool {
         let bitmap = self.bitmap.borrow();
-        bitmap.is_local(range) && !bitmap.has_copied(&bitmap.blocks(range))
+        !bitmap.has_copied(&bitmap.blocks(range))
     }
 
     /// Blocks that were copied are about to be changed: the pending transaction notes their bits,
@@ -115,8 +115,8 @@ impl<S: Storage> Image<S> {
         self.record_all();
         match self.journal() {
             // The next flush takes them along.
-            Some(_) => Ok(()),
-            None => self.commit_all().await,
+            Some(_) if !self.fills_a_record() => Ok(()),
+            _ => self.commit_all().await,
         }
     }
 
@@ -148,15 +148,20 @@ impl<S: Storage> Image<S> {
 
     /// Puts whole blocks in their places.
     async fn keep(&self, offset: u64, content: &Buffers) -> Result<(), Error> {
-        let range = offset..offset + content.len() as u64;
-        let host = self.host(range.start)..self.host(range.end);
-        if content.is_zero() {
-            self.zero_place(&host).await?;
-        } else {
-            self.write_host(host.start, content.clone()).await?;
+        let mut rest = offset..offset + content.len() as u64;
+        while !rest.is_empty() {
+            let range = self.in_one_chunk(&rest);
+            let len = range.end - range.start;
+            let content = slice(content, range.start - offset, len);
+            match self.host(range.start) {
+                Some(host) if content.is_zero() => self.zero_place(&(host..host + len)).await?,
+                None if content.is_zero() => {}
+                _ => self.fill_place(&range, content).await?,
+            }
+            let bitmap = self.bitmap.borrow();
+            bitmap.set_copied(&bitmap.blocks(&range));
+            rest.start = range.end;
         }
-        let bitmap = self.bitmap.borrow();
-        bitmap.set_copied(&bitmap.blocks(&range));
         Ok(())
     }
 

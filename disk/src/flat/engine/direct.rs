@@ -7,9 +7,9 @@ use crate::range_locks::RangeGuard;
 use crate::{Op, Request, Storage};
 
 impl<S: Storage> Image<S> {
-    /// Holds the blocks of a read or write that needs nothing but its place in the file. What is wrong
-    /// with a request, or the image, is left to the long way to find.
-    pub(super) fn direct(&self, request: &Request) -> Option<RangeGuard<'_>> {
+    /// Holds the blocks of a read or write that needs nothing but its place in the file, and says
+    /// where that is. What is wrong with a request, or the image, is left to the long way to find.
+    pub(super) fn direct(&self, request: &Request) -> Option<(RangeGuard<'_>, u64)> {
         let writes = match request.op {
             Op::Read(_) => false,
             Op::Write(_) => true,
@@ -20,14 +20,10 @@ impl<S: Storage> Image<S> {
             return None;
         }
         let range = request.offset..request.offset + request.len;
-        let (first, last) = self.lock_range(&range);
+        let (first, last) = self.blocks_of(&range);
         let shared = self.blocks.try_shared(first, last)?;
-        let is_here = if writes {
-            self.is_recorded(&range)
-        } else {
-            self.is_local(&range)
-        };
-        is_here.then_some(shared)
+        let host = self.in_one_place(&range)?;
+        (!writes || self.is_recorded(&range)).then_some((shared, host))
     }
 
     /// Whether nothing needs to be done before a write.

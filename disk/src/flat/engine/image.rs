@@ -9,6 +9,7 @@ use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
+use crate::flat::table::Table;
 use crate::flush::Flusher;
 use crate::journal::{Journal, Journaled};
 use crate::range_locks::RangeLocks;
@@ -21,6 +22,8 @@ pub(super) struct Image<S> {
     pub(super) base: RefCell<Option<Rc<dyn Disk>>>,
     pub(super) header: RefCell<Header>,
     pub(super) bitmap: RefCell<Bitmap>,
+    /// Where the chunks of a compact image are; absent if the image is not compact.
+    pub(super) table: RefCell<Option<Table>>,
     /// How the bitmap is kept in order with data.
     pub(super) order: Cell<Order>,
     /// Whether an image that cannot have a journal is refused.
@@ -35,6 +38,8 @@ pub(super) struct Image<S> {
     pub(super) blocks: RangeLocks,
     /// Whoever changes anything shares it, until that is over, whether or not its sender waits.
     pub(super) changes: RangeLocks,
+    /// Held while a place is looked for.
+    pub(super) allocating: RangeLocks,
     /// Held while what must precede the first write is done.
     pub(super) preparing: RangeLocks,
     pub(super) flusher: Flusher,
@@ -58,11 +63,6 @@ impl<S: Storage> Image<S> {
 
     pub(super) fn block_bytes(&self) -> u64 {
         self.header.borrow().block_bytes()
-    }
-
-    /// Where a byte of the disk is in the file.
-    pub(super) fn host(&self, offset: u64) -> u64 {
-        self.header.borrow().data_offset + offset
     }
 
     /// Whether all of a range of the disk is local.
@@ -109,7 +109,9 @@ impl<S: Storage> Journaled for Image<S> {
     }
 
     fn file_end(&self) -> u64 {
-        self.header.borrow().file_end()
+        let table = self.table.borrow();
+        let end = table.as_ref().map_or(0, Table::end);
+        self.header.borrow().file_end().max(end)
     }
 
     fn check_writable(&self, operation: &'static str) -> Result<(), Error> {

@@ -12,6 +12,7 @@ use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
+use crate::flat::table::Table;
 use crate::flat::{journal, read_header};
 use crate::flush::Flusher;
 use crate::range_locks::RangeLocks;
@@ -57,8 +58,9 @@ impl<S: Storage> Flat<S> {
             storage.barrier().await?;
         }
         let bitmap = Bitmap::read(&storage, &header).await?;
+        let table = Table::read(&storage, &header).await?;
         let prefetch = parts.copying.prefetch.clone().filter(|_| !read_only);
-        let image = Rc::new(Image::new(storage, header, bitmap, parts));
+        let image = Rc::new(Image::new(storage, header, (bitmap, table), parts));
         if let Some((report, took)) = recovered {
             let statistics = report.note(image.storage.path(), took);
             image.past_journals.set(statistics);
@@ -91,7 +93,12 @@ pub(crate) fn check_base_size(path: &Path, header: &Header, size_bytes: u64) -> 
 }
 
 impl<S: Storage> Image<S> {
-    fn new(storage: S, header: Header, bitmap: Bitmap, parts: Parts) -> Self {
+    fn new(
+        storage: S,
+        header: Header,
+        (bitmap, table): (Bitmap, Option<Table>),
+        parts: Parts,
+    ) -> Self {
         let order = parts.order.unwrap_or_default();
         let read_only = storage.geometry().read_only;
         Self {
@@ -99,6 +106,7 @@ impl<S: Storage> Image<S> {
             base: RefCell::new(parts.base),
             header: RefCell::new(header),
             bitmap: RefCell::new(bitmap),
+            table: RefCell::new(table),
             order: Cell::new(order),
             needs_journal: parts.order == Some(Order::Journal),
             journal: RefCell::default(),
@@ -107,6 +115,7 @@ impl<S: Storage> Image<S> {
             past_journals: Cell::new(JournalStatistics::default()),
             blocks: RangeLocks::default(),
             changes: RangeLocks::default(),
+            allocating: RangeLocks::default(),
             preparing: RangeLocks::default(),
             flusher: Flusher::new(read_only, order == Order::Unsafe),
             copies: Cell::new(parts.copying.on_read && !read_only),

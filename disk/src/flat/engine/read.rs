@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use super::image::Image;
+use super::place::Place;
 use crate::journal::{Journaled as _, lay_over};
 use crate::{Buffers, Error, Request, Storage};
 
@@ -10,7 +11,7 @@ impl<S: Storage> Image<S> {
     /// Reads at `offset` of the disk.
     pub(super) async fn read(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let range = offset..offset + buffers.len() as u64;
-        let (first, last) = self.lock_range(&range);
+        let (first, last) = self.blocks_of(&range);
         let shared = self.blocks.shared(first, last).await;
         if self.copies.get() && !self.is_local(&range) {
             drop(shared);
@@ -22,31 +23,34 @@ impl<S: Storage> Image<S> {
     /// Reads as [`Image::read`] does. The caller holds the blocks.
     pub(super) async fn read_held(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let end = offset + buffers.len() as u64;
-        let (local, run_end) = self.run(&(offset..end));
-        if run_end == end {
-            return self.read_run(local, offset, buffers.clone()).await;
+        let (place, part_end) = self.part(&(offset..end));
+        if part_end == end {
+            return self.read_part(place, offset, buffers.clone()).await;
         }
         let mut reads = Vec::new();
         let mut at = offset;
         while at < end {
-            let (local, run_end) = self.run(&(at..end));
-            let part = slice(buffers, at - offset, run_end - at);
-            reads.push(self.read_run(local, at, part));
-            at = run_end;
+            let (place, part_end) = self.part(&(at..end));
+            let part = slice(buffers, at - offset, part_end - at);
+            reads.push(self.read_part(place, at, part));
+            at = part_end;
         }
         join_all(reads).await.into_iter().collect()
     }
 
-    async fn read_run(&self, local: bool, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        if !local {
-            return self.read_base(offset, buffers).await;
+    async fn read_part(&self, place: Place, offset: u64, buffers: Buffers) -> Result<(), Error> {
+        match place {
+            Place::Here(host) => self.read_host(host, buffers).await,
+            Place::Zeros => {
+                buffers.fill(0);
+                Ok(())
+            }
+            Place::Base => self.read_base(offset, buffers).await,
         }
-        self.read_local(offset, buffers).await
     }
 
-    /// Reads what is local, from the file and from what is not there yet.
-    pub(super) async fn read_local(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
-        let host = self.host(offset);
+    /// Reads what is in a place of the file, from there and from what is not there yet.
+    pub(super) async fn read_host(&self, host: u64, buffers: Buffers) -> Result<(), Error> {
         let waiting = match self.journal() {
             Some(journal) => journal.shadows.copy(&(host..host + buffers.len() as u64)),
             None => Vec::new(),
@@ -71,12 +75,6 @@ impl<S: Storage> Image<S> {
         }
         buffers.fill(0);
         Ok(())
-    }
-
-    /// The first and the last of the blocks that a range touches.
-    pub(super) fn lock_range(&self, range: &std::ops::Range<u64>) -> (u64, u64) {
-        let bits = self.header.borrow().block_bits;
-        (range.start >> bits, (range.end - 1) >> bits)
     }
 }
 

@@ -8,6 +8,7 @@ use crate::executor::uninterrupted;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::create::Base;
 use crate::flat::format::{Header, SIZE_BYTES_MAX, names_fit};
+use crate::flat::table::Table;
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::request::SECTOR_BYTES;
@@ -54,7 +55,7 @@ impl<S: Storage> Flat<S> {
 }
 
 impl<S: Storage> Image<S> {
-    fn unsupported(&self, problem: &str) -> Error {
+    pub(super) fn unsupported(&self, problem: &str) -> Error {
         Error::Unsupported {
             path: self.storage.path().to_owned(),
             problem: problem.to_owned(),
@@ -67,25 +68,24 @@ impl<S: Storage> Image<S> {
             .filter(|size| (1..=SIZE_BYTES_MAX).contains(size))
             .ok_or_else(|| self.unsupported("a disk has 512 bytes to 4 EiB"))?;
         let old = self.header.borrow().clone();
-        if size_bytes > old.size_bytes {
-            let new = Header {
-                size_bytes,
-                ..old.clone()
-            };
-            self.grow_file(old.data_end(), new.file_end()).await?;
+        let mut new = Header {
+            size_bytes,
+            covered_bytes: old.covered_bytes.min(size_bytes),
+            ..old.clone()
+        };
+        match &old.chunks {
+            _ if size_bytes <= old.size_bytes => {}
+            Some(_) => self.make_room(&mut new).await?,
+            None => self.grow_file(old.data_end(), new.file_end()).await?,
         }
-        self.change_header(|header| {
-            header.size_bytes = size_bytes;
-            header.covered_bytes = header.covered_bytes.min(size_bytes);
-        })
-        .await?;
-        self.reload_bitmap().await?;
+        let lost = self.places_behind(size_bytes);
+        self.change_header(|header| *header = new).await?;
+        self.reload().await?;
         if size_bytes < old.size_bytes {
-            let cut = self.storage.set_len(self.file_end()).await;
-            self.flusher.changed();
-            if let Err(error) = cut {
-                tracing::debug!(%error, "the file stays longer than its disk");
-            }
+            self.give_back_places(&lost).await;
+            self.free_unused_end();
+            self.commit_all().await?;
+            self.cut_off().await;
         }
         Ok(())
     }
@@ -124,20 +124,25 @@ impl<S: Storage> Image<S> {
             header.base = base.map(|base| base.name);
         })
         .await?;
-        self.reload_bitmap().await
+        self.reload().await
     }
 
     /// Makes zeros of what lies in the place of blocks that a base of `base_bytes` does not cover,
-    /// and which are not local: that is what the disk has there from then on.
+    /// and which are not local: that is what the disk has there from then on. In a compact image,
+    /// such blocks are zeros wherever they are.
     async fn zero_uncovered(&self, base_bytes: u64) -> Result<(), Error> {
         let header = self.header.borrow().clone();
+        if header.chunks.is_some() {
+            return Ok(());
+        }
         let block_end = |bytes: u64| bytes.next_multiple_of(header.block_bytes());
         let mut at = block_end(base_bytes.min(header.covered_bytes));
         let end = block_end(header.covered_bytes).min(header.size_bytes);
         while at < end && !mutant("what no base covers is left as it is") {
             let (local, end) = self.run(&(at..end));
             if !local {
-                let zeroed = self.storage.write_zeroes(self.host(at), end - at, true);
+                let host = header.data_offset + at;
+                let zeroed = self.storage.write_zeroes(host, end - at, true);
                 let zeroed = zeroed.await;
                 self.flusher.changed();
                 zeroed?;
@@ -153,14 +158,16 @@ impl<S: Storage> Image<S> {
         if header.base.is_none() {
             return Err(self.unsupported("stands alone: there is no base that it could read as"));
         }
-        let covered_bytes = header.size_bytes.min(header.base_bytes);
-        let blocks = covered_bytes.div_ceil(header.block_bytes());
+        let new = Header {
+            covered_bytes: header.size_bytes.min(header.base_bytes),
+            ..header.clone()
+        };
+        let blocks = new.bitmap_blocks();
         if blocks.div_ceil(8) > header.bitmap.end - header.bitmap.start {
             return Err(self.unsupported("its bitmap has no room for so large a base"));
         }
         // Whatever fails from here on, the base has it all.
-        let missing = Bitmap::new(header.block_bits, header.covered_blocks());
-        self.bitmap.replace(missing);
+        self.bitmap.replace(Bitmap::new(&header));
         let bytes = blocks.div_ceil(8).next_multiple_of(SECTOR_BYTES);
         if bytes > 0 {
             let cleared = self.storage.write_zeroes(header.bitmap.start, bytes, true);
@@ -169,8 +176,16 @@ impl<S: Storage> Image<S> {
             cleared?;
         }
         self.flusher.flush(&self.storage).await?;
+        let covered_bytes = new.covered_bytes;
         self.change_header(|header| header.covered_bytes = covered_bytes)
             .await?;
+        if header.chunks.is_some() {
+            self.reload().await?;
+            self.free_all();
+            self.commit_all().await?;
+            self.cut_off().await;
+            return Ok(());
+        }
         let gone = self.storage.write_zeroes(
             header.data_offset,
             header.file_end() - header.data_offset,
@@ -180,13 +195,16 @@ impl<S: Storage> Image<S> {
         self.flusher.changed();
         gone?;
         self.flusher.flush(&self.storage).await?;
-        self.reload_bitmap().await
+        self.reload().await
     }
 
-    async fn reload_bitmap(&self) -> Result<(), Error> {
+    /// Reads again what the file has of the bitmap and the table.
+    async fn reload(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
-        self.bitmap
-            .replace(Bitmap::read(&self.storage, &header).await?);
+        let bitmap = Bitmap::read(&self.storage, &header).await?;
+        let table = Table::read(&self.storage, &header).await?;
+        self.bitmap.replace(bitmap);
+        self.table.replace(table);
         Ok(())
     }
 }

@@ -28,8 +28,8 @@ impl<S: Storage> Image<S> {
         }
         // Whoever had the turn before may have failed: what it wrote must stay as it is.
         self.check_writable(operation)?;
-        // What stands alone has no bits to set.
-        let is_full = self.bitmap.borrow().is_full();
+        // What stands alone has no bits to set, unless it is compact.
+        let is_full = self.bitmap.borrow().is_full() && self.table.borrow().is_none();
         if self.order.get() == Order::Journal && !is_full {
             self.start_journal().await?;
         }
@@ -130,6 +130,9 @@ impl<S: Storage> Image<S> {
             Err(_) if self.storage.geometry().read_only => Ok(()),
             Err(error) => Err(error),
         };
+        if settled.is_ok() && !self.storage.geometry().read_only {
+            self.cut_off().await;
+        }
         self.is_closed.set(true);
         self.storage.close();
         let base = self.base.take();

@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::image::Image;
+use super::place::Place;
 use crate::executor::yield_now;
+use crate::flat::format::ALIGNMENT;
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::{Buffers, Error, Storage};
@@ -18,6 +20,13 @@ enum Zeroing {
     Discard,
     /// It must be zeros; whether it may give back its space.
     Write { unmap: bool },
+}
+
+impl Zeroing {
+    /// Whether what is zeros need not keep its place.
+    fn gives_back(self) -> bool {
+        self != Self::Write { unmap: false }
+    }
 }
 
 impl<S: Storage> Image<S> {
@@ -43,36 +52,56 @@ impl<S: Storage> Image<S> {
         while at < range.end {
             let piece = at..(at - at % PIECE_BYTES + PIECE_BYTES).min(range.end);
             let (first, last) = self.lock_range(&piece);
-            let _exclusive = self.blocks.exclusive(first, last).await;
+            let exclusive = self.blocks.exclusive(first, last).await;
             self.zero(piece.clone(), how).await?;
+            drop(exclusive);
             at = piece.end;
             if at < range.end {
+                // A record has room for what some pieces change.
+                if self.fills_a_record() {
+                    self.commit_all().await?;
+                }
                 yield_now().await;
             }
         }
         Ok(())
     }
 
-    /// The caller holds the blocks exclusively.
+    /// The caller holds the blocks exclusively, and all of each chunk.
     async fn zero(&self, range: Range<u64>, how: Zeroing) -> Result<(), Error> {
         self.record(&range);
         let mut at = range.start;
         while at < range.end {
-            let (local, end) = self.run(&(at..range.end));
-            match how {
-                _ if local => self.zero_local(at..end, how).await?,
-                Zeroing::Write { unmap } => self.zero_missing(at..end, unmap).await?,
-                Zeroing::Discard => {}
+            let part = self.in_one_chunk(&(at..range.end));
+            if how.gives_back() && self.is_whole_chunk(&part) {
+                self.free_chunk(part.start);
             }
-            at = end;
+            let (place, part_end) = self.part(&part);
+            match (place, how) {
+                (Place::Here(host), _) => self.zero_local(at..part_end, host, how).await?,
+                (Place::Base, Zeroing::Write { unmap }) => {
+                    self.zero_missing(at..part_end, unmap).await?;
+                }
+                (Place::Zeros, _) | (Place::Base, Zeroing::Discard) => {}
+            }
+            at = part_end;
         }
         Ok(())
     }
 
+    /// Whether a range is all that a chunk of a compact image has of the disk.
+    fn is_whole_chunk(&self, range: &Range<u64>) -> bool {
+        let (table, size_bytes) = (self.table.borrow(), self.size_bytes());
+        table.as_ref().is_some_and(|table| {
+            let end = table.chunk_end(range.start);
+            range.start == end - table.chunk_bytes() && range.end == end.min(size_bytes)
+        })
+    }
+
     /// What the last transaction vouches for must stay as it is, and what recovery would write must
     /// be home: a mark sees to both.
-    async fn zero_local(&self, range: Range<u64>, how: Zeroing) -> Result<(), Error> {
-        let host = self.host(range.start)..self.host(range.end);
+    async fn zero_local(&self, range: Range<u64>, host: u64, how: Zeroing) -> Result<(), Error> {
+        let host = self.whole_host(&range, host);
         let Some(journal) = self.journal() else {
             return self.zero_host(&host, how).await;
         };
@@ -90,7 +119,7 @@ impl<S: Storage> Image<S> {
     }
 
     async fn zero_host(&self, host: &Range<u64>, how: Zeroing) -> Result<(), Error> {
-        let len = self.host_end(host.end) - host.start;
+        let len = host.end - host.start;
         let result = match how {
             Zeroing::Discard => self.storage.discard(host.start, len).await.map(drop),
             Zeroing::Write { unmap } => self.storage.write_zeroes(host.start, len, unmap).await,
@@ -99,18 +128,18 @@ impl<S: Storage> Image<S> {
         result
     }
 
-    /// Where a range ends that ends at `end` for the disk: what follows the disk belongs to its last
-    /// block of the host.
-    fn host_end(&self, end: u64) -> u64 {
-        let header = self.header.borrow();
-        if end == header.data_end() {
-            header.file_end()
+    /// Where a range of the disk is in the file, from `host` on: what follows the disk belongs to its
+    /// last block of the host.
+    fn whole_host(&self, range: &Range<u64>, host: u64) -> Range<u64> {
+        let end = host + range.end - range.start;
+        if range.end == self.size_bytes() {
+            host..end.next_multiple_of(ALIGNMENT)
         } else {
-            end
+            host..end
         }
     }
 
-    /// Whole blocks become local and zeros; of others, the rest is copied.
+    /// Whole blocks of a chunk become local and zeros; of others, the rest is copied.
     async fn zero_missing(&self, range: Range<u64>, unmap: bool) -> Result<(), Error> {
         let (block_bytes, size_bytes) = (self.block_bytes(), self.size_bytes());
         let start = range.start.next_multiple_of(block_bytes);
@@ -122,8 +151,10 @@ impl<S: Storage> Image<S> {
             return self.write_some_zeros(range).await;
         }
         self.write_some_zeros(range.start..start).await?;
-        let host = self.host(start)..self.host(end);
-        self.zero_host(&host, Zeroing::Write { unmap }).await?;
+        if let Some(host) = self.host(start) {
+            let host = self.whole_host(&(start..end), host);
+            self.zero_host(&host, Zeroing::Write { unmap }).await?;
+        }
         self.make_local(&(start..end));
         self.write_some_zeros(end..range.end).await
     }

@@ -13,6 +13,29 @@ use crate::{Backend, CheckReport, Disk, Error, Executor, Order, Raw, Repair, Sim
 /// The engine under test.
 pub(super) type Image = Flat<SimulatedStorage>;
 
+/// What a compact image is like.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compact {
+    pub(super) chunk_bits: u32,
+    /// How many places the block device has that it is on; absent if it is in a file.
+    pub(super) places: Option<u64>,
+}
+
+impl Compact {
+    /// Chunks of a few blocks, in a file, or on a device that has just room for what programs make
+    /// of a disk.
+    fn random(size_sectors: u64, block_bits: u32, rng: &mut Rng) -> Option<Self> {
+        let chunk_bits = block_bits + u32::try_from(rng.below(3)).expect("small");
+        let sectors_max = size_sectors + size_sectors / 2 + 1;
+        let places = (sectors_max * 512).div_ceil(1 << chunk_bits);
+        let on_device = rng.coin();
+        rng.coin().then_some(Self {
+            chunk_bits,
+            places: on_device.then_some(places),
+        })
+    }
+}
+
 /// An image with all that belongs to it. Not open.
 #[derive(Clone)]
 pub(super) struct Rig {
@@ -21,6 +44,7 @@ pub(super) struct Rig {
     pub(super) order: Order,
     pub(super) size_sectors: u64,
     pub(super) block_bits: u32,
+    pub(super) compact: Option<Compact>,
     pub(super) copying: Copying,
     /// What the base has.
     base_stamps: Rc<[Stamp]>,
@@ -51,8 +75,14 @@ impl Rig {
             on_read: rng.coin(),
             prefetch: (rng.below(4) == 0).then(Prefetch::default),
         };
-        let rig = Self::create(seed, size_sectors, block_bits, base_stamps, order, scans).await;
-        Self { copying, ..rig }
+        let compact = Compact::random(size_sectors, block_bits, rng);
+        let rig = Self::blank(seed, size_sectors, block_bits, base_stamps, order);
+        let rig = Self {
+            compact,
+            copying,
+            ..rig
+        };
+        rig.created(seed, scans).await
     }
 
     /// An image on a base that has these stamps, whose zeros are found with `scans`.
@@ -64,21 +94,42 @@ impl Rig {
         order: Order,
         scans: bool,
     ) -> Self {
+        let rig = Self::blank(seed, size_sectors, block_bits, base_stamps, order);
+        rig.created(seed, scans).await
+    }
+
+    /// What belongs to an image that was not made yet.
+    pub(super) fn blank(
+        seed: u64,
+        size_sectors: u64,
+        block_bits: u32,
+        base_stamps: Vec<Stamp>,
+        order: Order,
+    ) -> Self {
         let base = (!base_stamps.is_empty())
             .then(|| SimulatedStorage::from_bytes(&bytes_of(&base_stamps), seed).named("base"));
-        let rig = Self {
+        Self {
             image: SimulatedStorage::new(0, seed).named("image"),
             base,
             order,
             size_sectors,
             block_bits,
+            compact: None,
             copying: Copying::default(),
             base_stamps: base_stamps.into(),
-        };
+        }
+    }
+
+    /// Makes the image.
+    pub(super) async fn created(self, seed: u64, scans: bool) -> Self {
+        let (size_sectors, block_bits) = (self.size_sectors, self.block_bits);
+        let mut rig = self;
         let mut options = CreateOptions::new(size_sectors * 512);
         options.block_bits = block_bits;
         // The least there can be, so that programs fill it.
         options.journal_bytes = Some(1);
+        options.chunk_bits = rig.compact.map(|compact| compact.chunk_bits);
+        rig.image = rig.storage(&options, seed);
         options.base = rig.base_reference();
         let zero_blocks = match rig.base_disk().filter(|_| scans) {
             Some(base) => {
@@ -92,6 +143,21 @@ impl Rig {
             .await
             .unwrap();
         rig
+    }
+
+    /// What the image is to be in: an empty file, or a block device that is full of what nobody may
+    /// ever see.
+    fn storage(&self, options: &CreateOptions, seed: u64) -> SimulatedStorage {
+        let Some((chunk_bits, places)) = self
+            .compact
+            .and_then(|compact| Some((compact.chunk_bits, compact.places?)))
+        else {
+            return SimulatedStorage::new(0, seed).named("image");
+        };
+        let bytes = options.header().unwrap().data_offset + (places << chunk_bits);
+        let garbage = vec![0xA5; usize::try_from(bytes).unwrap()];
+        let device = SimulatedStorage::from_bytes(&garbage, seed);
+        device.block_device().named("image")
     }
 
     pub(super) fn base_reference(&self) -> Option<Base> {
@@ -122,8 +188,13 @@ impl Rig {
 
     /// The same with what a power cut left of the image.
     pub(super) fn after_cut(&self, image: SimulatedStorage) -> Self {
+        let on_device = self.compact.and_then(|compact| compact.places).is_some();
         Self {
-            image,
+            image: if on_device {
+                image.block_device()
+            } else {
+                image
+            },
             ..self.clone()
         }
     }

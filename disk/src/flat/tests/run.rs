@@ -30,9 +30,10 @@ impl Drop for Trace<'_> {
         if thread::panicking() {
             let rig = self.rig;
             eprintln!(
-                "{} sectors, blocks of 2^{} bytes, order {}, {:?}, base {:?}",
+                "{} sectors, blocks of 2^{} bytes, {:?}, order {}, {:?}, base {:?}",
                 rig.size_sectors,
                 rig.block_bits,
+                rig.compact,
                 rig.order,
                 rig.copying,
                 rig.base_reference()

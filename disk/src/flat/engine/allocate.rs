@@ -1,0 +1,185 @@
+//! Giving places to chunks of a compact image, and taking them back.
+//!
+//! ```text
+//!   free ─> taken, and filled ── the table says so
+//!   the table says that it is nobody's ── durable ── given back to the host ─> free
+//! ```
+
+use std::ops::Range;
+
+use super::image::Image;
+use crate::flat::table::Table;
+use crate::journal::Journaled as _;
+use crate::mutant::mutant;
+use crate::{Buffers, Error, Storage};
+
+impl<S: Storage> Image<S> {
+    /// Puts whole blocks of one chunk in their place. A chunk that has none gets one, in which its
+    /// blocks that are zeros without are zeros too; nobody else holds the chunk then.
+    pub(super) async fn fill_place(
+        &self,
+        range: &Range<u64>,
+        content: Buffers,
+    ) -> Result<(), Error> {
+        if let Some(host) = self.host(range.start) {
+            return self.write_host(host, content).await;
+        }
+        self.prepare("write").await?;
+        let place = self.take_place().await?;
+        let zeros = self.zero_blocks_beside(range);
+        let filled = self.fill_new_place(place, range, content, &zeros).await;
+        if let Err(error) = filled {
+            self.with_table(|table| table.places.give_back(place));
+            return Err(error);
+        }
+        self.with_table(|table| table.set(table.chunk(range.start), place));
+        if !mutant("zeros in a new place are not vouched for") {
+            for range in &zeros {
+                self.vouch_for(range);
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill_new_place(
+        &self,
+        place: u64,
+        range: &Range<u64>,
+        content: Buffers,
+        zeros: &[Range<u64>],
+    ) -> Result<(), Error> {
+        let host = |offset: u64| {
+            self.with_table(|table| table.offset_of(place) + offset % table.chunk_bytes())
+        };
+        for range in zeros {
+            if mutant("a new place is not made zeros") {
+                break;
+            }
+            let len = range.end - range.start;
+            let zeroed = self.storage.write_zeroes(host(range.start), len, true);
+            let zeroed = zeroed.await;
+            self.flusher.changed();
+            zeroed?;
+        }
+        self.write_host(host(range.start), content).await
+    }
+
+    /// The blocks of a chunk that are local, but for those of `range`, which is within the chunk.
+    fn zero_blocks_beside(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+        let (bits, size_bytes) = (self.header.borrow().block_bits, self.size_bytes());
+        let bitmap = self.bitmap.borrow();
+        let chunk = self.with_table(|table| {
+            let end = table.chunk_end(range.start);
+            end - table.chunk_bytes()..end.min(size_bytes)
+        });
+        let mut found = Vec::new();
+        for part in [chunk.start..range.start, range.end..chunk.end] {
+            if part.is_empty() {
+                continue;
+            }
+            let mut blocks = bitmap.blocks(&part);
+            while !blocks.is_empty() {
+                let (is_set, end) = bitmap.run_of_bits(&blocks);
+                if is_set {
+                    found.push(blocks.start << bits..end << bits);
+                }
+                blocks.start = end;
+            }
+        }
+        found
+    }
+
+    /// Takes a free place, and waits for those that the pending transaction frees if there is none.
+    async fn take_place(&self) -> Result<u64, Error> {
+        let _turn = self.allocating.all().await;
+        if let Some(place) = self.take_free_place().await? {
+            return Ok(place);
+        }
+        while self.with_table(Table::holds_places) {
+            self.commit_all().await?;
+            if let Some(place) = self.take_free_place().await? {
+                return Ok(place);
+            }
+        }
+        Err(Error::NoPlace {
+            path: self.storage.path().to_owned(),
+            size_bytes: self.storage.size_bytes(),
+        })
+    }
+
+    /// Takes the first place that is free. A file grows where it has none.
+    async fn take_free_place(&self) -> Result<Option<u64>, Error> {
+        let file_bytes = self.storage.size_bytes();
+        let taken = self.with_table(|table| {
+            let limit = if self.storage.can_resize() {
+                table.places.max()
+            } else {
+                table.places_within(file_bytes)
+            };
+            let place = table.places.take_first(limit)?;
+            Some((place, table.offset_of(place + 1)))
+        });
+        let Some((place, end)) = taken else {
+            return Ok(None);
+        };
+        if file_bytes < end {
+            let grown = self.storage.set_len(end).await;
+            self.flusher.changed();
+            if let Err(error) = grown {
+                self.with_table(|table| table.places.give_back(place));
+                return Err(error);
+            }
+        }
+        Ok(Some(place))
+    }
+
+    /// Takes its place from a chunk, which nobody else holds: what of it does not come from the base
+    /// is zeros from now on. The place is free once that is durable.
+    pub(super) fn free_chunk(&self, offset: u64) {
+        let freed = self.with_table(|table| {
+            let place = table.free(table.chunk(offset))?;
+            Some(table.range_of(&(place..place + 1)))
+        });
+        if let Some((range, journal)) = freed.zip(self.journal()) {
+            journal.forget(&range);
+        }
+    }
+
+    /// Makes places free of which a durable transaction says that they are nobody's.
+    pub(super) async fn reclaim(&self, freed: &[Range<u64>]) {
+        for places in freed {
+            let range = self.with_table(|table| table.range_of(places));
+            if let Some(journal) = self
+                .journal()
+                .filter(|_| !mutant("what waits for a freed place is written home"))
+            {
+                journal.let_go(&range).await;
+            }
+            // Before it is free: afterwards it may be another's.
+            let given = self.storage.discard(range.start, range.end - range.start);
+            if let Err(error) = given.await {
+                tracing::debug!(%error, "the host keeps what is free");
+            }
+            self.flusher.changed();
+            self.with_table(|table| table.let_go(places));
+        }
+    }
+
+    /// Cuts off what a file has behind what it needs. All that was changed is durable.
+    pub(super) async fn cut_off(&self) {
+        let end = self.file_end();
+        if !self.storage.can_resize() || self.storage.size_bytes() <= end {
+            return;
+        }
+        let cut = self.storage.set_len(end).await;
+        self.flusher.changed();
+        if let Err(error) = cut {
+            tracing::debug!(%error, "the file stays longer than what it holds");
+        }
+    }
+
+    /// The table of an image that is known to be compact.
+    fn with_table<T>(&self, look: impl FnOnce(&Table) -> T) -> T {
+        look(self.table.borrow().as_ref().expect("it is compact"))
+    }
+}

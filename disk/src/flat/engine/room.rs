@@ -1,0 +1,189 @@
+//! Room for the metadata of a compact image whose disk gets another size.
+
+use std::ops::Range;
+
+use super::image::Image;
+use crate::flat::format::{
+    ALIGNMENT, BITMAP_BYTES_MAX, Chunks, ENTRY_BYTES, Header, TABLE_BYTES_MAX,
+};
+use crate::flat::table::Table;
+use crate::mutant::mutant;
+use crate::request::SECTOR_BYTES;
+use crate::{Buffers, Error, Storage};
+
+/// A bitmap and a table that move get room for so many times what the disk needs, so that not each
+/// change moves them.
+const ROOM_FACTOR: u64 = 2;
+
+impl<S: Storage> Image<S> {
+    /// Makes zeros of what a larger disk finds behind the end of the present one: in its last block,
+    /// in the bitmap and in the table. Where these have no room for it, they move to places of the
+    /// file, which the new header says.
+    pub(super) async fn make_room(&self, new: &mut Header) -> Result<(), Error> {
+        self.zero_rest_of_block().await?;
+        let Some(chunks) = &mut new.chunks.clone() else {
+            return Ok(());
+        };
+        let bitmap_bytes = new.bitmap_blocks().div_ceil(8).next_multiple_of(ALIGNMENT);
+        let table_bytes = new.size_bytes.div_ceil(chunks.bytes()) * ENTRY_BYTES;
+        let table_bytes = table_bytes.next_multiple_of(ALIGNMENT);
+        let fits = |room: &Range<u64>, bytes| bytes <= room.end - room.start;
+        let (bitmap, table) = self.metadata();
+        if fits(&new.bitmap, bitmap_bytes) && fits(&chunks.table, table_bytes) {
+            let first = |bytes: &[u8]| bytes.len() as u64 / SECTOR_BYTES * SECTOR_BYTES;
+            self.write_table(&new.bitmap, &bitmap, first(&bitmap), bitmap_bytes)
+                .await?;
+            return self
+                .write_table(&chunks.table, &table, first(&table), table_bytes)
+                .await;
+        }
+        let rooms = (
+            (bitmap_bytes * ROOM_FACTOR).min(BITMAP_BYTES_MAX),
+            (table_bytes * ROOM_FACTOR).min(TABLE_BYTES_MAX),
+        );
+        if bitmap_bytes > rooms.0 || table_bytes > rooms.1 {
+            return Err(self.unsupported("so large a disk has no room in a compact image"));
+        }
+        let start = self.metadata_place(chunks, rooms.0 + rooms.1).await?;
+        new.bitmap = start..start + rooms.0;
+        chunks.table = new.bitmap.end..new.bitmap.end + rooms.1;
+        self.write_table(&new.bitmap, &bitmap, 0, rooms.0).await?;
+        self.write_table(&chunks.table, &table, 0, rooms.1).await?;
+        new.chunks = Some(chunks.clone());
+        Ok(())
+    }
+
+    /// The bitmap and the table as they are in the file: nothing waits for a commit.
+    fn metadata(&self) -> (Vec<u8>, Vec<u8>) {
+        let table = self.table.borrow();
+        let table = table.as_ref().map(Table::to_bytes);
+        (self.bitmap.borrow().to_bytes(), table.unwrap_or_default())
+    }
+
+    /// What the disk's last block has behind its end must not be what a larger disk has there.
+    async fn zero_rest_of_block(&self) -> Result<(), Error> {
+        let (size_bytes, block_bytes) = (self.size_bytes(), self.block_bytes());
+        let rest = size_bytes.next_multiple_of(block_bytes) - size_bytes;
+        let last = size_bytes - 1..size_bytes;
+        let Some(host) = self.in_one_place(&last).filter(|_| rest > 0) else {
+            return Ok(());
+        };
+        if mutant("a compact disk grows over old data") {
+            return Ok(());
+        }
+        let zeroed = self.storage.write_zeroes(host + 1, rest, true).await;
+        self.flusher.changed();
+        zeroed
+    }
+
+    /// Finds places for so many bytes, where nobody else has any.
+    async fn metadata_place(&self, chunks: &Chunks, bytes: u64) -> Result<u64, Error> {
+        let count = bytes.div_ceil(chunks.bytes());
+        let (can_grow, file_bytes) = (self.storage.can_resize(), self.storage.size_bytes());
+        let found = self.table.borrow().as_ref().and_then(|table| {
+            let limit = if can_grow {
+                table.places.max() + count
+            } else {
+                table.places_within(file_bytes)
+            };
+            let place = table.places.find_run(count, limit)?;
+            Some(table.range_of(&(place..place + count)))
+        });
+        let Some(found) = found else {
+            return Err(Error::NoPlace {
+                path: self.storage.path().to_owned(),
+                size_bytes: file_bytes,
+            });
+        };
+        if file_bytes < found.end {
+            let grown = self.storage.set_len(found.end).await;
+            self.flusher.changed();
+            grown?;
+        }
+        Ok(found.start)
+    }
+
+    /// Writes what a table has from byte `from` on; behind that it is zeros, up to `len` bytes.
+    async fn write_table(
+        &self,
+        room: &Range<u64>,
+        bytes: &[u8],
+        from: u64,
+        len: u64,
+    ) -> Result<(), Error> {
+        let index = usize::try_from(from).expect("within a table");
+        let mut rest = bytes[index..].to_vec();
+        let sector = usize::try_from(SECTOR_BYTES).expect("small");
+        rest.resize(rest.len().next_multiple_of(sector), 0);
+        let zeros = room.start + from + rest.len() as u64..room.start + len;
+        if !rest.is_empty() {
+            let written = self
+                .storage
+                .write_at(room.start + from, Buffers::from_vec(rest));
+            let written = written.await;
+            self.flusher.changed();
+            written?;
+        }
+        if zeros.is_empty() || mutant("a compact disk grows over old entries") {
+            return Ok(());
+        }
+        let zeroed = self
+            .storage
+            .write_zeroes(zeros.start, zeros.end - zeros.start, true);
+        let zeroed = zeroed.await;
+        self.flusher.changed();
+        zeroed
+    }
+
+    /// Where in the file the chunks are that lie behind the end of a disk of `size_bytes`.
+    pub(super) fn places_behind(&self, size_bytes: u64) -> Vec<Range<u64>> {
+        let end_bytes = self.size_bytes();
+        let table = self.table.borrow();
+        let Some(table) = &*table else {
+            return Vec::new();
+        };
+        let first = size_bytes.div_ceil(table.chunk_bytes());
+        let chunks = first..end_bytes.div_ceil(table.chunk_bytes());
+        let places = chunks.filter_map(|chunk| table.place(chunk));
+        places
+            .map(|place| table.range_of(&(place..place + 1)))
+            .collect()
+    }
+
+    /// Gives the host back the space of places that have become nobody's, durably.
+    pub(super) async fn give_back_places(&self, places: &[Range<u64>]) {
+        for range in places {
+            let given = self.storage.discard(range.start, range.end - range.start);
+            if let Err(error) = given.await {
+                tracing::debug!(%error, "the host keeps what is free");
+            }
+            self.flusher.changed();
+        }
+    }
+
+    /// Takes its place from the last chunk, if nothing of what the disk had there is left.
+    pub(super) fn free_unused_end(&self) {
+        let size_bytes = self.size_bytes();
+        let table = self.table.borrow();
+        let Some(table) = &*table else {
+            return;
+        };
+        let chunk = table.chunk(size_bytes - 1);
+        let bitmap = self.bitmap.borrow();
+        let blocks = bitmap.blocks(&(chunk * table.chunk_bytes()..size_bytes));
+        if bitmap.run_of_bits(&blocks) == (false, blocks.end) {
+            table.free(chunk);
+        }
+    }
+
+    /// Takes all chunks their places; the next commit says so.
+    pub(super) fn free_all(&self) {
+        let table = self.table.borrow();
+        if let Some(table) = &*table {
+            let chunks = 0..self.size_bytes().div_ceil(table.chunk_bytes());
+            for chunk in chunks {
+                table.free(chunk);
+            }
+        }
+    }
+}
