@@ -23,6 +23,8 @@ mod far;
 mod flat;
 #[path = "image_tool/flat_chain.rs"]
 mod flat_chain;
+#[path = "image_tool/flat_compact.rs"]
+mod flat_compact;
 #[path = "image_tool/flat_create.rs"]
 mod flat_create;
 #[path = "image_tool/flat_hostile.rs"]

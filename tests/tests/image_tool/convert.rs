@@ -173,10 +173,10 @@ fn what_makes_no_sense_is_refused() {
 }
 
 /// A block device with a file behind it, until this goes.
-struct LoopDevice(String);
+pub(crate) struct LoopDevice(pub(crate) String);
 
 impl LoopDevice {
-    fn new(file: &std::path::Path) -> Option<Self> {
+    pub(crate) fn new(file: &std::path::Path) -> Option<Self> {
         let output = Command::new("losetup")
             .args(["-f", "--show"])
             .arg(file)

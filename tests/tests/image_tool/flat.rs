@@ -83,7 +83,13 @@ pub(crate) fn specific(shop: &Shop, image: &str) -> Value {
 
 #[test]
 fn disks_grow_and_shrink() {
-    for (base_format, options) in [("raw", "-o block_size=4k"), ("qcow2", ""), ("flat", "")] {
+    for (base_format, options) in [
+        ("raw", "-o block_size=4k"),
+        ("qcow2", ""),
+        ("flat", ""),
+        ("raw", "-o compact=on"),
+        ("flat", "-o compact=on,block_size=4k"),
+    ] {
         let shop = Shop::new();
         overlay(&shop, base_format, options, "5M");
         for size in ["64M", "+1000", "-62M", "-1000k", "2100k", "8M"] {

@@ -36,6 +36,7 @@ fn an_image_tells_what_it_is() {
             "covered-blocks": 64,
             // One of 1K, three of zeros, two of 100K, one of 512 bytes.
             "blocks-from-base": 64 - 7,
+            "compact": false,
         });
         assert_eq!(data, expected);
         let text = shop.must("info -f flat disk");
@@ -149,7 +150,7 @@ fn what_cannot_be_is_refused_by_name() {
         ),
         (
             "create -f flat -o cluster_size=64k x 1M",
-            &["cluster_size", "block_size, scan"],
+            &["cluster_size", "block_size, scan, compact"],
         ),
         (
             "create -f flat -o data_file=y x 1M",

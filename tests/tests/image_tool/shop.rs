@@ -128,14 +128,19 @@ impl Shop {
     /// Has QEMU write to an image, by commands such as `write -P 1 0 64k`.
     #[track_caller]
     pub(crate) fn write(&self, format: &str, image: &str, commands: &[&str]) {
+        let done = self.try_write(format, image, commands);
+        let fine = done.status == Some(0) && !done.stdout.contains("failed");
+        assert!(fine, "qemu-io {image} {commands:?}: {done:?}");
+    }
+
+    /// The same, whatever comes of it.
+    pub(crate) fn try_write(&self, format: &str, image: &str, commands: &[&str]) -> Done {
         // The package has several programs, and puts them into one directory.
         let program = Tool::QemuImg.find().unwrap().with_file_name("qemu-io");
         let mut words = vec!["-f", format];
         words.extend(commands.iter().flat_map(|command| ["-c", command]));
         words.push(image);
-        let done = Done::of(&self.command(&program, &words).output().unwrap());
-        let fine = done.status == Some(0) && !done.stdout.contains("failed");
-        assert!(fine, "qemu-io {image} {commands:?}: {done:?}");
+        Done::of(&self.command(&program, &words).output().unwrap())
     }
 
     /// What both tools print as JSON on `line`.

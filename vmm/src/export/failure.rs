@@ -23,6 +23,7 @@ impl From<&disk::Error> for Failure {
                     _ => Self::Io,
                 }
             }
+            disk::Error::NoPlace { .. } => Self::NoSpace,
             disk::Error::ReadOnly { .. } => Self::ReadOnly,
             disk::Error::Request { .. } => Self::Invalid,
             _ => Self::Io,

@@ -65,13 +65,14 @@ impl Target {
     }
 }
 
-/// The unit in which a flat image takes space: on a base, the blocks that it would fill up from
-/// there.
+/// The unit in which a flat image takes space: the blocks that it would fill up from its base, or,
+/// if it is compact, with zeros.
 pub(super) fn flat_unit_bytes(flat: &Flat<FileStorage>) -> u64 {
     let header = flat.header();
-    match header.base {
-        Some(_) => header.block_bytes(),
-        None => RAW_UNIT_BYTES,
+    if header.base.is_some() || header.chunks.is_some() {
+        header.block_bytes()
+    } else {
+        RAW_UNIT_BYTES
     }
 }
 

@@ -32,7 +32,8 @@ pub(crate) struct Arguments {
     unchecked: bool,
 
     /// Options of the format, like `cluster_size=64K` (qcow2), `block_size=64K` or `scan=full`,
-    /// `holes` or `off` (flat: how to look for zeros in the backing file, which need no copies)
+    /// `holes` or `off` (flat: how to look for zeros in the backing file, which need no copies), or
+    /// `compact=on` (flat: takes space on a block device only for what is written)
     #[arg(short = 'o', long = "options", value_name = "NAME=VALUE,...")]
     options: Vec<String>,
 

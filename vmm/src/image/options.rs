@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
 use clap::ValueEnum;
-use disk::flat::format::BaseName;
+use disk::flat::format::{BaseName, CHUNK_BITS_DEFAULT};
 use disk::qcow2::CreateOptions;
 use disk::qcow2::format::Compression;
 use disk::{Disk, Format, OpenOptions, flat, is_remote};
@@ -49,6 +49,8 @@ pub(super) struct ImageOptions {
     lazy_refcounts: bool,
     compression: Compression,
     block_bytes: Option<u64>,
+    /// The size of a chunk as a power of two, if the image is to be compact.
+    chunk_bits: Option<u32>,
     /// How to look for zeros in the base; without it, as suits the base.
     pub(super) scan: Option<Scan>,
 }
@@ -72,6 +74,7 @@ impl ImageOptions {
             lazy_refcounts: false,
             compression: Compression::Zlib,
             block_bytes: None,
+            chunk_bits: None,
             scan: None,
         };
         for field in options.iter().flat_map(|option| split_fields(option)) {
@@ -85,6 +88,12 @@ impl ImageOptions {
                 Format::Flat => parsed.apply_to_flat(key, value),
             };
             applied.map_err(|error| anyhow!("-o {field}: {error}"))?;
+        }
+        if parsed.chunk_bits.is_some() && parsed.preallocation != Preallocation::Off {
+            bail!(
+                "-o preallocation: a compact image takes its space when something is written; leave \
+                 out compact=on"
+            );
         }
         Ok(parsed)
     }
@@ -136,6 +145,7 @@ impl ImageOptions {
             "block_size" => {
                 self.block_bytes = Some(parse_size(value).map_err(anyhow::Error::msg)?);
             }
+            "compact" => self.chunk_bits = switch(value)?.then_some(CHUNK_BITS_DEFAULT),
             "scan" => {
                 self.scan = Some(Scan::from_str(value, false).map_err(anyhow::Error::msg)?);
             }
@@ -194,6 +204,7 @@ impl ImageOptions {
         if let Some(bytes) = self.block_bytes {
             options.block_bits = block_bits(bytes)?;
         }
+        options.chunk_bits = self.chunk_bits;
         let named = self.backing_file.clone().zip(self.backing_format);
         options.base = named
             .zip(base_bytes)
@@ -256,8 +267,8 @@ fn known(format: Format) -> &'static str {
              data_file and data_file_raw"
         }
         Format::Flat => {
-            "flat images have the options size, backing_file, backing_fmt, block_size, scan and \
-             preallocation"
+            "flat images have the options size, backing_file, backing_fmt, block_size, scan, \
+             compact and preallocation"
         }
     }
 }

@@ -84,7 +84,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let image = &chain.layers()[0];
     let old = image.virtual_size_bytes();
     let new = arguments.new_size(old)?;
-    arguments.check_preallocation(image.format)?;
+    arguments.check_preallocation(image)?;
     let preallocate = Preallocate {
         range: old..new.max(old),
         how: preallocation(image, arguments.preallocation),
@@ -149,7 +149,12 @@ impl Arguments {
     }
 
     /// Refuses what the format cannot have.
-    fn check_preallocation(&self, format: Format) -> Result<()> {
+    fn check_preallocation(&self, image: &Layer) -> Result<()> {
+        let format = image.format;
+        let chunks = image.flat.as_ref().and_then(|flat| flat.chunks.as_ref());
+        if chunks.is_some() && self.preallocation != Preallocation::Off {
+            bail!("--preallocation: a compact image takes its space when something is written");
+        }
         if format != Format::Qcow2 && self.preallocation == Preallocation::Metadata {
             bail!(
                 "--preallocation metadata: a {format} image has no metadata to preallocate; there \

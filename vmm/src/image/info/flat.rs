@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use disk::Layer;
-use disk::flat::{self, format::Header};
+use disk::flat::{
+    self,
+    format::{Chunks, Header},
+};
 use serde::Serialize;
 
 use super::backing::Backing;
@@ -44,11 +47,28 @@ struct FlatData {
     /// How many blocks do come from the base; unknown where an image was not closed.
     #[serde(skip_serializing_if = "Option::is_none")]
     blocks_from_base: Option<u64>,
+    /// Whether only chunks that hold something have a place in the file.
+    compact: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk_size: Option<u64>,
+    /// How many chunks the disk has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunks: Option<u64>,
+    /// How many of them have a place; unknown where an image was not closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allocated_chunks: Option<u64>,
 }
 
 impl FlatDescription {
     pub(super) async fn of(layer: &Layer, header: &Header) -> Result<Self> {
-        let base = header.base.as_ref();
+        let (base, chunks) = (header.base.as_ref(), header.chunks.as_ref());
+        // Where there is a journal, the table is stale too.
+        let allocated_chunks = match chunks {
+            Some(_) if !layer.is_unclosed() => {
+                Some(flat::placed_chunks(&layer.storage, header).await?)
+            }
+            _ => None,
+        };
         let blocks_from_base = match base {
             // Where there is a journal, the bitmap is stale.
             Some(_) if !layer.is_unclosed() => {
@@ -72,6 +92,10 @@ impl FlatDescription {
                     base_version: base.and_then(|base| base.version.clone()),
                     covered_blocks: base.map(|_| header.covered_blocks()),
                     blocks_from_base,
+                    compact: chunks.is_some(),
+                    chunk_size: chunks.map(Chunks::bytes),
+                    chunks: chunks.map(|chunks| header.size_bytes.div_ceil(chunks.bytes())),
+                    allocated_chunks,
                 },
             },
         })
@@ -81,6 +105,7 @@ impl FlatDescription {
     pub(super) fn lines(&self) -> Vec<String> {
         let data = &self.format_specific.data;
         let blocks = |(missing, covered)| format!("blocks from the base: {missing} of {covered}");
+        let allocated = |(allocated, all)| format!("allocated chunks: {allocated} of {all}");
         let lines = [
             Some(format!("block size: {}", data.block_size)),
             Some(format!("data offset: {}", data.data_offset)),
@@ -88,6 +113,8 @@ impl FlatDescription {
             data.base_size.map(|bytes| format!("base size: {bytes}")),
             (data.base_version.as_ref()).map(|version| format!("base version: {version}")),
             data.blocks_from_base.zip(data.covered_blocks).map(blocks),
+            data.chunk_size.map(|bytes| format!("chunk size: {bytes}")),
+            data.allocated_chunks.zip(data.chunks).map(allocated),
         ];
         lines.into_iter().flatten().collect()
     }
