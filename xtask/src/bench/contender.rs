@@ -17,6 +17,8 @@ pub(super) enum Format {
     RawFilled,
     /// With holes where nothing was written, and a bitmap of what hides a base.
     Flat,
+    /// With places only for chunks that were written.
+    FlatCompact,
 }
 
 impl Format {
@@ -25,7 +27,7 @@ impl Format {
         match self {
             Self::Qcow2 { .. } => "qcow2",
             Self::Raw | Self::RawFilled => "raw",
-            Self::Flat => "flat",
+            Self::Flat | Self::FlatCompact => "flat",
         }
     }
 }
@@ -92,6 +94,7 @@ impl Contender {
             Self::new(RAW, Format::Raw, OURS),
             Self::new("flat", Format::Flat, OURS),
             Self::new("flat + base", Format::Flat, OURS).on_base(),
+            Self::new("flat compact", Format::FlatCompact, OURS),
             Self::new("qcow2", QCOW2, OURS),
             Self::new("qcow2 + base", QCOW2, OURS).on_base(),
             Self::new("QEMU qcow2", QCOW2, Kind::Qemu),

@@ -40,7 +40,7 @@ pub(super) fn convert(
 
 fn maker(programs: &Programs, format: Format, verb: &str) -> Command {
     let mut command = match format {
-        Format::Flat => {
+        Format::Flat | Format::FlatCompact => {
             let mut ours = Command::new(&programs.ours);
             ours.arg("image");
             ours
@@ -50,11 +50,12 @@ fn maker(programs: &Programs, format: Format, verb: &str) -> Command {
         }
     };
     command.arg(verb);
-    if let Format::Qcow2 {
-        lazy_refcounts: true,
-    } = format
-    {
-        command.args(["-o", "lazy_refcounts=on"]);
+    match format {
+        Format::Qcow2 {
+            lazy_refcounts: true,
+        } => drop(command.args(["-o", "lazy_refcounts=on"])),
+        Format::FlatCompact => drop(command.args(["-o", "compact=on"])),
+        Format::Qcow2 { .. } | Format::Raw | Format::RawFilled | Format::Flat => {}
     }
     command
 }

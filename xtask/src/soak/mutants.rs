@@ -11,11 +11,12 @@ use tests::artifacts::{target_dir, workspace_dir};
 use crate::test::cargo;
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 18] = [
+const TRIALS: [(&str, u64); 19] = [
     ("open::name", 1),
     ("growth::tests::zeros", 20),
     ("flat::tests::behaviour", 1),
     ("flat::tests::reshape", 1),
+    ("flat::tests::compact", 1),
     ("storage::remote", 3),
     ("flat::tests::model", 200),
     ("flat::tests::crash", 20),
@@ -32,7 +33,7 @@ const TRIALS: [(&str, u64); 18] = [
     ("qcow2::tests::faults", 1000),
 ];
 /// So many of them are quick.
-const QUICK: usize = 14;
+const QUICK: usize = 15;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 

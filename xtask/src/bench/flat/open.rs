@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
-use ::disk::flat::format::BaseName;
+use ::disk::flat::format::{BaseName, CHUNK_BITS_DEFAULT, Header};
 use ::disk::flat::{Base, CreateOptions, create};
 use ::disk::{Executor, FileOptions, Storage as _};
 use anyhow::{Context as _, Result};
@@ -36,11 +36,13 @@ struct Opened {
     memory_mib: Vec<f64>,
 }
 
-/// Measures flat images, where half of the blocks are local, and qcow2 that has all its tables, and
+/// Measures flat images, where half of the blocks are local, one of them compact and with every other
+/// chunk in a place, and qcow2 that has all its tables, and
 /// returns tables.
 pub(super) fn measure(setup: &Setup<'_>, directory: &Path) -> Result<String> {
     let takes_part = |one: &&Contender| match one.format {
         Format::Flat => one.on_base,
+        Format::FlatCompact => true,
         Format::Qcow2 { .. } => !one.on_base,
         Format::Raw | Format::RawFilled => false,
     };
@@ -62,6 +64,7 @@ fn of_size(
         let path = directory.join(format!("{}-{size_bytes}", contender.name.replace(' ', "-")));
         match contender.format {
             Format::Flat => make_flat(&path, size_bytes),
+            Format::FlatCompact => make_compact(&path, size_bytes),
             _ => make_qcow2(&path, size_bytes),
         }
         .with_context(|| path.display().to_string())?;
@@ -110,13 +113,42 @@ fn make_flat(path: &Path, size_bytes: u64) -> Result<()> {
         }),
         ..CreateOptions::new(size_bytes)
     };
-    let storage = FileOptions::new(path).open()?;
-    let header = Executor::new()?.run(create(&storage, &options, None))?;
-    storage.close();
+    let header = new_flat(path, &options)?;
     let bitmap = vec![HALF; usize::try_from(header.covered_blocks() / 8)?];
     let file = File::options().write(true).open(path)?;
     file.write_all_at(&bitmap, header.bitmap.start)?;
     Ok(file.sync_all()?)
+}
+
+/// With every other chunk in a place, and every other block of the disk written.
+fn make_compact(path: &Path, size_bytes: u64) -> Result<()> {
+    File::create(path)?;
+    let options = CreateOptions {
+        chunk_bits: Some(CHUNK_BITS_DEFAULT),
+        ..CreateOptions::new(size_bytes)
+    };
+    let header = new_flat(path, &options)?;
+    let chunks = header.chunks.as_ref().context("it is compact")?;
+    let count = u32::try_from(size_bytes / chunks.bytes())?;
+    let entries = (0..count).map(|chunk| if chunk % 2 == 0 { chunk / 2 + 1 } else { 0 });
+    let table: Vec<u8> = entries.flat_map(u32::to_le_bytes).collect();
+    let bitmap = vec![HALF; usize::try_from(size_bytes / header.block_bytes() / 8)?];
+    let file = File::options().write(true).open(path)?;
+    file.set_len(header.data_offset + u64::from(count.div_ceil(2)) * chunks.bytes())?;
+    file.write_all_at(&bitmap, header.bitmap.start)?;
+    file.write_all_at(&table, chunks.table.start)?;
+    let metadata_bytes =
+        header.bitmap.end - header.bitmap.start + chunks.table.end - chunks.table.start;
+    eprintln!("xtask: {size_bytes} bytes, compact: {metadata_bytes} bytes of metadata");
+    Ok(file.sync_all()?)
+}
+
+/// Makes an image in a file that is empty.
+fn new_flat(path: &Path, options: &CreateOptions) -> Result<Header> {
+    let storage = FileOptions::new(path).open()?;
+    let header = Executor::new()?.run(create(&storage, options, None))?;
+    storage.close();
+    Ok(header)
 }
 
 fn make_qcow2(path: &Path, size_bytes: u64) -> Result<()> {
@@ -165,6 +197,22 @@ mod tests {
         let options = ::disk::OpenOptions::new(&path).format(::disk::Format::Flat);
         let flat = executor.run(options.open_flat()).unwrap();
         assert_eq!(flat.missing_blocks(), SMALL_BYTES / (64 << 10) / 2);
+    }
+
+    #[test]
+    fn a_compact_image_has_half_of_its_chunks_and_little_metadata() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("compact");
+        make_compact(&path, LARGE_BYTES).unwrap();
+        let executor = Executor::new().unwrap();
+        let options = ::disk::OpenOptions::new(&path).format(::disk::Format::Flat);
+        let flat = executor.run(options.open_flat()).unwrap();
+        let header = flat.header();
+        let table = header.chunks.as_ref().unwrap().table.clone();
+        let metadata_bytes = header.bitmap.end - header.bitmap.start + table.end - table.start;
+        assert!(metadata_bytes <= 6 << 20, "{metadata_bytes}");
+        let placed = executor.run(::disk::flat::placed_chunks(flat.storage(), &header));
+        assert_eq!(placed.unwrap(), LARGE_BYTES / (1 << 20) / 2);
     }
 
     #[test]

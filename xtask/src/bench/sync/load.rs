@@ -76,7 +76,7 @@ impl Load {
     /// Whether an image of a contender can be put under it.
     pub(super) fn suits(&self, contender: &Contender) -> bool {
         match (contender.format, self.target) {
-            (Format::Qcow2 { .. } | Format::Flat, _) => true,
+            (Format::Qcow2 { .. } | Format::Flat | Format::FlatCompact, _) => true,
             (_, Target::OverBacking) | (Format::RawFilled, Target::Discarded) => false,
             (Format::Raw | Format::RawFilled, _) => true,
         }
