@@ -25,6 +25,9 @@ pub async fn placed_chunks(storage: &impl Storage, header: &Header) -> Result<u6
     }
 }
 
+/// So many faults are told at most: a table may have nothing else.
+pub(super) const FAULTS_MAX: usize = 1 << 16;
+
 /// Something that no table has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fault {
@@ -70,8 +73,8 @@ impl Table {
         Err(FormatError::at(storage.path())(flaw))
     }
 
-    /// That of a compact image whose file has so many bytes, and what is wrong with it. Of two
-    /// chunks with the same place, the first has it.
+    /// That of a compact image whose file has so many bytes, and what is wrong with it, up to a
+    /// number. Of two chunks with the same place, the first has it.
     pub(super) fn of(
         entries: Vec<u32>,
         header: &Header,
@@ -94,7 +97,8 @@ impl Table {
                 continue;
             };
             let exists = place < limit;
-            if !exists || !table.places.take(place) {
+            let is_sound = exists && table.places.take(place);
+            if !is_sound && faults.len() < FAULTS_MAX {
                 faults.push(Fault {
                     chunk,
                     place,
@@ -167,11 +171,12 @@ impl Table {
         let place = self.place(chunk)?;
         self.entries.borrow_mut()[len(chunk)] = 0;
         self.changed.note(chunk / WORD_ENTRIES);
-        self.freed.borrow_mut().push(place);
-        self.held.set(self.held.get() + 1);
         if mutant("a freed place is used at once") {
             self.places.give_back(place);
+            return Some(place);
         }
+        self.freed.borrow_mut().push(place);
+        self.held.set(self.held.get() + 1);
         Some(place)
     }
 

@@ -1,12 +1,11 @@
 //! The table of a compact image.
 
+use super::FILE_GOES_ON;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::{Chunks, ENTRY_BYTES, Header};
-use crate::flat::table::{Fault, Table, read_entries};
+use crate::flat::table::{FAULTS_MAX, Fault, Table, read_entries};
 use crate::storage::{len, read, write};
 use crate::{CheckReport, Error, Repair, Storage};
-
-use super::FILE_GOES_ON;
 
 /// So much of a chunk is copied at once.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -17,7 +16,7 @@ struct Pass<'a> {
     chunks: &'a Chunks,
     table: Table,
     faults: Vec<Fault>,
-    /// Chunks of which nobody reads anything in their places.
+    /// Chunks of which nobody reads anything in their places; not all, if there are very many.
     unused: Vec<u64>,
     report: CheckReport,
 }
@@ -69,7 +68,9 @@ impl<'a> Pass<'a> {
             if bitmap.run_of_bits(&blocks) == (false, blocks.end) {
                 let problem = format!("chunk {chunk} has a place, and nothing in it");
                 report.leak(entry_offset(chunk), problem);
-                unused.push(chunk);
+                if unused.len() < FAULTS_MAX {
+                    unused.push(chunk);
+                }
             }
         }
         let end = header.file_end().max(table.end());
@@ -94,7 +95,7 @@ impl<'a> Pass<'a> {
         for fault in self.faults.iter().filter(|_| repair == Repair::All) {
             mended += usize::from(self.mend(storage, fault).await?);
         }
-        let is_sound = mended == self.faults.len();
+        let is_sound = mended == self.faults.len() && mended < FAULTS_MAX;
         for chunk in self.unused.iter().filter(|_| is_sound) {
             if let Some(place) = self.table.free(*chunk) {
                 self.table.places.give_back(place);
