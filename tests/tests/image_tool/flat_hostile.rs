@@ -24,6 +24,13 @@ const FIELDS: [(&str, usize, usize); 17] = [
     ("block_bits", 128, 4),
 ];
 
+/// Those that a compact image has besides.
+const COMPACT_FIELDS: [(&str, usize, usize); 3] = [
+    ("chunk_bits", 132, 4),
+    ("table_offset", 136, 8),
+    ("table_bytes", 144, 8),
+];
+
 /// Fields of which every value is one that an image may have.
 const FREE: [&str; 2] = ["compatible", "journal_identity"];
 
@@ -58,11 +65,24 @@ fn survives(shop: &Shop, line: &str, what: &str) -> bool {
 
 #[test]
 fn no_value_of_any_field_does_harm() {
+    try_values("-o scan=off", &FIELDS);
+}
+
+#[test]
+fn no_value_of_any_field_of_a_compact_image_does_harm() {
+    try_values(
+        "-o compact=on,scan=off",
+        &[&FIELDS[..], &COMPACT_FIELDS].concat(),
+    );
+}
+
+/// Tries values of each field of an image made with these options.
+fn try_values(options: &str, fields: &[(&str, usize, usize)]) {
     let shop = Shop::new();
-    overlay(&shop, "raw", "-o scan=off", "5M");
+    overlay(&shop, "raw", options, "5M");
     let sound = shop.bytes("disk");
     let sector = &sound[..512];
-    for (name, at, len) in FIELDS {
+    for &(name, at, len) in fields {
         let old = value(sector, at, len);
         let values = [
             0,
