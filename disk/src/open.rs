@@ -9,12 +9,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use chain::{CHAIN_MAX, Chain};
 pub use layer::Layer;
 
-use crate::flat::{Copying, Flat};
+use crate::flat::{Copying, Flat, Grow};
 use crate::qcow2::Qcow2;
 use crate::recorder::Recorder;
 use crate::storage::DEADLINE;
@@ -91,6 +92,7 @@ pub struct OpenOptions {
     record_trace: Option<PathBuf>,
     barrier_syscall: Option<u32>,
     deadline: Duration,
+    grow: Option<Arc<dyn Grow + Send + Sync>>,
     layers_max: usize,
     recognize: bool,
 }
@@ -113,6 +115,7 @@ impl OpenOptions {
             record_trace: None,
             barrier_syscall: None,
             deadline: DEADLINE,
+            grow: None,
             layers_max: usize::MAX,
             recognize: false,
         }
@@ -209,6 +212,13 @@ impl OpenOptions {
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// What makes the block device larger that a compact flat image is about to fill.
+    #[must_use]
+    pub fn grow(mut self, grow: Arc<dyn Grow + Send + Sync>) -> Self {
+        self.grow = Some(grow);
         self
     }
 

@@ -126,6 +126,9 @@ pub trait Storage: 'static {
     /// Whether its size can change. That of a block device cannot.
     fn can_resize(&self) -> bool;
 
+    /// Asks the host again how large it is: a block device may have become larger.
+    fn refresh_size(&self) -> Result<(), Error>;
+
     /// Cuts off or adds zeros at the end.
     fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;
 

@@ -5,6 +5,7 @@ mod commit;
 mod copy;
 mod direct;
 mod extent;
+mod growth;
 mod image;
 mod open;
 mod pace;

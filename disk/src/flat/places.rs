@@ -12,6 +12,7 @@ const WORD_BITS: u64 = 64;
 pub(super) struct Places {
     words: RefCell<Vec<u64>>,
     max: u64,
+    taken: Cell<u64>,
     /// No place below is free.
     hint: Cell<u64>,
 }
@@ -23,6 +24,7 @@ impl Places {
         let places = Self {
             words: RefCell::new(vec![0; len(max.div_ceil(WORD_BITS))]),
             max,
+            taken: Cell::new(0),
             hint: Cell::new(0),
         };
         for part in [&header.bitmap, &chunks.table] {
@@ -38,6 +40,11 @@ impl Places {
         self.max
     }
 
+    /// How many are taken.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken.get()
+    }
+
     pub(super) fn is_taken(&self, place: u64) -> bool {
         let words = self.words.borrow();
         let word = words.get(len(place / WORD_BITS)).copied();
@@ -50,6 +57,7 @@ impl Places {
             return false;
         }
         self.words.borrow_mut()[len(place / WORD_BITS)] |= 1 << (place % WORD_BITS);
+        self.taken.set(self.taken.get() + 1);
         true
     }
 
@@ -93,6 +101,7 @@ impl Places {
     pub(super) fn give_back(&self, place: u64) {
         if self.is_taken(place) {
             self.words.borrow_mut()[len(place / WORD_BITS)] &= !(1 << (place % WORD_BITS));
+            self.taken.set(self.taken.get() - 1);
             self.hint.set(self.hint.get().min(place));
         }
     }
@@ -135,7 +144,7 @@ mod tests {
         assert_eq!((places.take_first(130), places.end()), (None, 130));
         places.give_back(129);
         places.give_back(64);
-        assert_eq!(places.end(), 129);
+        assert_eq!((places.taken(), places.end()), (128, 129));
         assert_eq!(places.take_first(130), Some(64));
         assert_eq!(places.take_first(130), Some(129));
         assert!(!places.take(5) && !places.take(places.max()));

@@ -4,6 +4,7 @@ mod behaviour;
 mod compact;
 mod crash;
 mod faults;
+mod grow;
 mod model;
 mod program;
 mod reshape;

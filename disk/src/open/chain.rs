@@ -65,6 +65,11 @@ impl Chain {
             let problem = format!("is a {format} image; only flat ones copy from their base");
             return Err(image.unsupported(problem));
         }
+        if format != Format::Flat && self.options.grow.is_some() {
+            let problem =
+                format!("is a {format} image; only a compact flat one has its device made larger");
+            return Err(image.unsupported(problem));
+        }
         if format != Format::Qcow2 && self.options.snapshot.is_some() {
             let problem = format!("is a {format} image, which has no snapshots");
             return Err(image.unsupported(problem));

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::recognize::{format_of, looks_like};
 use super::{Format, OpenOptions, name};
-use crate::flat::{self, Flat};
+use crate::flat::{self, Flat, Grow};
 use crate::journal::{Identity, RecoveryReport, unclosed};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
 use crate::qcow2::{self, Parts, Qcow2, file, snapshot};
@@ -347,6 +347,10 @@ async fn flat<S: Storage>(
         base,
         order: options.order,
         copying: options.copying.clone(),
+        grow: options
+            .grow
+            .clone()
+            .map(|grow| Rc::new(grow) as Rc<dyn Grow>),
         clock: Some(Instant::now),
     };
     Ok(Rc::new(Flat::open(storage, parts).await?))

@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::future::Future;
-use std::io;
+use std::io::{self, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
@@ -379,6 +379,15 @@ impl Storage for FileStorage {
 
     fn can_resize(&self) -> bool {
         !self.is_block_device
+    }
+
+    fn refresh_size(&self) -> Result<(), Error> {
+        if self.is_block_device {
+            let end = (&*self.file).seek(SeekFrom::End(0));
+            let end = end.map_err(Error::io(&self.path, "find the size of"))?;
+            self.size_bytes.set(self.size_bytes.get().max(end));
+        }
+        Ok(())
     }
 
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {

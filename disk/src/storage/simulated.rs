@@ -118,6 +118,14 @@ impl SimulatedStorage {
         self
     }
 
+    /// Makes a block device larger, durably, as its owner may at any time.
+    pub fn grow_block_device(&self, by_bytes: u64) {
+        let cache = &mut self.state.borrow_mut().cache;
+        let size_bytes = cache.current().size_bytes() + by_bytes;
+        let number = cache.apply(Change::SetLen { size_bytes }, 0);
+        cache.sync(vec![number]);
+    }
+
     /// What is read at this moment, from the first byte to the last.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.state.borrow().cache.current().to_bytes()

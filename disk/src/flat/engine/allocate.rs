@@ -89,16 +89,19 @@ impl<S: Storage> Image<S> {
         found
     }
 
-    /// Takes a free place, and waits for those that the pending transaction frees if there is none.
+    /// Takes a free place. If there is none, waits for those that the pending transaction frees, and
+    /// then for the device to grow, if that is tried.
     async fn take_place(&self) -> Result<u64, Error> {
         let _turn = self.allocating.all().await;
-        if let Some(place) = self.take_free_place().await? {
-            return Ok(place);
-        }
-        while self.with_table(Table::holds_places) {
-            self.commit_all().await?;
+        loop {
             if let Some(place) = self.take_free_place().await? {
+                self.start_growth();
                 return Ok(place);
+            }
+            if self.with_table(Table::holds_places) {
+                self.commit_all().await?;
+            } else if !self.wait_for_growth().await? {
+                break;
             }
         }
         Err(Error::NoPlace {

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::commit::Ready;
+use super::growth::Growth;
 use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
@@ -40,6 +41,7 @@ pub(super) struct Image<S> {
     pub(super) changes: RangeLocks,
     /// Held while a place is looked for.
     pub(super) allocating: RangeLocks,
+    pub(super) growth: Growth<S>,
     /// Held while what must precede the first write is done.
     pub(super) preparing: RangeLocks,
     pub(super) flusher: Flusher,

@@ -2,16 +2,18 @@
 
 use std::cell::{Cell, RefCell};
 use std::path::Path;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
 
 use super::Flat;
 use super::copy::Copying;
+use super::growth::Growth;
 use super::image::Image;
 use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
+use crate::flat::grow::Grow;
 use crate::flat::table::Table;
 use crate::flat::{journal, read_header};
 use crate::flush::Flusher;
@@ -27,6 +29,8 @@ pub struct Parts {
     pub order: Option<Order>,
     /// How to copy from the base.
     pub copying: Copying,
+    /// What makes the block device larger that a compact image is about to fill.
+    pub grow: Option<Rc<dyn Grow>>,
     /// What measures how long recovery takes, and requests while something is copied; absent:
     /// nothing does, but the virtual clock of a simulation.
     pub clock: Option<fn() -> Instant>,
@@ -57,10 +61,21 @@ impl<S: Storage> Flat<S> {
             // It says why.
             storage.barrier().await?;
         }
+        let grow = parts.grow.clone().filter(|_| !read_only);
+        if grow.is_some() && (header.chunks.is_none() || storage.can_resize()) {
+            return Err(Error::Unsupported {
+                path: storage.path().to_owned(),
+                problem: "is not a compact image on a block device, which alone is made larger"
+                    .to_owned(),
+            });
+        }
         let bitmap = Bitmap::read(&storage, &header).await?;
         let table = Table::read(&storage, &header).await?;
         let prefetch = parts.copying.prefetch.clone().filter(|_| !read_only);
-        let image = Rc::new(Image::new(storage, header, (bitmap, table), parts));
+        let image = Rc::new_cyclic(|image| {
+            let growth = Growth::new(grow, Weak::clone(image));
+            Image::new(storage, header, (bitmap, table), growth, parts)
+        });
         if let Some((report, took)) = recovered {
             let statistics = report.note(image.storage.path(), took);
             image.past_journals.set(statistics);
@@ -97,6 +112,7 @@ impl<S: Storage> Image<S> {
         storage: S,
         header: Header,
         (bitmap, table): (Bitmap, Option<Table>),
+        growth: Growth<S>,
         parts: Parts,
     ) -> Self {
         let order = parts.order.unwrap_or_default();
@@ -116,6 +132,7 @@ impl<S: Storage> Image<S> {
             blocks: RangeLocks::default(),
             changes: RangeLocks::default(),
             allocating: RangeLocks::default(),
+            growth,
             preparing: RangeLocks::default(),
             flusher: Flusher::new(read_only, order == Order::Unsafe),
             copies: Cell::new(parts.copying.on_read && !read_only),

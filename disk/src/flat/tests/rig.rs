@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use crate::flat::format::BaseName;
 use crate::flat::{
-    Base, Copying, CreateOptions, Flat, Parts, Prefetch, check, create, find_zero_blocks, recover,
+    Base, Copying, CreateOptions, Flat, Grow, Parts, Prefetch, check, create, find_zero_blocks,
+    recover,
 };
 use crate::rng::Rng;
 use crate::test_support::content::{Stamp, bytes_of, layer_stamp};
@@ -46,6 +47,7 @@ pub(super) struct Rig {
     pub(super) block_bits: u32,
     pub(super) compact: Option<Compact>,
     pub(super) copying: Copying,
+    pub(super) grow: Option<Rc<dyn Grow>>,
     /// What the base has.
     base_stamps: Rc<[Stamp]>,
 }
@@ -116,6 +118,7 @@ impl Rig {
             block_bits,
             compact: None,
             copying: Copying::default(),
+            grow: None,
             base_stamps: base_stamps.into(),
         }
     }
@@ -181,6 +184,7 @@ impl Rig {
             base: self.base_disk(),
             order: Some(self.order),
             copying: self.copying.clone(),
+            grow: self.grow.clone(),
             clock: None,
         };
         Flat::open(self.image.clone(), parts).await

@@ -85,6 +85,10 @@ impl<S: Storage> Storage for Watched<S> {
         self.0.storage.can_resize()
     }
 
+    fn refresh_size(&self) -> Result<(), Error> {
+        self.0.storage.refresh_size()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         let result = self.0.storage.set_len(size_bytes).await;
         self.0.flusher.changed();

@@ -241,6 +241,11 @@ impl Storage for SimulatedStorage {
         !self.is_block_device
     }
 
+    /// It is always known.
+    fn refresh_size(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         self.count(|counters| counters.others += 1);
         let change = Change::SetLen { size_bytes };

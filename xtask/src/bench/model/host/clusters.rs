@@ -166,6 +166,10 @@ impl<S: Storage> Storage for WholeClusters<S> {
         self.storage.can_resize()
     }
 
+    fn refresh_size(&self) -> Result<(), Error> {
+        self.storage.refresh_size()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         self.storage.set_len(size_bytes).await
     }

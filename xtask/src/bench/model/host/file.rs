@@ -162,6 +162,10 @@ impl Storage for HostFile {
         self.file.can_resize()
     }
 
+    fn refresh_size(&self) -> Result<(), Error> {
+        self.file.refresh_size()
+    }
+
     async fn set_len(&self, size_bytes: u64) -> Result<(), Error> {
         let pages = usize::try_from(size_bytes.div_ceil(PAGE_BYTES)).unwrap_or(usize::MAX);
         self.file.set_len(size_bytes).await?;
