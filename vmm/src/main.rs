@@ -6,6 +6,7 @@ mod control;
 mod doctor;
 mod export;
 mod fuse;
+mod grow_command;
 mod image;
 mod kvm;
 mod machine;

@@ -230,3 +230,92 @@ fn a_damaged_table_is_refused_and_repaired() {
     write(&shop, "raw", "expected", &writes);
     assert_expected(&shop, "flat", "disk");
 }
+
+/// A block device with a file behind it, which holds a compact image of 64 MiB.
+fn device_of(shop: &Shop, bytes: u64) -> Option<LoopDevice> {
+    let file = fs::File::create(shop.path("behind")).unwrap();
+    file.set_len(bytes).unwrap();
+    let device = LoopDevice::new(&shop.path("behind"))?;
+    shop.must(&format!("create -f flat -o compact=on {} 64M", device.0));
+    Some(device)
+}
+
+/// As a guest would that knows nothing of it.
+#[test]
+fn a_device_is_made_larger_before_it_is_full() {
+    let shop = Shop::new();
+    let Some(device) = device_of(&shop, 8 << 20) else {
+        let reason = "no loop devices for this user";
+        return tests::report::skip("a_device_is_made_larger_before_it_is_full", reason);
+    };
+    let behind = shop.path("behind").display().to_string();
+    let command =
+        format!("truncate -s +4M {behind} && losetup -c $MICROVM_DEVICE && echo x >> {behind}.log");
+    let image = format!("{},format=flat,grow={command}", device.0);
+    let server = shop.serve_words(&[&image]);
+    let uri = server.uri("");
+    let writes: Vec<String> = (0..30)
+        .map(|n| format!("write -P {} {}M 1M", n + 1, 2 * n))
+        .collect();
+    let writes: Vec<&str> = writes.iter().map(String::as_str).collect();
+    shop.write("raw", &uri, &writes);
+    assert!(server.stop().unwrap().status.success());
+    shop.must("create expected 64M");
+    write(&shop, "raw", "expected", &writes);
+    assert_expected(&shop, "flat", &device.0);
+    // 30 MiB behind the metadata's 5, and no more than an eighth ahead, in steps of 4.
+    let taken = fs::metadata(&behind).unwrap().len() >> 20;
+    assert!((35..=44).contains(&taken), "{taken}");
+    let runs = fs::read_to_string(shop.path("behind.log")).unwrap();
+    assert_eq!(runs.lines().count() as u64, (taken - 8) / 4);
+}
+
+#[test]
+fn a_command_that_fails_or_hangs_or_gives_nothing_is_told_and_ends() {
+    for (command, problem) in [
+        ("echo no extents >&2; false", "no extents"),
+        ("true", "the size that it had"),
+        ("sleep 1000", ""),
+    ] {
+        let shop = Shop::new();
+        let Some(device) = device_of(&shop, 8 << 20) else {
+            let test = "a_command_that_fails_or_hangs_or_gives_nothing_is_told_and_ends";
+            return tests::report::skip(test, "no loop devices for this user");
+        };
+        let image = format!("{},format=flat,grow={command}", device.0);
+        let server = shop.serve_words(&[&image]);
+        let uri = server.uri("");
+        shop.write("raw", &uri, &["write -P 1 0 3M"]);
+        if !problem.is_empty() {
+            let done = shop.try_write("raw", &uri, &["write -P 2 3M 1M"]);
+            let text = format!("{}{}", done.stdout, done.stderr);
+            assert!(text.contains("No space left"), "{text}");
+            shop.write("raw", &uri, &["read -P 1 0 3M"]);
+        }
+        let ended = server.stop().unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(ended.stderr.contains(problem), "{ended:?}");
+        shop.must(&format!("check -f flat {}", device.0));
+    }
+}
+
+#[test]
+fn what_cannot_be_made_larger_is_refused() {
+    let shop = Shop::new();
+    shop.must("create -f flat -o compact=on disk 8M");
+    shop.must("create raw 8M");
+    for (image, parts) in [
+        ("disk,format=flat,grow", ["disk", "block device"]),
+        ("raw,format=raw,grow", ["raw", "compact flat"]),
+        (
+            "disk,format=flat,grow,readonly",
+            ["grow", "leave out readonly"],
+        ),
+    ] {
+        let done = shop.image(&format!("serve --nbd unix:nbd {image}"));
+        assert_ne!(done.status, Some(0), "{done:?}");
+        for part in parts {
+            assert!(done.stderr.contains(part), "{part}: {done:?}");
+        }
+    }
+}

@@ -107,7 +107,12 @@ impl Shop {
     pub(crate) fn lend(&self, format: &str, image: &str, words: &[&str]) -> Server {
         let image = format!("{},format={format}", self.path(image).display());
         let words: Vec<_> = words.iter().copied().chain([image.as_str()]).collect();
-        Server::microvm(&MICROVM, &self.path("nbd"), &words).unwrap()
+        self.serve_words(&words)
+    }
+
+    /// Lends what `words` say to NBD clients.
+    pub(crate) fn serve_words(&self, words: &[&str]) -> Server {
+        Server::microvm(&MICROVM, &self.path("nbd"), words).unwrap()
     }
 
     /// Runs `qemu-img` with the words of `line`.

@@ -9,6 +9,7 @@ use disk::flat::{Copying, Prefetch};
 use disk::{Format, OpenOptions, Order, Trace};
 
 use super::parse_size;
+use crate::grow_command::GrowCommand;
 
 /// The most bytes of a serial number that virtio-blk has room for (virtio 1.2 section 5.2.6).
 const SERIAL_MAX_BYTES: usize = 20;
@@ -16,7 +17,7 @@ const SERIAL_MAX_BYTES: usize = 20;
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
                      order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE], trace=FILE, \
-                     record-trace=FILE, deadline=SECONDS and serial=S";
+                     record-trace=FILE, deadline=SECONDS, grow[=COMMAND] and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,6 +44,10 @@ pub(crate) struct DiskArgument {
     pub(crate) record_trace: Option<PathBuf>,
     /// How long a read of what is far away waits for its server.
     pub(crate) deadline: Option<Duration>,
+    /// Whether the block device below a compact image is made larger before it is full.
+    pub(crate) grows: bool,
+    /// The command that does that, in place of the usual one.
+    pub(crate) grow_command: Option<String>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -73,6 +78,8 @@ impl DiskArgument {
             copying: Copying::default(),
             record_trace: None,
             deadline: None,
+            grows: false,
+            grow_command: None,
             serial: None,
         };
         let mut trace = None;
@@ -90,6 +97,9 @@ impl DiskArgument {
             return Err(
                 "copy-on-read and prefetch write to the image; leave out readonly".to_owned(),
             );
+        }
+        if argument.grows && argument.read_only {
+            return Err("grow is for disks that are written; leave out readonly".to_owned());
         }
         if argument.barrier_syscall.is_some() && argument.order != Some(Order::Barrier) {
             return Err("barrier-syscall=N is for order=barrier only".to_owned());
@@ -126,6 +136,10 @@ impl DiskArgument {
         if let Some(number) = self.barrier_syscall {
             options = options.barrier_syscall(number);
         }
+        if self.grows {
+            let command = GrowCommand::new(self.grow_command.as_deref());
+            options = options.grow(Arc::new(command));
+        }
         options
     }
 
@@ -137,6 +151,8 @@ impl DiskArgument {
             data_file: None,
             copying: Copying::default(),
             record_trace: None,
+            grows: false,
+            grow_command: None,
             ..self.clone()
         }
     }
@@ -145,6 +161,11 @@ impl DiskArgument {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,
             None if field == "copy-on-read" => self.copying.on_read = true,
+            None if field == "grow" => self.grows = true,
+            Some(("grow", command)) if !command.is_empty() => {
+                self.grows = true;
+                self.grow_command = Some(command.to_owned());
+            }
             None if field == "prefetch" => self.copying.prefetch = Some(Prefetch::default()),
             Some(("prefetch", rate)) => {
                 self.copying.prefetch = Some(Prefetch {
@@ -304,6 +325,18 @@ mod tests {
     }
 
     #[test]
+    fn a_device_may_grow_by_a_command() {
+        let parsed = |text: &str| {
+            let disk: DiskArgument = text.parse().unwrap();
+            (disk.grows, disk.grow_command)
+        };
+        assert_eq!(parsed("a"), (false, None));
+        assert_eq!(parsed("a,grow"), (true, None));
+        let command = Some("lvextend -L +1G,x".to_owned());
+        assert_eq!(parsed("a,grow=lvextend -L +1G,,x"), (true, command));
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -340,6 +373,8 @@ mod tests {
             ("a,deadline=0", "number of seconds"),
             ("a,deadline=-1", "number of seconds"),
             ("a,deadline=inf", "number of seconds"),
+            ("a,readonly,grow", "leave out readonly"),
+            ("a,grow=", "'grow='"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {
