@@ -177,6 +177,10 @@ pub trait Disk {
     /// What is at `offset`, and how far it goes alike, within `len` bytes; `len` is not 0.
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>>;
 
+    /// What waits for a server that is away ends with an error soon, now and later: whoever uses the
+    /// disk is about to close it. What is on this host is not touched.
+    fn give_up(&self) {}
+
     /// Flushes and gives the image back to others. The last call: no request is in flight, and
     /// none follows.
     fn close(&self) -> BoxFuture<'_, Result<(), Error>>;

@@ -144,6 +144,10 @@ impl Disk for Exchange {
         })
     }
 
+    fn give_up(&self) {
+        self.current().give_up();
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let _alone = self.users.alone().await;

@@ -142,6 +142,10 @@ impl<S: Storage> Disk for Raw<S> {
         })
     }
 
+    fn give_up(&self) {
+        self.storage.give_up();
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let flushed = self.flusher.flush(&self.storage).await;

@@ -109,6 +109,10 @@ impl Disk for Recorder {
         self.disk.extent(offset, len)
     }
 
+    fn give_up(&self) {
+        self.disk.give_up();
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
             let written = self.write();

@@ -132,6 +132,9 @@ pub trait Storage: 'static {
     /// Cuts off or adds zeros at the end.
     fn set_len(&self, size_bytes: u64) -> impl Future<Output = Result<(), Error>>;
 
+    /// As [`Disk::give_up`](crate::Disk::give_up).
+    fn give_up(&self) {}
+
     /// Lets go of it for others. The last call.
     fn close(&self);
 }

@@ -269,6 +269,13 @@ impl<S: Storage> Disk for Qcow2<S> {
         })
     }
 
+    fn give_up(&self) {
+        self.image.storage.give_up();
+        if let Some(backing) = &self.image.backing {
+            backing.give_up();
+        }
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         let image = Rc::clone(&self.image);
         Box::pin(uninterrupted(async move { image.close().await }))

@@ -104,6 +104,10 @@ impl Storage for AnyStorage {
         each!(self, storage => storage.set_len(size_bytes).await)
     }
 
+    fn give_up(&self) {
+        each!(self, storage => storage.give_up());
+    }
+
     fn close(&self) {
         each!(self, storage => storage.close());
     }

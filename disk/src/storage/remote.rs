@@ -206,6 +206,10 @@ impl Storage for RemoteStorage {
         self.read_only("resize")
     }
 
+    fn give_up(&self) {
+        self.patience.give_up();
+    }
+
     fn close(&self) {
         self.source.close();
     }

@@ -79,7 +79,13 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let disks = arguments.open().await?;
     let export = |(name, disk): (&String, &Rc<dyn Disk>)| Export::new(name, Rc::clone(disk));
     let exports = names.iter().zip(&disks).map(export).collect();
-    serve(endpoints, exports, certificates, signals.end.next()).await;
+    let end = async {
+        signals.end.next().await;
+        for disk in &disks {
+            disk.give_up();
+        }
+    };
+    serve(endpoints, exports, certificates, end).await;
     close(&disks).await?;
     if let Some(file) = stats {
         let counts = disks.iter().map(|disk| (&disk.statistics()).into());

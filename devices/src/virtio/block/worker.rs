@@ -100,6 +100,10 @@ impl Worker {
                     Command::Close
                 }
             };
+            if matches!(command, Command::Close) {
+                // The guest is stopped: what it waits for may never come.
+                disk.give_up();
+            }
             if let Some(session) = session.take() {
                 session.stop().await;
             }

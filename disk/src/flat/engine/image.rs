@@ -53,6 +53,8 @@ pub(super) struct Image<S> {
     pub(super) pace: Pace,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
+    /// Whether it is about to be closed, so that nothing more is copied.
+    pub(super) is_closing: Cell<bool>,
     /// Whether the file may be another's.
     pub(super) is_closed: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,

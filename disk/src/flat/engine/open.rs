@@ -139,6 +139,7 @@ impl<S: Storage> Image<S> {
             recorded_bytes: Cell::default(),
             pace: Pace::new(parts.clock),
             is_prepared: Cell::default(),
+            is_closing: Cell::default(),
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),
         }

@@ -140,10 +140,10 @@ impl<S: Storage> Walk<S> {
         Ok(())
     }
 
-    /// The image, while it is open: nobody who walks keeps it so.
+    /// The image, while it is to stay open: nobody who walks keeps it so.
     fn open_image(&self) -> Option<Rc<Image<S>>> {
         let image = self.image.upgrade();
-        image.filter(|image| !image.is_closed.get())
+        image.filter(|image| !image.is_closing.get())
     }
 
     /// Copies a piece, as often as it takes: a base that is out of reach may come back, and a host
@@ -160,6 +160,7 @@ impl<S: Storage> Walk<S> {
             drop(in_flight);
             match copied {
                 Ok(copied) => return Ok(Some(copied)),
+                Err(_) if image.is_closing.get() => return Ok(None),
                 Err(error) => {
                     // Nothing can be kept any more, now or later.
                     image.check_writable("copy from the base")?;

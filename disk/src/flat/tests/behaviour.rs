@@ -1,5 +1,6 @@
 //! What an image does that programs do not show: syncs, metadata, what it stands on.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -8,9 +9,10 @@ use crate::flat::format::BaseName;
 use crate::flat::{Base, Copying, CreateOptions, Flat, Parts, Prefetch, create};
 use crate::test_support::content::{bytes_of, stamp_of};
 use crate::timer::sleep;
+use crate::wait_queue::WaitQueue;
 use crate::{
-    Buffers, Content, Disk, Error, Fault, FaultyOperation, Order, Raw, Request, SimulatedStorage,
-    Trace,
+    BoxFuture, Buffers, Content, Disk, Error, Extent, Fault, FaultyOperation, Order, Properties,
+    Raw, Request, SimulatedStorage, Statistics, Trace,
 };
 
 const BLOCK_SECTORS: u64 = 8;
@@ -369,6 +371,78 @@ fn prefetch_goes_on_after_errors() {
         assert!(disk.missing_blocks() > 0);
         sleep(Duration::from_mins(1)).await.unwrap();
         assert_eq!(disk.header().base, None);
+    });
+}
+
+/// A base whose server does not answer, until whoever uses it has given up.
+struct Away {
+    given_up: Cell<bool>,
+    ended: WaitQueue,
+}
+
+impl Disk for Away {
+    fn properties(&self) -> Properties {
+        Raw::new(SimulatedStorage::new(96 * 512, 1))
+            .unwrap()
+            .properties()
+    }
+
+    fn submit(&self, _: Request) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async {
+            while !self.given_up.get() {
+                self.ended.wait().await;
+            }
+            Err(Error::Unsupported {
+                path: "away".into(),
+                problem: "is away".into(),
+            })
+        })
+    }
+
+    fn extent(&self, _: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
+        let (content, depth, host_offset) = (Content::Data, 0, None);
+        let extent = Extent {
+            len,
+            content,
+            depth,
+            host_offset,
+        };
+        Box::pin(async move { Ok(extent) })
+    }
+
+    fn give_up(&self) {
+        self.given_up.set(true);
+        self.ended.wake_all();
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn statistics(&self) -> Statistics {
+        Statistics::default()
+    }
+}
+
+#[test]
+fn nobody_waits_at_the_end_for_a_base_that_is_away() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, false).await;
+        let parts = Parts {
+            base: Some(Rc::new(Away {
+                given_up: Cell::default(),
+                ended: WaitQueue::default(),
+            })),
+            copying: Copying {
+                on_read: true,
+                prefetch: Some(Prefetch::default()),
+            },
+            ..Parts::default()
+        };
+        let disk = Flat::open(rig.image.clone(), parts).await.unwrap();
+        sleep(Duration::from_millis(10)).await.unwrap();
+        disk.close().await.unwrap();
+        assert_eq!(disk.missing_blocks(), 12);
     });
 }
 

@@ -4,16 +4,18 @@
 //! failed, so that a server that comes back is not met by as many connections as there are reads.
 
 use std::cell::{Cell, RefCell};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{LocalBoxFuture, Shared};
+use futures_util::future::{Either, LocalBoxFuture, Shared, select};
 
 use super::source::Failure;
 use super::ticker::Ticker;
 use crate::mutant::mutant;
 use crate::timer::sleep;
+use crate::wait_queue::WaitQueue;
 
 /// The first pause; each further one is twice as long,
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -29,6 +31,9 @@ pub(super) struct Patience {
     pause: RefCell<Option<Pause>>,
     /// What has changed, for good.
     changed: RefCell<Option<String>>,
+    /// Whether nobody wants anything any more.
+    given_up: Cell<bool>,
+    ended: WaitQueue,
 }
 
 type Pause = Shared<LocalBoxFuture<'static, Result<(), String>>>;
@@ -41,6 +46,8 @@ impl Patience {
             next_pause: Cell::new(PAUSE_MIN),
             pause: RefCell::default(),
             changed: RefCell::default(),
+            given_up: Cell::default(),
+            ended: WaitQueue::default(),
         }
     }
 
@@ -53,14 +60,30 @@ impl Patience {
         let tries = self
             .ticker
             .within(self.deadline, self.tries(attempt, &last));
-        if let Some(done) = tries.await {
-            return done;
+        match select(pin!(tries), pin!(self.end())).await {
+            Either::Left((Some(done), _)) => return done,
+            Either::Left((None, _)) => {}
+            Either::Right(_) => {
+                return Err(Failure::Passing("nobody waits for it any more".to_owned()));
+            }
         }
         let waited_s = self.deadline.as_secs_f64();
         let why = last
             .take()
             .unwrap_or_else(|| "there was no answer".to_owned());
         Err(Failure::Passing(format!("{why} (for {waited_s} s)")))
+    }
+
+    /// Ends all that waits, and all that would.
+    pub(super) fn give_up(&self) {
+        self.given_up.set(true);
+        self.ended.wake_all();
+    }
+
+    async fn end(&self) {
+        while !self.given_up.get() {
+            self.ended.wait().await;
+        }
     }
 
     async fn tries<T>(
