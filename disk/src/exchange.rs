@@ -82,8 +82,10 @@ impl Exchange {
     }
 
     /// Waits for all requests on their way, closes the disk, and goes on with the one that `next`
-    /// opens. Nobody may have closed this. If `next` opens none, the one that `again` opens takes its place, which should be the old
-    /// one; the error of `next` is returned. A disk of another size is refused.
+    /// opens. Nobody may have closed this. A disk that cannot be closed in order stays in its place,
+    /// and refuses everything: what was written may be lost, and opening it anew would forget that.
+    /// If `next` opens none, or one of another size, the one that `again` opens takes its place,
+    /// which should be the old one; the error of `next` is returned.
     pub async fn exchange(
         &self,
         next: impl AsyncFnOnce() -> Result<Rc<dyn Disk>, Error>,
@@ -92,13 +94,13 @@ impl Exchange {
         let _alone = self.users.alone().await;
         let old = self.current();
         // Until there is another, requests would reach a disk that is closed, which refuses them.
-        let opened = match old.close().await {
-            Ok(()) => next().await.and_then(|disk| self.check(disk)),
-            Err(error) => Err(error),
-        };
-        let (disk, outcome) = match opened {
+        old.close().await?;
+        let (disk, outcome) = match next().await.and_then(|disk| self.check(disk)) {
             Ok(disk) => (disk, Ok(())),
-            Err(error) => (again().await?, Err(error)),
+            Err(error) => {
+                tracing::debug!(%error, "the disk stays the one it was");
+                (again().await?, Err(error))
+            }
         };
         let mut past = self.past.get();
         past += old.statistics();
@@ -168,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::flat::{self, Flat};
-    use crate::{Backend, Buffers, Executor, Raw, SimulatedStorage};
+    use crate::{Backend, Buffers, Executor, Fault, FaultyOperation, Raw, SimulatedStorage};
 
     const SIZE_BYTES: u64 = 64 << 10;
 
@@ -240,6 +242,23 @@ mod tests {
                 assert_eq!(disk.statistics().writes, 41);
             });
         }
+    }
+
+    /// The next flush would say that all is well.
+    #[test]
+    fn a_disk_that_lost_something_is_not_opened_anew() {
+        let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).unwrap();
+        executor.run(async {
+            let base = SimulatedStorage::new(SIZE_BYTES, 1);
+            let disk = Exchange::new(raw(&base));
+            write(&disk, 0, 5).await;
+            base.inject(Fault::new(FaultyOperation::Sync, libc::EIO));
+            let never = async || panic!("it is opened");
+            let again = async || panic!("it is opened anew");
+            assert!(disk.exchange(never, again).await.is_err());
+            let flushed = disk.submit(Request::flush()).await;
+            assert!(flushed.is_err(), "{flushed:?}");
+        });
     }
 
     #[test]
