@@ -12,6 +12,8 @@ const WORD_BITS: u64 = 64;
 pub(super) struct Places {
     words: RefCell<Vec<u64>>,
     max: u64,
+    /// How many of those that are taken the metadata has.
+    metadata: u64,
     taken: Cell<u64>,
     /// No place below is free.
     hint: Cell<u64>,
@@ -20,19 +22,27 @@ pub(super) struct Places {
 impl Places {
     /// Where only the metadata has places, if it is not before them.
     pub(super) fn new(header: &Header, chunks: &Chunks) -> Self {
-        let max = chunks.places_max();
-        let places = Self {
+        let parts = [&header.bitmap, &chunks.table].map(|part| places_of(part, header, chunks));
+        let metadata: u64 = parts.iter().map(|part| part.end - part.start).sum();
+        // Each chunk can have one, wherever the metadata is.
+        let max = chunks.places_max() + metadata;
+        let mut places = Self {
             words: RefCell::new(vec![0; len(max.div_ceil(WORD_BITS))]),
             max,
+            metadata: 0,
             taken: Cell::new(0),
             hint: Cell::new(0),
         };
-        for part in [&header.bitmap, &chunks.table] {
-            for place in places_of(part, header, chunks) {
-                places.take(place);
-            }
+        for place in parts.into_iter().flatten() {
+            places.take(place);
         }
+        places.metadata = places.taken();
         places
+    }
+
+    /// How many chunks have one, or had one that is not free yet.
+    pub(super) fn of_chunks(&self) -> u64 {
+        self.taken() - self.metadata
     }
 
     /// How many there can be.

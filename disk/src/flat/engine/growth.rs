@@ -108,7 +108,8 @@ impl<S: Storage> Image<S> {
             let taken = table.places.taken();
             let free = table.places_within(size_bytes).saturating_sub(taken);
             let low_water = LOW_WATER_BYTES.min(size_bytes / LOW_WATER_PART);
-            let unplaced = disk_bytes.div_ceil(chunk_bytes).saturating_sub(taken);
+            let chunks = disk_bytes.div_ceil(chunk_bytes);
+            let unplaced = chunks.saturating_sub(table.places.of_chunks());
             let wanted = low_water.div_ceil(chunk_bytes).min(unplaced);
             wanted.saturating_sub(free) * chunk_bytes
         })

@@ -251,6 +251,29 @@ fn tables_move_when_a_disk_outgrows_them() {
     }
 }
 
+/// Tables that have moved take places too.
+#[test]
+fn each_chunk_gets_a_place_wherever_the_tables_are() {
+    simulated(1, async || {
+        let rig = rig(Order::Unsafe, 16, 0, None).await;
+        let disk = rig.open().await.unwrap();
+        // One more than the table has room for, and then as many as it has after its move.
+        disk.resize(1025 * 4 * BLOCK_BYTES).await.unwrap();
+        let table = disk.header().chunks.unwrap().table;
+        let chunks = (table.end - table.start) / ENTRY_BYTES;
+        disk.resize(chunks * 4 * BLOCK_BYTES).await.unwrap();
+        assert_eq!(disk.header().chunks.unwrap().table, table);
+        for chunk in 0..chunks {
+            submit(&disk, chunk * 4, chunk + 1).await.unwrap();
+        }
+        disk.close().await.unwrap();
+        assert_eq!(rig.check().await.exit_status(), 0);
+        let disk = rig.open().await.unwrap();
+        let last = (chunks - 1) * 4 * BLOCK_SECTORS;
+        assert_eq!(read(&disk, last).await, chunks);
+    });
+}
+
 /// What lies behind the end of a disk, in its last block and in its tables, was the disk's once.
 #[test]
 fn a_compact_disk_that_shrinks_and_grows_has_zeros_at_its_end() {

@@ -74,7 +74,10 @@ impl Grow for Hook {
 
 /// An image of 16 chunks on a device with two places, that a hook makes larger.
 async fn growing(order: Order, does: Does) -> (Rig, Rc<Hook>) {
-    let mut rig = rig(order, 64, 8, Some(2)).await;
+    growing_from(rig(order, 64, 8, Some(2)).await, does)
+}
+
+fn growing_from(mut rig: Rig, does: Does) -> (Rig, Rc<Hook>) {
     let hook = Rc::new(Hook {
         device: rig.image.clone(),
         does: Cell::new(does),
@@ -106,6 +109,22 @@ fn a_device_grows_while_it_is_written() {
             assert_eq!(read(&disk, 60 * BLOCK_SECTORS).await, 25);
         });
     }
+}
+
+/// The places of tables that have moved are none of the chunks'.
+#[test]
+fn a_device_grows_for_the_last_chunk_of_a_disk_whose_tables_have_moved() {
+    simulated(1, async || {
+        let device = rig(Order::Journal, 64, 0, Some(40)).await;
+        let (rig, _hook) = growing_from(device, Does::Gives(1));
+        let disk = rig.open().await.unwrap();
+        disk.resize(1025 * 4 * 4096).await.unwrap();
+        for chunk in 0..1025 {
+            write(&disk, chunk * 4, chunk + 1).await;
+        }
+        disk.close().await.unwrap();
+        assert_eq!(rig.check().await.exit_status(), 0);
+    });
 }
 
 /// Nobody waits for what comes before it is needed.
