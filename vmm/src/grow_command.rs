@@ -7,15 +7,21 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use disk::flat::Grow;
 use disk::{BoxFuture, readable};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_open, waitid,
+};
 
 /// What is run where nothing else is asked for.
 const DEFAULT: &str = "lvextend -L +1G \"$MICROVM_DEVICE\"";
 /// How much of what it writes is looked at.
 const WRITTEN_BYTES_MAX: u64 = 64 << 10;
+
+/// How long a command that is to end may take for it.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A command of the shell, which finds the device, its size and how much more is needed in its
 /// environment.
@@ -61,7 +67,8 @@ impl Grow for GrowCommand {
     }
 }
 
-/// A command that runs. Dropping it kills it, with all that it has started.
+/// A command that runs. Dropping it ends it, with all that it has started: it is asked to, which
+/// `lvextend` takes when its device is as it should be, and killed if it does not.
 struct Running(Option<Child>);
 
 impl Running {
@@ -80,9 +87,19 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
-            let _ = kill_process_group(Pid::from_child(&child), Signal::KILL);
-            // It may take the kernel a while.
-            thread::spawn(move || child.wait());
+            let group = Pid::from_child(&child);
+            let _ = kill_process_group(group, Signal::TERM);
+            thread::spawn(move || {
+                let start = Instant::now();
+                // It is not waited for yet: until then, its number is nobody else's.
+                let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+                let runs = || matches!(waitid(WaitId::Pid(group), look), Ok(None));
+                while runs() && start.elapsed() < PATIENCE {
+                    thread::sleep(PATIENCE / 100);
+                }
+                let _ = kill_process_group(group, Signal::KILL);
+                child.wait()
+            });
         }
     }
 }
@@ -101,10 +118,8 @@ fn last_line(mut written: File) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::Cell;
-    use std::time::{Duration, Instant};
-
     use disk::{Executor, spawn, yield_now};
+    use std::cell::Cell;
 
     use super::*;
 

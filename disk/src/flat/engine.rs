@@ -154,6 +154,7 @@ impl<S: Storage> Disk for Flat<S> {
 
     fn give_up(&self) {
         self.image.is_closing.set(true);
+        self.image.growth.stop();
         self.image.storage.give_up();
         if let Some(base) = &*self.image.base.borrow() {
             base.give_up();
