@@ -80,9 +80,10 @@ impl Seen {
 /// Refuses to write over something else that somebody needs, an image for example.
 fn check_is_trace(file: &mut File, path: &Path) -> Result<(), Error> {
     let mut start = [0; 8];
-    let length = file.metadata().map(|metadata| metadata.len());
-    let length = length.map_err(Error::io(path, "open the trace"))?;
-    let is_trace = length == 0 || (file.read_exact(&mut start).is_ok() && &start == b"microvm ");
+    let metadata = file.metadata();
+    let metadata = metadata.map_err(Error::io(path, "open the trace"))?;
+    let is_empty = metadata.is_file() && metadata.len() == 0;
+    let is_trace = is_empty || (file.read_exact(&mut start).is_ok() && &start == b"microvm ");
     if is_trace {
         return Ok(());
     }

@@ -61,6 +61,11 @@ impl CreateOptions {
         }
     }
 
+    /// What is wrong, if there can be no such image.
+    pub fn check(&self) -> Result<(), String> {
+        self.header().map(drop)
+    }
+
     /// The header of such an image, or what is wrong.
     pub(super) fn header(&self) -> Result<Header, String> {
         let size_bytes = self

@@ -32,6 +32,8 @@ use ticker::Ticker;
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 /// A server that is silent for so long, while somebody waits, is away.
 const SILENCE: Duration = Duration::from_secs(10);
+/// What is larger is no disk, and sums with it would overflow.
+const SIZE_BYTES_MAX: u64 = 1 << 62;
 /// How exactly limits of time are kept.
 const TICKS_PER_LIMIT: u32 = 8;
 
@@ -66,6 +68,11 @@ impl RemoteStorage {
                 (object.size_bytes(), object.version(), Box::new(object))
             }
         };
+        if size_bytes > SIZE_BYTES_MAX {
+            return Err(failed(format!(
+                "its server says that it has {size_bytes} bytes"
+            )));
+        }
         Ok(Self {
             path: path.to_owned(),
             size_bytes,

@@ -55,7 +55,10 @@ impl FlatBase {
             Scan::Off => None,
             scan => {
                 let len = size_bytes.min(base_bytes);
-                let block_bytes = 1 << options.flat(size_bytes, Some(base_bytes))?.block_bits;
+                let options = options.flat(size_bytes, Some(base_bytes))?;
+                // Before a look at all of what is too large.
+                options.check().map_err(anyhow::Error::msg)?;
+                let block_bytes = 1 << options.block_bits;
                 let progress = Progress::new(progress, len);
                 let done = Cell::new(0);
                 let tell = |now| progress.add(now - done.replace(now));

@@ -161,6 +161,8 @@ impl<S: Storage> Walk<S> {
             match copied {
                 Ok(copied) => return Ok(Some(copied)),
                 Err(_) if image.is_closing.get() => return Ok(None),
+                // It never will be what it was.
+                Err(error @ Error::Changed { .. }) => return Err(error),
                 Err(error) => {
                     // Nothing can be kept any more, now or later.
                     image.check_writable("copy from the base")?;

@@ -11,6 +11,7 @@ mod runtime;
 mod tests;
 mod version;
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use object_store::{ObjectStore, RetryConfig};
 use super::address::{ObjectAddress, Store};
 use super::source::{Failure, Source};
 use crate::storage::StorageExtent;
+use crate::wait_queue::WaitQueue;
 use crate::{BoxFuture, Buffers};
 use client::Connector;
 use fetch::{Place, cause};
@@ -32,13 +34,28 @@ use version::Version;
 
 /// The most that is asked for at once; an answer is in memory as a whole.
 const PART_MAX_BYTES: usize = 4 << 20;
-/// How many parts of one read are on their way at once.
+/// How many parts of one read are on their way at once,
 const PARTS_AT_ONCE: usize = 4;
+/// and of all reads of an object: so many answers may be in memory.
+const PARTS_MAX: usize = 16;
 
 /// An object, in the version that it had when it was opened.
 pub(super) struct Object {
     place: Place,
     version: Version,
+    /// Parts that are on their way.
+    parts: Cell<usize>,
+    part_done: WaitQueue,
+}
+
+/// A part on its way, until it is dropped.
+struct Part<'a>(&'a Object);
+
+impl Drop for Part<'_> {
+    fn drop(&mut self) {
+        self.0.parts.set(self.0.parts.get() - 1);
+        self.0.part_done.wake_all();
+    }
 }
 
 impl Object {
@@ -54,6 +71,8 @@ impl Object {
             Ok(first) => Ok(Self {
                 place,
                 version: first.version,
+                parts: Cell::default(),
+                part_done: WaitQueue::default(),
             }),
             Err(Failure::Passing(why) | Failure::Changed(why)) => Err(why),
         }
@@ -68,7 +87,16 @@ impl Object {
         self.version.name()
     }
 
+    async fn begin_part(&self) -> Part<'_> {
+        while self.parts.get() >= PARTS_MAX {
+            self.part_done.wait().await;
+        }
+        self.parts.set(self.parts.get() + 1);
+        Part(self)
+    }
+
     async fn read_part(&self, offset: u64, buffers: Buffers) -> Result<(), Failure> {
+        let _part = self.begin_part().await;
         let range = offset..offset + buffers.len() as u64;
         let fetched = self.place.clone().fetch(range, Some(self.version.clone()));
         let part = runtime::run(fetched).await.map_err(Failure::Passing)??;
