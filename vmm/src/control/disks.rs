@@ -122,6 +122,9 @@ impl Disks {
         if old.read_only || old.snapshot.is_some() {
             bail!("the disk is read-only: it stays as it is without a snapshot");
         }
+        if old.data_file.is_some() {
+            bail!("the disk was given data-file=, which nobody would give below a new image");
+        }
         let base_format = old.format.unwrap_or(Format::Raw);
         let size_bytes = disk.properties().size_bytes;
         create_overlay(&file, format, (&old.path, base_format), size_bytes).await?;

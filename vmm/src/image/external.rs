@@ -25,7 +25,8 @@ pub(crate) async fn create_overlay(
     if fs::symlink_metadata(file).is_ok() {
         bail!("{shown}: exists, and is not replaced; choose another");
     }
-    let base = fs::canonicalize(base).with_context(|| format!("{}", base.display()))?;
+    // Not what a link leads to: that of a logical volume leads elsewhere after the next start.
+    let base = std::path::absolute(base).with_context(|| format!("{}", base.display()))?;
     let name = base.to_str().with_context(|| {
         format!(
             "{}: a name that is not UTF-8 cannot be kept",
