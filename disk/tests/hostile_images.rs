@@ -24,7 +24,7 @@ use mutate::{Numbers, mutate, reseal};
 /// What is done with each.
 const AIMS: [Aim; 4] = [Aim::Read, Aim::Check, Aim::Write, Aim::Repair];
 /// How many images are tried, unless `MICROVM_SEEDS` says otherwise.
-const IMAGES: u64 = 40_000;
+const IMAGES: u64 = 25_000;
 /// What the simulated disk and its executor take, beside the image.
 const MEMORY_BYTES: usize = 8 << 20;
 
