@@ -107,10 +107,10 @@ pub fn reseal(image: &mut [u8]) {
         bytes.map_or(0, u32::from_le_bytes) as usize
     };
     let names = word(image, 112)..word(image, 112) + word(image, 120).min(2048);
-    if let Some(crc) = image.get(names).map(crc32c::crc32c) {
-        image[124..128].copy_from_slice(&crc.to_le_bytes());
-    }
     if image.len() >= 512 {
+        if let Some(crc) = image.get(names).map(crc32c::crc32c) {
+            image[124..128].copy_from_slice(&crc.to_le_bytes());
+        }
         image[8..12].fill(0);
         let crc = crc32c::crc32c(&image[..512]);
         image[8..12].copy_from_slice(&crc.to_le_bytes());
