@@ -65,6 +65,7 @@ fn much_goes_both_ways_in_pieces() {
         let mut received = vec![0; LEN];
         client.read_exact(&mut received).unwrap();
         assert!(received == sent);
+        client.write_all(&[1]).unwrap();
         // The farewell, and only then the end.
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
     });
@@ -81,6 +82,9 @@ fn much_goes_both_ways_in_pieces() {
         }
         assert!(room.to_vec() == expected);
         link.send(room).await.unwrap();
+        // When all of it has arrived, the socket has room for the farewell.
+        let count = link.receive(Buffers::zeroed(1)).await;
+        assert_eq!(count.unwrap(), 1);
         link.finish();
         link.shutdown();
     });
