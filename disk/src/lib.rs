@@ -24,6 +24,7 @@ mod flush;
 mod format_error;
 mod growth;
 pub mod journal;
+mod latch;
 mod mutant;
 pub mod nbd;
 mod open;

@@ -153,8 +153,7 @@ impl<S: Storage> Disk for Flat<S> {
     }
 
     fn give_up(&self) {
-        self.image.is_closing.set(true);
-        self.image.growth.stop();
+        self.image.is_closing.set();
         self.image.storage.give_up();
         if let Some(base) = &*self.image.base.borrow() {
             base.give_up();
@@ -162,7 +161,7 @@ impl<S: Storage> Disk for Flat<S> {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
-        // Nobody waits for what is being copied.
+        // Nobody waits for what is being copied, and who waits for a larger device is in the way.
         if !mutant("closing waits for a base that is away") {
             self.give_up();
         }

@@ -2,12 +2,8 @@
 //! beside whatever else is done. Nothing needs to be remembered: the table says what is in use.
 
 use std::cell::Cell;
-use std::future::Future;
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
-
-use futures_util::future::{Either, select};
 
 use super::image::Image;
 use crate::flat::grow::Grow;
@@ -30,8 +26,7 @@ pub(super) struct Growth<S> {
     is_running: Cell<bool>,
     /// Whether an attempt has begun, and not ended.
     is_trying: Cell<bool>,
-    /// Whether the image is being closed.
-    is_over: Cell<bool>,
+    /// Those who wait for the end of an attempt.
     waiting: WaitQueue,
 }
 
@@ -42,27 +37,7 @@ impl<S> Growth<S> {
             image,
             is_running: Cell::default(),
             is_trying: Cell::default(),
-            is_over: Cell::default(),
             waiting: WaitQueue::default(),
-        }
-    }
-
-    /// Gives up what is tried, for good.
-    pub(super) fn stop(&self) {
-        self.is_over.set(true);
-        self.waiting.wake_all();
-    }
-
-    /// What comes of a future, unless the image is closed before.
-    async fn unless_over<T>(&self, future: impl Future<Output = T>) -> Option<T> {
-        let over = async {
-            while !self.is_over.get() {
-                self.waiting.wait().await;
-            }
-        };
-        match select(pin!(future), pin!(over)).await {
-            Either::Left((output, _)) => Some(output),
-            Either::Right(((), _)) => None,
         }
     }
 }
@@ -74,7 +49,7 @@ impl<S: Storage> Image<S> {
         let Some(hook) = growth.hook.clone() else {
             return;
         };
-        if growth.is_running.get() || growth.is_over.get() || self.lacking_bytes() == 0 {
+        if growth.is_running.get() || self.is_closing.is_set() || self.lacking_bytes() == 0 {
             return;
         }
         if let Some(image) = growth.image.upgrade() {
@@ -93,9 +68,9 @@ impl<S: Storage> Image<S> {
         }
         self.start_growth();
         let growth = &self.growth;
-        let is_trying = growth.is_trying.get() && !growth.is_over.get();
+        let is_trying = growth.is_trying.get() && !self.is_closing.is_set();
         if is_trying {
-            growth.waiting.wait().await;
+            self.is_closing.unless_set(growth.waiting.wait()).await;
         }
         Ok(is_trying)
     }
@@ -118,17 +93,17 @@ impl<S: Storage> Image<S> {
     async fn keep_growing(&self, hook: &dyn Grow) {
         let growth = &self.growth;
         let (mut pause, mut is_told) = (PAUSE_MIN, false);
-        while !growth.is_over.get() && self.lacking_bytes() > 0 {
+        while !self.is_closing.is_set() && self.lacking_bytes() > 0 {
             let Some(problem) = self.try_growing(hook).await else {
                 (pause, is_told) = (PAUSE_MIN, false);
                 continue;
             };
-            if !is_told && !growth.is_over.get() {
+            if !is_told && !self.is_closing.is_set() {
                 let path = self.storage.path().display();
                 tracing::warn!("{path}: is nearly full, and was not made larger: {problem}");
                 is_told = true;
             }
-            growth.unless_over(sleep(pause)).await;
+            self.is_closing.unless_set(sleep(pause)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
         growth.is_running.set(false);
@@ -141,7 +116,7 @@ impl<S: Storage> Image<S> {
         let (growth, before) = (&self.growth, self.storage.size_bytes());
         growth.is_trying.set(true);
         let attempt = hook.grow(self.storage.path(), before, self.lacking_bytes());
-        let outcome = growth.unless_over(attempt).await;
+        let outcome = self.is_closing.unless_set(attempt).await;
         let refreshed = self.storage.refresh_size();
         growth.is_trying.set(false);
         growth.waiting.wake_all();

@@ -13,6 +13,7 @@ use crate::flat::format::Header;
 use crate::flat::table::Table;
 use crate::flush::Flusher;
 use crate::journal::{Journal, Journaled};
+use crate::latch::Latch;
 use crate::range_locks::RangeLocks;
 use crate::{Buffers, Disk, Error, JournalStatistics, Order, Statistics, Storage};
 
@@ -53,8 +54,8 @@ pub(super) struct Image<S> {
     pub(super) pace: Pace,
     /// Whether what must precede the first write is done.
     pub(super) is_prepared: Cell<bool>,
-    /// Whether it is about to be closed, so that nothing more is copied.
-    pub(super) is_closing: Cell<bool>,
+    /// Set when it is about to be closed: nothing more is copied, and no device made larger.
+    pub(super) is_closing: Latch,
     /// Whether the file may be another's.
     pub(super) is_closed: Cell<bool>,
     pub(super) statistics: Cell<Statistics>,

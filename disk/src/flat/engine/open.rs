@@ -17,6 +17,7 @@ use crate::flat::grow::Grow;
 use crate::flat::table::Table;
 use crate::flat::{journal, read_header};
 use crate::flush::Flusher;
+use crate::latch::Latch;
 use crate::range_locks::RangeLocks;
 use crate::{Disk, Error, JournalStatistics, Order, Statistics, Storage};
 
@@ -139,7 +140,7 @@ impl<S: Storage> Image<S> {
             recorded_bytes: Cell::default(),
             pace: Pace::new(parts.clock),
             is_prepared: Cell::default(),
-            is_closing: Cell::default(),
+            is_closing: Latch::default(),
             is_closed: Cell::default(),
             statistics: Cell::new(Statistics::default()),
         }

@@ -143,7 +143,7 @@ impl<S: Storage> Walk<S> {
     /// The image, while it is to stay open: nobody who walks keeps it so.
     fn open_image(&self) -> Option<Rc<Image<S>>> {
         let image = self.image.upgrade();
-        image.filter(|image| !image.is_closing.get())
+        image.filter(|image| !image.is_closing.is_set())
     }
 
     /// Copies a piece, as often as it takes: a base that is out of reach may come back, and a host
@@ -160,7 +160,7 @@ impl<S: Storage> Walk<S> {
             drop(in_flight);
             match copied {
                 Ok(copied) => return Ok(Some(copied)),
-                Err(_) if image.is_closing.get() => return Ok(None),
+                Err(_) if image.is_closing.is_set() => return Ok(None),
                 // It never will be what it was.
                 Err(error @ Error::Changed { .. }) => return Err(error),
                 Err(error) => {

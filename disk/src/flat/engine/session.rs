@@ -123,8 +123,6 @@ impl<S: Storage> Image<S> {
     /// Makes everything durable and lets go of the files. Requests whose senders have gone away
     /// may still be in flight: once the files are another's, nothing may be written.
     pub(super) async fn close(&self) -> Result<(), Error> {
-        // Who waits for the device to grow is in the way.
-        self.growth.stop();
         let _changes = self.changes.all().await;
         let _everything = self.blocks.all().await;
         let settled = match self.check_writable("close") {

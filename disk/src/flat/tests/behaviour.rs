@@ -1,15 +1,14 @@
 //! What an image does that programs do not show: syncs, metadata, what it stands on.
 
-use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
 use super::rig::{Image, Rig, simulated};
 use crate::flat::format::BaseName;
 use crate::flat::{Base, Copying, CreateOptions, Flat, Parts, Prefetch, create};
+use crate::latch::Latch;
 use crate::test_support::content::{bytes_of, stamp_of};
 use crate::timer::sleep;
-use crate::wait_queue::WaitQueue;
 use crate::{
     BoxFuture, Buffers, Content, Disk, Error, Extent, Fault, FaultyOperation, Order, Properties,
     Raw, Request, SimulatedStorage, Statistics, Trace,
@@ -375,9 +374,9 @@ fn prefetch_goes_on_after_errors() {
 }
 
 /// A base whose server does not answer, until whoever uses it has given up.
+#[derive(Default)]
 struct Away {
-    given_up: Cell<bool>,
-    ended: WaitQueue,
+    given_up: Latch,
 }
 
 impl Disk for Away {
@@ -389,9 +388,7 @@ impl Disk for Away {
 
     fn submit(&self, _: Request) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async {
-            while !self.given_up.get() {
-                self.ended.wait().await;
-            }
+            self.given_up.wait().await;
             Err(Error::Unsupported {
                 path: "away".into(),
                 problem: "is away".into(),
@@ -411,8 +408,7 @@ impl Disk for Away {
     }
 
     fn give_up(&self) {
-        self.given_up.set(true);
-        self.ended.wake_all();
+        self.given_up.set();
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
@@ -429,10 +425,7 @@ fn nobody_waits_at_the_end_for_a_base_that_is_away() {
     simulated(1, async || {
         let rig = rig(Order::Journal, false).await;
         let parts = Parts {
-            base: Some(Rc::new(Away {
-                given_up: Cell::default(),
-                ended: WaitQueue::default(),
-            })),
+            base: Some(Rc::new(Away::default())),
             copying: Copying {
                 on_read: true,
                 prefetch: Some(Prefetch::default()),

@@ -4,18 +4,17 @@
 //! failed, so that a server that comes back is not met by as many connections as there are reads.
 
 use std::cell::{Cell, RefCell};
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use futures_util::future::{Either, LocalBoxFuture, Shared, select};
+use futures_util::future::{LocalBoxFuture, Shared};
 
 use super::source::Failure;
 use super::ticker::Ticker;
+use crate::latch::Latch;
 use crate::mutant::mutant;
 use crate::timer::sleep;
-use crate::wait_queue::WaitQueue;
 
 /// The first pause; each further one is twice as long,
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -31,9 +30,8 @@ pub(super) struct Patience {
     pause: RefCell<Option<Pause>>,
     /// What has changed, for good.
     changed: RefCell<Option<String>>,
-    /// Whether nobody wants anything any more.
-    given_up: Cell<bool>,
-    ended: WaitQueue,
+    /// Set once nobody wants anything any more.
+    given_up: Latch,
 }
 
 type Pause = Shared<LocalBoxFuture<'static, Result<(), String>>>;
@@ -46,8 +44,7 @@ impl Patience {
             next_pause: Cell::new(PAUSE_MIN),
             pause: RefCell::default(),
             changed: RefCell::default(),
-            given_up: Cell::default(),
-            ended: WaitQueue::default(),
+            given_up: Latch::default(),
         }
     }
 
@@ -60,12 +57,10 @@ impl Patience {
         let tries = self
             .ticker
             .within(self.deadline, self.tries(attempt, &last));
-        match select(pin!(tries), pin!(self.end())).await {
-            Either::Left((Some(done), _)) => return done,
-            Either::Left((None, _)) => {}
-            Either::Right(_) => {
-                return Err(Failure::Passing("nobody waits for it any more".to_owned()));
-            }
+        match self.given_up.unless_set(tries).await {
+            Some(Some(done)) => return done,
+            Some(None) => {}
+            None => return Err(Failure::Passing("nobody waits for it any more".to_owned())),
         }
         let waited_s = self.deadline.as_secs_f64();
         let why = last
@@ -76,14 +71,7 @@ impl Patience {
 
     /// Ends all that waits, and all that would.
     pub(super) fn give_up(&self) {
-        self.given_up.set(true);
-        self.ended.wake_all();
-    }
-
-    async fn end(&self) {
-        while !self.given_up.get() {
-            self.ended.wait().await;
-        }
+        self.given_up.set();
     }
 
     async fn tries<T>(
