@@ -4,7 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::wait_queue::WaitQueue;
+use crate::range_locks::RangeLocks;
 use crate::{BoxFuture, Disk, Error, Extent, Properties, Request, Statistics};
 
 /// Passes everything on to a disk, of which there may be another later. Whoever uses it does not
@@ -12,62 +12,10 @@ use crate::{BoxFuture, Disk, Error, Extent, Properties, Request, Statistics};
 pub struct Exchange {
     disk: RefCell<Rc<dyn Disk>>,
     properties: Properties,
-    /// Requests on their way, or the one who exchanges the disk.
-    users: Users,
+    /// Requests share it, for as long as they are on their way.
+    in_use: RangeLocks,
     /// What earlier disks did.
     past: Cell<Statistics>,
-}
-
-/// Many at a time, or one alone.
-#[derive(Default)]
-struct Users {
-    many: Cell<u64>,
-    alone: Cell<bool>,
-    changed: WaitQueue,
-}
-
-/// One of many, until it is dropped.
-struct OneOfMany<'a>(&'a Users);
-
-impl Drop for OneOfMany<'_> {
-    fn drop(&mut self) {
-        let many = self.0.many.get() - 1;
-        self.0.many.set(many);
-        if many == 0 && self.0.alone.get() {
-            self.0.changed.wake_all();
-        }
-    }
-}
-
-/// The only one, until it is dropped.
-struct Alone<'a>(&'a Users);
-
-impl Drop for Alone<'_> {
-    fn drop(&mut self) {
-        self.0.alone.set(false);
-        self.0.changed.wake_all();
-    }
-}
-
-impl Users {
-    async fn one_of_many(&self) -> OneOfMany<'_> {
-        while self.alone.get() {
-            self.changed.wait().await;
-        }
-        self.many.set(self.many.get() + 1);
-        OneOfMany(self)
-    }
-
-    async fn alone(&self) -> Alone<'_> {
-        while self.alone.replace(true) {
-            self.changed.wait().await;
-        }
-        let alone = Alone(self);
-        while self.many.get() > 0 {
-            self.changed.wait().await;
-        }
-        alone
-    }
 }
 
 impl Exchange {
@@ -76,7 +24,7 @@ impl Exchange {
         Self {
             properties: disk.properties(),
             disk: RefCell::new(disk),
-            users: Users::default(),
+            in_use: RangeLocks::default(),
             past: Cell::default(),
         }
     }
@@ -91,7 +39,7 @@ impl Exchange {
         next: impl AsyncFnOnce() -> Result<Rc<dyn Disk>, Error>,
         again: impl AsyncFnOnce() -> Result<Rc<dyn Disk>, Error>,
     ) -> Result<(), Error> {
-        let _alone = self.users.alone().await;
+        let _alone = self.in_use.all().await;
         let old = self.current();
         // Until there is another, requests would reach a disk that is closed, which refuses them.
         old.close().await?;
@@ -134,14 +82,14 @@ impl Disk for Exchange {
 
     fn submit(&self, request: Request) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let _user = self.users.one_of_many().await;
+            let _shared = self.in_use.shared(0, 0).await;
             self.current().submit(request).await
         })
     }
 
     fn extent(&self, offset: u64, len: u64) -> BoxFuture<'_, Result<Extent, Error>> {
         Box::pin(async move {
-            let _user = self.users.one_of_many().await;
+            let _shared = self.in_use.shared(0, 0).await;
             self.current().extent(offset, len).await
         })
     }
@@ -152,7 +100,7 @@ impl Disk for Exchange {
 
     fn close(&self) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(async move {
-            let _alone = self.users.alone().await;
+            let _alone = self.in_use.all().await;
             self.current().close().await
         })
     }
