@@ -152,6 +152,15 @@ impl Table {
         places.min(self.places.max())
     }
 
+    /// How many places a chunk can choose from: all there can be, where the file can grow.
+    pub(super) fn places_on(&self, storage: &impl Storage) -> u64 {
+        if storage.can_resize() {
+            self.places.max()
+        } else {
+            self.places_within(storage.size_bytes())
+        }
+    }
+
     /// Where the last place ends that is taken.
     pub(super) fn end(&self) -> u64 {
         self.offset_of(self.places.end())

@@ -122,11 +122,7 @@ impl<'a> Pass<'a> {
             self.table.free(fault.chunk);
             return Ok(true);
         }
-        let limit = if storage.can_resize() {
-            self.table.places.max()
-        } else {
-            self.table.places_within(storage.size_bytes())
-        };
+        let limit = self.table.places_on(storage);
         let Some(place) = self.table.places.take_first(limit) else {
             return Ok(false);
         };

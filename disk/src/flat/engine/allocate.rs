@@ -114,11 +114,7 @@ impl<S: Storage> Image<S> {
     async fn take_free_place(&self) -> Result<Option<u64>, Error> {
         let file_bytes = self.storage.size_bytes();
         let taken = self.with_table(|table| {
-            let limit = if self.storage.can_resize() {
-                table.places.max()
-            } else {
-                table.places_within(file_bytes)
-            };
+            let limit = table.places_on(&self.storage);
             let place = table.places.take_first(limit)?;
             Some((place, table.offset_of(place + 1)))
         });
@@ -159,11 +155,7 @@ impl<S: Storage> Image<S> {
                 journal.let_go(&range).await;
             }
             // Before it is free: afterwards it may be another's.
-            let given = self.storage.discard(range.start, range.end - range.start);
-            if let Err(error) = given.await {
-                tracing::debug!(%error, "the host keeps what is free");
-            }
-            self.flusher.changed();
+            self.give_back_places(&[range]).await;
             self.with_table(|table| table.let_go(places));
         }
     }
