@@ -255,24 +255,20 @@ impl Layer {
     ) -> Result<Rc<dyn Disk>, Error> {
         let data_path = self.data_path()?;
         // Each kind of storage has an engine of its own, so that a file costs nothing more.
-        let storage = match self.storage {
-            AnyStorage::File(storage) if self.format == Format::Qcow2 => {
-                return Ok(qcow2(storage, backing, data_path, snapshot, options).await?);
-            }
-            AnyStorage::File(storage) if self.format == Format::Flat => {
-                return Ok(flat(storage, backing, options).await?);
-            }
+        match self.storage {
             AnyStorage::File(storage) => {
-                return Ok(Rc::new(Raw::with_order(storage, options.order)?));
+                let data_file = open_data_file(data_path, &storage, options)?;
+                disk(
+                    self.format,
+                    (storage, data_file),
+                    backing,
+                    snapshot,
+                    options,
+                )
+                .await
             }
-            AnyStorage::Remote(storage) => storage,
-        };
-        match self.format {
-            Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
-            Format::Flat => Ok(flat(storage, backing, options).await?),
-            Format::Qcow2 => {
-                let parts = parts(backing, None::<RemoteStorage>, snapshot, options);
-                Ok(Rc::new(Qcow2::open(storage, parts).await?))
+            AnyStorage::Remote(storage) => {
+                disk(self.format, (storage, None), backing, snapshot, options).await
             }
         }
     }
@@ -294,7 +290,9 @@ impl Layer {
         snapshot: Option<String>,
         options: &OpenOptions,
     ) -> Result<Rc<Qcow2<FileStorage>>, Error> {
-        qcow2(self.into_file()?, backing, data_path, snapshot, options).await
+        let storage = self.into_file()?;
+        let data_file = open_data_file(data_path, &storage, options)?;
+        qcow2((storage, data_file), backing, snapshot, options).await
     }
 
     fn into_file(self) -> Result<FileStorage, Error> {
@@ -338,6 +336,21 @@ async fn open_storage(
     Ok(AnyStorage::Remote(storage))
 }
 
+/// A disk of what is in `storage`, with its data file.
+async fn disk<S: Storage>(
+    format: Format,
+    (storage, data_file): (S, Option<S>),
+    backing: Option<Rc<dyn Disk>>,
+    snapshot: Option<String>,
+    options: &OpenOptions,
+) -> Result<Rc<dyn Disk>, Error> {
+    match format {
+        Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
+        Format::Flat => Ok(flat(storage, backing, options).await?),
+        Format::Qcow2 => Ok(qcow2((storage, data_file), backing, snapshot, options).await?),
+    }
+}
+
 async fn flat<S: Storage>(
     storage: S,
     base: Option<Rc<dyn Disk>>,
@@ -356,27 +369,13 @@ async fn flat<S: Storage>(
     Ok(Rc::new(Flat::open(storage, parts).await?))
 }
 
-async fn qcow2(
-    storage: FileStorage,
+async fn qcow2<S: Storage>(
+    (storage, data_file): (S, Option<S>),
     backing: Option<Rc<dyn Disk>>,
-    data_path: Option<PathBuf>,
     snapshot: Option<String>,
     options: &OpenOptions,
-) -> Result<Rc<Qcow2<FileStorage>>, Error> {
-    let read_only = storage.geometry().read_only;
-    let data_file = data_path.map(|path| options.file(path, read_only).open());
-    let parts = parts(backing, data_file.transpose()?, snapshot, options);
-    Ok(Rc::new(Qcow2::open(storage, parts).await?))
-}
-
-/// What a qcow2 image needs beside its own file.
-fn parts<S>(
-    backing: Option<Rc<dyn Disk>>,
-    data_file: Option<S>,
-    snapshot: Option<String>,
-    options: &OpenOptions,
-) -> Parts<S> {
-    Parts {
+) -> Result<Rc<Qcow2<S>>, Error> {
+    let parts = Parts {
         backing,
         data_file,
         snapshot,
@@ -384,7 +383,19 @@ fn parts<S>(
         order: options.order,
         journal_bytes: None,
         clock: Some(Instant::now),
-    }
+    };
+    Ok(Rc::new(Qcow2::open(storage, parts).await?))
+}
+
+/// Opens the external data file of the image in `storage`, if it has one.
+fn open_data_file(
+    path: Option<PathBuf>,
+    storage: &FileStorage,
+    options: &OpenOptions,
+) -> Result<Option<FileStorage>, Error> {
+    let read_only = storage.geometry().read_only;
+    path.map(|path| options.file(path, read_only).open())
+        .transpose()
 }
 
 /// The format of a file that nobody told.
