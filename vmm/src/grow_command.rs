@@ -25,13 +25,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A command of the shell, which finds the device, its size and how much more is needed in its
 /// environment.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct GrowCommand(String);
 
 impl GrowCommand {
-    /// That of the user, or what suits a logical volume.
-    pub(crate) fn new(command: Option<&str>) -> Self {
-        Self(command.unwrap_or(DEFAULT).to_owned())
+    /// That of the user.
+    pub(crate) fn new(command: &str) -> Self {
+        Self(command.to_owned())
+    }
+}
+
+/// What suits a logical volume.
+impl Default for GrowCommand {
+    fn default() -> Self {
+        Self::new(DEFAULT)
     }
 }
 
@@ -124,7 +131,7 @@ mod tests {
     use super::*;
 
     fn grow(command: &str) -> Result<(), String> {
-        let command = GrowCommand::new(Some(command));
+        let command = GrowCommand::new(command);
         let executor = Executor::new().unwrap();
         executor.run(async { command.grow(Path::new("/dev/a b"), 10, 20).await })
     }
@@ -144,7 +151,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let pid = directory.path().join("pid");
         let command = format!("sleep 1000 & echo $! > '{}'; wait", pid.display());
-        let command = GrowCommand::new(Some(&command));
+        let command = GrowCommand::new(&command);
         let executor = Executor::new().unwrap();
         let is_started = || std::fs::read_to_string(&pid).is_ok_and(|text| text.ends_with('\n'));
         executor.run(async {

@@ -44,10 +44,8 @@ pub(crate) struct DiskArgument {
     pub(crate) record_trace: Option<PathBuf>,
     /// How long a read of what is far away waits for its server.
     pub(crate) deadline: Option<Duration>,
-    /// Whether the block device below a compact image is made larger before it is full.
-    pub(crate) grows: bool,
-    /// The command that does that, in place of the usual one.
-    pub(crate) grow_command: Option<String>,
+    /// What makes the block device below a compact image larger before it is full.
+    pub(crate) grow: Option<GrowCommand>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -78,8 +76,7 @@ impl DiskArgument {
             copying: Copying::default(),
             record_trace: None,
             deadline: None,
-            grows: false,
-            grow_command: None,
+            grow: None,
             serial: None,
         };
         let mut trace = None;
@@ -98,7 +95,7 @@ impl DiskArgument {
                 "copy-on-read and prefetch write to the image; leave out readonly".to_owned(),
             );
         }
-        if argument.grows && argument.read_only {
+        if argument.grow.is_some() && argument.read_only {
             return Err("grow is for disks that are written; leave out readonly".to_owned());
         }
         if argument.barrier_syscall.is_some() && argument.order != Some(Order::Barrier) {
@@ -136,9 +133,8 @@ impl DiskArgument {
         if let Some(number) = self.barrier_syscall {
             options = options.barrier_syscall(number);
         }
-        if self.grows {
-            let command = GrowCommand::new(self.grow_command.as_deref());
-            options = options.grow(Arc::new(command));
+        if let Some(command) = &self.grow {
+            options = options.grow(Arc::new(command.clone()));
         }
         options
     }
@@ -151,8 +147,7 @@ impl DiskArgument {
             data_file: None,
             copying: Copying::default(),
             record_trace: None,
-            grows: false,
-            grow_command: None,
+            grow: None,
             ..self.clone()
         }
     }
@@ -161,10 +156,11 @@ impl DiskArgument {
         match field.split_once('=') {
             None if field == "readonly" => self.read_only = true,
             None if field == "copy-on-read" => self.copying.on_read = true,
-            None if field == "grow" => self.grows = true,
+            None if field == "grow" => {
+                self.grow.get_or_insert_with(GrowCommand::default);
+            }
             Some(("grow", command)) if !command.is_empty() => {
-                self.grows = true;
-                self.grow_command = Some(command.to_owned());
+                self.grow = Some(GrowCommand::new(command));
             }
             None if field == "prefetch" => self.copying.prefetch = Some(Prefetch::default()),
             Some(("prefetch", rate)) => {
@@ -326,14 +322,11 @@ mod tests {
 
     #[test]
     fn a_device_may_grow_by_a_command() {
-        let parsed = |text: &str| {
-            let disk: DiskArgument = text.parse().unwrap();
-            (disk.grows, disk.grow_command)
-        };
-        assert_eq!(parsed("a"), (false, None));
-        assert_eq!(parsed("a,grow"), (true, None));
-        let command = Some("lvextend -L +1G,x".to_owned());
-        assert_eq!(parsed("a,grow=lvextend -L +1G,,x"), (true, command));
+        let parsed = |text: &str| text.parse::<DiskArgument>().unwrap().grow;
+        assert_eq!(parsed("a"), None);
+        assert_eq!(parsed("a,grow"), Some(GrowCommand::default()));
+        let command = Some(GrowCommand::new("lvextend -L +1G,x"));
+        assert_eq!(parsed("a,grow=lvextend -L +1G,,x"), command);
     }
 
     #[test]

@@ -57,13 +57,14 @@ impl Disks {
     pub(crate) fn opener(
         self: &Arc<Self>,
         number: usize,
+        argument: &DiskArgument,
     ) -> Result<impl FnOnce() -> Opening + Send + use<>> {
-        let argument = lock(&self.list)[number].clone();
+        let options = argument.open_options();
         let waiting = self.exchangeable.then(|| self.inbox(number)).transpose()?;
         let disks = Arc::clone(self);
         Ok(move || {
             let opening: Opening = Box::pin(async move {
-                let disk = argument.open_options().open().await?;
+                let disk = options.open().await?;
                 let Some((jobs, event)) = waiting else {
                     return Ok(disk);
                 };

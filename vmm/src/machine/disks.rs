@@ -24,5 +24,5 @@ pub(super) fn open(
         queues: cpus.into(),
         queue_size: QUEUE_SIZE,
     };
-    Ok(Block::start(config, disks.opener(number)?)?)
+    Ok(Block::start(config, disks.opener(number, argument)?)?)
 }
