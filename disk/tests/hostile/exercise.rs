@@ -119,15 +119,16 @@ impl Image {
     }
 
     async fn read(&self) -> Result<(), Error> {
-        let result = read_places(self.open().await?.as_ref()).await;
-        if !self.is_flat {
-            self.read_snapshots().await?;
+        if self.is_flat {
+            return read_places(self.open().await?.as_ref()).await;
         }
+        let disk = Qcow2::open(self.storage.clone(), parts()).await?;
+        let result = read_places(&disk).await;
+        self.read_snapshots(&disk).await?;
         result
     }
 
-    async fn read_snapshots(&self) -> Result<(), Error> {
-        let disk = Qcow2::open(self.storage.clone(), parts()).await?;
+    async fn read_snapshots(&self, disk: &Qcow2<SimulatedStorage>) -> Result<(), Error> {
         let snapshots = disk.snapshots().await?;
         for snapshot in snapshots.iter().take(SNAPSHOTS) {
             let parts = Parts {

@@ -11,6 +11,22 @@ use tests::nbd::Server;
 
 use crate::shop::Shop;
 
+/// Lends `image` to QEMU, which must find there what `expected` has.
+pub(crate) fn lend_and_compare(shop: &Shop, image: &str) {
+    let server = shop.serve_words(&[image]);
+    shop.qemu_img(&format!(
+        "compare -f raw -F raw {} expected",
+        server.uri("")
+    ));
+    assert!(server.stop().unwrap().status.success());
+}
+
+/// Has `disk` keep all of its base, whoever comes first: a reader, or prefetch.
+pub(crate) fn copy_all(shop: &Shop) {
+    let disk = shop.path("disk").display().to_string();
+    lend_and_compare(shop, &format!("{disk},format=flat,copy-on-read,prefetch"));
+}
+
 /// What nbdkit does to a file of the shop.
 pub(crate) struct NbdKit {
     server: Option<Server>,

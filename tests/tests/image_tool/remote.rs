@@ -7,7 +7,7 @@ use images::packages::{Tool, require};
 use rustix::process::Signal;
 use tests::nbd::Server;
 
-use crate::far::NbdKit;
+use crate::far::{NbdKit, copy_all, lend_and_compare};
 use crate::flat::{BASES, assert_expected, base, info, specific, write};
 use crate::shop::Shop;
 
@@ -81,13 +81,7 @@ fn what_is_far_away_is_read_as_an_image() {
         shop.must(&format!("map -f {format} --output json {url}"));
         shop.must(&format!("bench -f {format} -c 100 {url}"));
         let lent = format!("{url},format={format},readonly");
-        let program = tests::artifacts::microvm().unwrap();
-        let server = Server::microvm(&program, &shop.path("nbd"), &[&lent]).unwrap();
-        shop.qemu_img(&format!(
-            "compare -f raw -F raw {} expected",
-            server.uri("")
-        ));
-        assert!(server.stop().unwrap().status.success());
+        lend_and_compare(&shop, &lent);
         let mount_point = shop.path("mount_point").display().to_string();
         std::fs::create_dir(&mount_point).unwrap();
         for line in [
@@ -166,18 +160,7 @@ fn what_was_copied_stays_when_the_server_goes() {
     overlay(&shop, "flat", &far.url(), "raw");
     let before = read_bytes(&mut far, &shop);
     far.start();
-    let file = format!(
-        "{},format=flat,copy-on-read,prefetch",
-        shop.path("disk").display()
-    );
-    let program = tests::artifacts::microvm().unwrap();
-    let server = Server::microvm(&program, &shop.path("nbd"), &[&file]).unwrap();
-    // All of it is read, by whoever comes first.
-    shop.qemu_img(&format!(
-        "compare -f raw -F raw {} expected",
-        server.uri("")
-    ));
-    assert!(server.stop().unwrap().status.success());
+    copy_all(&shop);
     let fetched = read_bytes(&mut far, &shop);
     assert!(before + fetched <= 4 << 20, "{before} and {fetched} bytes");
     assert_eq!(specific(&shop, "disk")["stands-alone"], true);

@@ -10,8 +10,8 @@ use std::thread;
 use rcgen::CertifiedKey;
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
-use tests::nbd::Server;
 
+use crate::far::copy_all;
 use crate::flat::{BASES, assert_expected, base, info, specific, write};
 use crate::shop::Shop;
 
@@ -244,17 +244,7 @@ fn what_was_fetched_is_not_fetched_again() {
         "create -f flat -b {} -F raw disk",
         http.url("base")
     ));
-    let file = format!(
-        "{},format=flat,copy-on-read,prefetch",
-        shop.path("disk").display()
-    );
-    let program = tests::artifacts::microvm().unwrap();
-    let server = Server::microvm(&program, &shop.path("nbd"), &[&file]).unwrap();
-    shop.qemu_img(&format!(
-        "compare -f raw -F raw {} expected",
-        server.uri("")
-    ));
-    assert!(server.stop().unwrap().status.success());
+    copy_all(&shop);
     // And the first byte, each time that it was opened.
     let sent = http.sent_bytes.load(Ordering::SeqCst);
     assert!(sent <= (4 << 20) + 8, "{sent} bytes");

@@ -102,9 +102,22 @@ fn parts_are_read_in_the_version_that_was_opened() {
     }
 }
 
+/// What becomes of an answer.
+type Change = fn(&Asked, &[u8]) -> Answer;
+
+/// A server of 8192 bytes whose second answer is changed.
+fn changed_once(change: Change) -> Server {
+    Server::start(move |number, asked| {
+        let bytes = content(8192);
+        match number {
+            1 => change(asked, &bytes),
+            _ => Answer::part(asked, &bytes, E_TAG),
+        }
+    })
+}
+
 #[test]
 fn another_version_is_an_error_for_good() {
-    type Change = fn(&Asked, &[u8]) -> Answer;
     let changes: [(&str, Change); 5] = [
         ("another version", |_, _| Answer::status(412)),
         ("says ETag \"two\"", |asked, bytes| {
@@ -123,13 +136,7 @@ fn another_version_is_an_error_for_good() {
         }),
     ];
     for (part, change) in changes {
-        let server = Server::start(move |number, asked| {
-            let bytes = content(8192);
-            match number {
-                1 => change(asked, &bytes),
-                _ => Answer::part(asked, &bytes, E_TAG),
-            }
-        });
+        let server = changed_once(change);
         run(async || {
             let storage = open(&server.url(), DEADLINE).await.unwrap();
             for _ in 0..2 {
@@ -186,7 +193,6 @@ fn digests_are_verified() {
 
 #[test]
 fn what_is_not_what_was_asked_for_is_asked_again() {
-    type Change = fn(&Asked, &[u8]) -> Answer;
     let changes: [(&str, Change); 8] = [
         ("unavailable", |_, _| Answer::status(503)),
         ("gone", |_, _| Answer::status(404)),
@@ -216,13 +222,7 @@ fn what_is_not_what_was_asked_for_is_asked_again() {
         }),
     ];
     for (name, change) in changes {
-        let server = Server::start(move |number, asked| {
-            let bytes = content(8192);
-            match number {
-                1 => change(asked, &bytes),
-                _ => Answer::part(asked, &bytes, E_TAG),
-            }
-        });
+        let server = changed_once(change);
         run(async || {
             let storage = open(&server.url(), DEADLINE).await.unwrap();
             let found = read(&storage, 1024, 512).await.expect(name);
