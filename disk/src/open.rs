@@ -98,7 +98,8 @@ pub struct OpenOptions {
 }
 
 impl OpenOptions {
-    /// Opens the existing file or block device at `path`, or what that is the URL of, for reading and writing.
+    /// Opens the existing file or block device at `path`, or what that is the URL of, for reading and
+    /// writing.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
