@@ -70,7 +70,12 @@ const SCHEMES: [&str; 9] = [
 /// Whether a path is a URL of remote storage, which is opened by a protocol.
 pub fn is_remote(path: &Path) -> bool {
     let name = path.to_str().and_then(|path| path.split_once("://"));
-    name.is_some_and(|(scheme, _)| SCHEMES.contains(&scheme))
+    let is_known = |scheme: &str| {
+        SCHEMES
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(scheme))
+    };
+    name.is_some_and(|(scheme, _)| is_known(scheme))
 }
 
 impl Address {
@@ -246,6 +251,16 @@ mod tests {
         ] {
             assert_eq!(object(text), (store, key.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn schemes_are_known_in_capitals_too() {
+        assert!(is_remote(Path::new("HTTP://host/disk")));
+        assert_eq!(
+            Address::parse("HTTP://host/disk"),
+            Address::parse("http://host/disk")
+        );
+        assert!(!is_remote(Path::new("C://host/disk")));
     }
 
     #[test]
