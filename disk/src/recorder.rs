@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use crate::ranges::Ranges;
-use crate::trace::{RANGES_MAX, Trace};
+use crate::trace::{MAGIC, RANGES_MAX, Trace};
 use crate::{BoxFuture, Disk, Error, Extent, Op, Properties, Request, Statistics};
 
 /// Passes everything on to a disk, and writes a trace of what was read first when it is closed.
@@ -79,11 +79,11 @@ impl Seen {
 
 /// Refuses to write over something else that somebody needs, an image for example.
 fn check_is_trace(file: &mut File, path: &Path) -> Result<(), Error> {
-    let mut start = [0; 8];
+    let mut start = [0; MAGIC.len()];
     let metadata = file.metadata();
     let metadata = metadata.map_err(Error::io(path, "open the trace"))?;
     let is_empty = metadata.is_file() && metadata.len() == 0;
-    let is_trace = is_empty || (file.read_exact(&mut start).is_ok() && &start == b"microvm ");
+    let is_trace = is_empty || (file.read_exact(&mut start).is_ok() && start == *MAGIC);
     if is_trace {
         return Ok(());
     }

@@ -8,7 +8,9 @@ use std::path::Path;
 use crate::Error;
 use crate::request::SECTOR_BYTES;
 
-/// What every trace begins with.
+/// What every trace begins with, of whatever version.
+pub(crate) const MAGIC: &[u8; 14] = b"microvm trace ";
+/// What one of this version begins with.
 const HEAD: &str = "microvm trace 1\n";
 /// The most ranges of a trace: more are not of a boot.
 pub(crate) const RANGES_MAX: usize = 1 << 16;
