@@ -104,9 +104,12 @@ impl NewFile {
         let Some(temporary) = self.temporary else {
             return Ok(());
         };
-        temporary
-            .persist(&self.place)
-            .with_context(|| cannot("rename a file to", &self.place))?;
+        // What has come there in the meantime is somebody's.
+        let named = match self.replaced {
+            Some(_) => temporary.persist(&self.place),
+            None => temporary.persist_noclobber(&self.place),
+        };
+        named.with_context(|| cannot("rename a file to", &self.place))?;
         if let Some(replaced) = &self.replaced {
             replaced.close();
         }
