@@ -9,13 +9,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with,
+};
 
 /// The longest path of a socket: `sun_path` of `unix(7)` without the zero at its end.
 const PATH_MAX_BYTES: usize = 107;
 /// A server greets at once; one that is stuck is given this long.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How many clients may wait until they are accepted.
+const BACKLOG: i32 = 128;
+
+/// Who may connect to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// Whom the user's mask lets write.
+    Mask,
+    /// Only the user, from the first moment on.
+    Owner,
+}
 
 /// Removes the name when it is dropped, if it still is that of our socket.
 pub(crate) struct SocketPath {
@@ -26,7 +40,7 @@ pub(crate) struct SocketPath {
 
 impl SocketPath {
     /// Listens at `path`. A socket that a dead server left there is replaced.
-    pub(crate) fn listen(path: &Path) -> Result<(UnixListener, Self)> {
+    pub(crate) fn listen(path: &Path, access: Access) -> Result<(UnixListener, Self)> {
         let cannot = || format!("{}: cannot listen", path.display());
         let len = path.as_os_str().as_bytes().len();
         if len > PATH_MAX_BYTES {
@@ -36,10 +50,10 @@ impl SocketPath {
                 path.display()
             );
         }
-        let listener = match UnixListener::bind(path) {
+        let listener = match new_listener(path, access) {
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 remove_stale(path)?;
-                UnixListener::bind(path)
+                new_listener(path, access)
             }
             result => result,
         };
@@ -57,6 +71,18 @@ impl Drop for SocketPath {
             let _ = fs::remove_file(&self.path);
         }
     }
+}
+
+fn new_listener(path: &Path, access: Access) -> io::Result<UnixListener> {
+    let (family, kind) = (AddressFamily::UNIX, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None)?;
+    if access == Access::Owner {
+        // Linux takes the socket's mode for the name (unix_bind), as far as the mask has it.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    }
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    listen(&socket, BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
@@ -111,12 +137,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_socket_may_be_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control");
+        let _server = SocketPath::listen(&path, Access::Owner).unwrap();
+        let mode = fs::metadata(&path).unwrap().mode();
+        assert_eq!(mode & 0o777 & !0o600, 0, "{mode:o}");
+        UnixStream::connect(&path).unwrap();
+    }
+
+    #[test]
     fn a_stale_socket_is_replaced_and_a_used_one_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nbd");
         drop(UnixListener::bind(&path).unwrap());
-        let (_listener, name) = SocketPath::listen(&path).unwrap();
-        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        let (_listener, name) = SocketPath::listen(&path, Access::Mask).unwrap();
+        let error = SocketPath::listen(&path, Access::Mask)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("another server listens"), "{error}");
         drop(name);
         assert!(!path.exists());
@@ -138,7 +177,10 @@ mod tests {
                 Err(error) => break assert_eq!(error, Errno::AGAIN),
             }
         }
-        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        let error = SocketPath::listen(&path, Access::Mask)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("another server listens"), "{error}");
     }
 
@@ -148,9 +190,12 @@ mod tests {
         let len = |name: &Path| name.as_os_str().len();
         let room = PATH_MAX_BYTES - len(directory.path()) - 1;
         let path = directory.path().join("n".repeat(room));
-        SocketPath::listen(&path).unwrap();
+        SocketPath::listen(&path, Access::Mask).unwrap();
         let path = directory.path().join("n".repeat(room + 1));
-        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        let error = SocketPath::listen(&path, Access::Mask)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("has 108 bytes"), "{error}");
         assert!(error.contains("at most 107"), "{error}");
     }
@@ -160,10 +205,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("nbd");
         fs::write(&path, "precious").unwrap();
-        let error = SocketPath::listen(&path).err().unwrap().to_string();
+        let error = SocketPath::listen(&path, Access::Mask)
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains("not a socket"), "{error}");
         fs::remove_file(&path).unwrap();
-        let (_listener, name) = SocketPath::listen(&path).unwrap();
+        let (_listener, name) = SocketPath::listen(&path, Access::Mask).unwrap();
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         drop(name);

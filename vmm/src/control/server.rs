@@ -1,17 +1,16 @@
 //! The socket and its thread.
 
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
-use std::{fs, thread};
 
 use anyhow::{Context as _, Result};
 
 use super::disks::Disks;
 use super::protocol::{Reply, Request, receive, send};
-use crate::socket_path::SocketPath;
+use crate::socket_path::{Access, SocketPath};
 
 /// A client has its request ready when it connects, and takes its reply at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -24,9 +23,7 @@ pub(crate) struct Server {
 impl Server {
     /// Listens at `path`, one client after the other.
     pub(crate) fn start(path: &Path, disks: Arc<Disks>) -> Result<Self> {
-        let (listener, socket_path) = SocketPath::listen(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600))
-            .with_context(|| format!("{}: cannot keep others out", path.display()))?;
+        let (listener, socket_path) = SocketPath::listen(path, Access::Owner)?;
         thread::Builder::new()
             .name("control".to_owned())
             .spawn(move || serve(&listener, &disks))

@@ -13,7 +13,7 @@ use super::export::Export;
 use super::listener::Listener;
 use super::peer::Peer;
 use super::uri::uri;
-use crate::socket_path::SocketPath;
+use crate::socket_path::{Access, SocketPath};
 
 /// A TCP client that was silent for so long is asked whether it is still there,
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
@@ -35,7 +35,7 @@ impl Endpoint {
     pub(crate) fn listen(address: &Address) -> Result<Self> {
         match address {
             Address::Unix(path) => {
-                let (listener, name) = SocketPath::listen(path)?;
+                let (listener, name) = SocketPath::listen(path, Access::Mask)?;
                 Ok(Self {
                     listener: Listener::unix(listener).context("cannot listen")?,
                     address: address.clone(),
