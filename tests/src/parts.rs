@@ -8,7 +8,7 @@ use images::initramfs::Initramfs;
 use images::packages::{Tool, require};
 use images::{Cache, Kernel, baremetal, debian, initramfs};
 
-use crate::artifacts;
+use crate::artifacts::{self, Profile};
 use crate::lab::scratch;
 use crate::lab::share::Share;
 
@@ -41,11 +41,16 @@ pub struct Extra {
 impl Parts {
     /// Builds and fetches what is missing; installs the programs that this takes.
     pub fn get() -> Result<Self> {
+        Self::with(artifacts::microvm()?)
+    }
+
+    /// The same, with another program under test.
+    pub fn with(microvm: PathBuf) -> Result<Self> {
         require(&[Tool::Mke2fs])?;
         let cache = Cache::open()?;
         let kernel = Kernel::stock(&cache)?;
         Ok(Self {
-            microvm: artifacts::microvm()?,
+            microvm,
             initramfs: initramfs::guest(&cache, &kernel)?,
             busybox: initramfs::busybox(&cache)?,
             kernel,
@@ -55,23 +60,27 @@ impl Parts {
 
     /// The same with what the tests need.
     pub fn for_tests() -> Result<Self> {
+        Self::get()?.with_extra()
+    }
+
+    /// The same with what the tests need.
+    pub fn with_extra(self) -> Result<Self> {
         require(&[Tool::Fio])?;
-        let parts = Self::get()?;
         let cache = Cache::open()?;
         let extra = Extra {
             debian: debian::Root::build(&cache, &[])?,
             bare_metal: baremetal::build(&cache)?,
-            fio_disk: fio_disk(&parts.busybox)?,
+            fio_disk: fio_disk(&self.busybox)?,
         };
         Ok(Self {
             extra: Some(extra),
-            ..parts
+            ..self
         })
     }
 
     /// The same, where guests have the program `guest-records`.
     pub fn with_records(self) -> Result<Self> {
-        let program = artifacts::static_program("tests", "guest-records")?;
+        let program = artifacts::static_program("tests", "guest-records", Profile::Lab)?;
         let program = fs::read(&program).with_context(|| format!("{}: read", program.display()))?;
         let cache = Cache::open()?;
         let initramfs =

@@ -29,7 +29,7 @@ pub use clock::Clock;
 use qemu::{Files, Qemu};
 use share::Share;
 
-use crate::artifacts;
+use crate::artifacts::{self, Profile};
 use crate::ports::Ports;
 
 /// From the start of the emulator to the agent's greeting; it takes two seconds when nothing else
@@ -125,7 +125,7 @@ impl Lab {
 
 /// The program that is the emulated host's init.
 pub fn agent() -> Result<PathBuf> {
-    artifacts::static_program("tests", "lab-agent")
+    artifacts::static_program("tests", "lab-agent", Profile::Lab)
 }
 
 /// Makes an empty disk for an emulated host. `bytes` is its size; space is taken when written.

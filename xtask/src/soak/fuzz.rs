@@ -6,9 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use tests::artifacts::{target_dir, workspace_dir};
+use tests::artifacts::{cargo, target_dir, workspace_dir};
 
-use crate::test::{cargo, succeed};
+use crate::test::succeed;
 
 const TARGETS: [&str; 4] = ["read", "check", "write", "repair"];
 /// More than this is not worth an image of at most [`IMAGE_BYTES_MAX`].

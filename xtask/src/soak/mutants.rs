@@ -6,9 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
-use tests::artifacts::{target_dir, workspace_dir};
-
-use crate::test::cargo;
+use tests::artifacts::{cargo, target_dir, workspace_dir};
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
 const TRIALS: [(&str, u64); 19] = [

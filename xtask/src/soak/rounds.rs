@@ -4,8 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-
-use crate::test::cargo;
+use tests::artifacts::cargo;
 
 /// A test of rounds.
 pub(super) struct Rounds {

@@ -4,8 +4,7 @@ use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-
-use crate::test::cargo;
+use tests::artifacts::cargo;
 
 /// A test that is drawn from seeds.
 pub(super) struct Seeds {

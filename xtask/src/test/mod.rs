@@ -1,11 +1,22 @@
-//! `cargo xtask test`: everything that can be checked, one step after the other.
+//! `cargo xtask test`: everything that can be checked.
+//!
+//! Guests in the lab take one processor each, and wait a lot; everything else waits for the
+//! compiler. So they run beside each other:
+//!
+//! ```text
+//!   programs, guest parts ─┬─ formatting, lints, documentation, dependencies, unit tests, tools
+//!                          └─ guests
+//! ```
 
+mod programs;
 mod report;
 mod step;
 mod tools;
 
-use std::path::PathBuf;
+use std::panic::resume_unwind;
+use std::path::Path;
 use std::process::ExitCode;
+use std::thread;
 
 use anyhow::{Context as _, Result};
 use images::packages::{Tool, require};
@@ -19,6 +30,8 @@ use step::Step;
 
 /// How many guests run at a time. One often waits while the other works.
 const GUESTS_AT_A_TIME: &str = "2";
+/// What stands before the lines of the guests' tests: others run meanwhile.
+const GUESTS_PREFIX: &str = "guests: ";
 
 pub(crate) fn run() -> Result<ExitCode> {
     tools::require()?;
@@ -29,11 +42,15 @@ pub(crate) fn run() -> Result<ExitCode> {
     println!("guests run on: {choice}");
 
     let skips = scratch()?.join(format!("skips-{}", std::process::id()));
-    let mut report = Report::default();
-    for step in steps(&skips) {
-        println!("\n== {}", step.name);
-        report.add(step.run()?);
-    }
+    let programs = programs::find()?;
+    let guests = vec![guests(&programs.guests, &skips)];
+    let others = others(&programs.others, &skips);
+    let mut report = thread::scope(|scope| {
+        let guests = scope.spawn(|| one_after_the_other(guests, GUESTS_PREFIX));
+        let mut report = one_after_the_other(others, "")?;
+        report.add(guests.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        anyhow::Ok(report)
+    })?;
     let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
     let _ = std::fs::remove_file(&skips);
     report.skip(&skipped);
@@ -45,48 +62,41 @@ pub(crate) fn run() -> Result<ExitCode> {
     })
 }
 
-fn steps(skips: &PathBuf) -> Vec<Step> {
-    vec![
-        Step::check("formatting", &["fmt", "--all", "--check"]),
-        Step::check(
-            "lints",
-            &[
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--",
-                "-D",
-                "warnings",
-            ],
-        ),
-        Step::check(
-            "documentation",
-            &[
-                "doc",
-                "--workspace",
-                "--no-deps",
-                "--document-private-items",
-            ],
-        )
-        .env("RUSTDOCFLAGS", "-D warnings"),
-        Step::check(
-            "dependencies",
-            &["deny", "--offline", "check", "licenses", "bans", "sources"],
-        ),
-        Step::tests("unit tests", &["test", "--workspace", "--exclude", "tests"])
-            .env(SKIPS_VARIABLE, skips),
-        Step::tests("guests", &["test", "--package", "tests"])
-            .env("RUST_TEST_THREADS", GUESTS_AT_A_TIME)
-            .env(SKIPS_VARIABLE, skips),
-    ]
+fn one_after_the_other(steps: Vec<Step>, prefix: &str) -> Result<Report> {
+    let mut report = Report::default();
+    for step in steps {
+        report.add(step.run(prefix)?);
+    }
+    Ok(report)
 }
 
-/// The cargo that runs this program.
-pub(crate) fn cargo() -> std::process::Command {
-    let mut cargo =
-        std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(tests::artifacts::workspace_dir());
-    cargo
+/// All tests are of the whole workspace, so that all are built with the same features of what they
+/// share, which is therefore built once.
+fn tests(name: &'static str, targets: &[String], skips: &Path) -> Step {
+    let arguments = ["test", "--workspace"].into_iter();
+    let targets = targets.iter().map(String::as_str);
+    Step::tests(name, arguments.chain(targets)).env(SKIPS_VARIABLE, skips)
+}
+
+fn guests(programs: &[String], skips: &Path) -> Step {
+    tests("guests", programs, skips).env("RUST_TEST_THREADS", GUESTS_AT_A_TIME)
+}
+
+fn others(programs: &[String], skips: &Path) -> Vec<Step> {
+    let lints = ["--workspace", "--all-targets", "--", "-D", "warnings"];
+    let documentation = ["--workspace", "--no-deps", "--document-private-items"];
+    let dependencies = ["--offline", "check", "licenses", "bans", "sources"];
+    let units = ["--lib", "--bins"].map(str::to_owned);
+    vec![
+        Step::check("formatting", ["fmt", "--all", "--check"]),
+        Step::check("lints", ["clippy"].into_iter().chain(lints)),
+        Step::check("documentation", ["doc"].into_iter().chain(documentation))
+            .env("RUSTDOCFLAGS", "-D warnings"),
+        Step::check("dependencies", ["deny"].into_iter().chain(dependencies)),
+        tests("unit tests", &units, skips),
+        tests("tools", programs, skips),
+        tests("examples", &["--doc".to_owned()], skips),
+    ]
 }
 
 /// Runs a command to its success.

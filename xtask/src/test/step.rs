@@ -5,8 +5,8 @@ use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use tests::artifacts::cargo;
 
-use super::cargo;
 use super::report::Report;
 
 /// A step of the whole test.
@@ -19,7 +19,10 @@ pub(super) struct Step {
 
 impl Step {
     /// A command that counts as one test.
-    pub(super) fn check(name: &'static str, arguments: &[&str]) -> Self {
+    pub(super) fn check<A: AsRef<OsStr>>(
+        name: &'static str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
         let mut command = cargo();
         command.args(arguments);
         Self {
@@ -30,7 +33,10 @@ impl Step {
     }
 
     /// A command that runs test programs, each of whose tests counts.
-    pub(super) fn tests(name: &'static str, arguments: &[&str]) -> Self {
+    pub(super) fn tests<A: AsRef<OsStr>>(
+        name: &'static str,
+        arguments: impl IntoIterator<Item = A>,
+    ) -> Self {
         let mut step = Self {
             counts_tests: true,
             ..Self::check(name, arguments)
@@ -45,8 +51,9 @@ impl Step {
         self
     }
 
-    /// Runs the command, showing what it prints.
-    pub(super) fn run(mut self) -> Result<Report> {
+    /// Runs the command, showing what it prints, each line behind `prefix`.
+    pub(super) fn run(mut self, prefix: &str) -> Result<Report> {
+        println!("\n{prefix}== {}", self.name);
         let mut child = self
             .command
             .stdout(Stdio::piped())
@@ -57,7 +64,7 @@ impl Step {
             for line in BufReader::new(stdout).split(b'\n') {
                 let line = line.context("cargo: read")?;
                 let line = String::from_utf8_lossy(&line);
-                println!("{line}");
+                println!("{prefix}{line}");
                 std::io::stdout().flush()?;
                 if self.counts_tests {
                     report.read_line(&line);

@@ -3,8 +3,9 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result};
+use tests::artifacts::cargo;
 
-use super::{cargo, succeed};
+use super::succeed;
 
 /// Settings that build the dependency checker in a minute instead of five. It runs for seconds.
 const QUICK_BUILD: [&str; 3] = [

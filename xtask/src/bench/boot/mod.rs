@@ -17,6 +17,7 @@ use images::initramfs::FIRST_LINE;
 use tests::Parts;
 use tests::agent::measure::Start;
 use tests::agent::protocol::{Exit, Spec};
+use tests::artifacts::{self, Profile};
 use tests::lab::share::{PARTS_DIR, Share};
 use tests::lab::{Clock, Config, Lab, make_disk, scratch};
 use tests::process::Process;
@@ -50,7 +51,8 @@ pub(crate) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
-    let parts = Parts::get()?;
+    let program = artifacts::static_program("microvm", "microvm", Profile::Release)?;
+    let parts = Parts::with(program)?;
     let contenders: Vec<_> = [Contender::microvm(), Contender::qemu()]
         .into_iter()
         .chain(arguments.peer.clone())

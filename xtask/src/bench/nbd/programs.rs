@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use ::tests::artifacts;
+use ::tests::artifacts::{self, Profile};
 use ::tests::nbd::Server;
 use anyhow::{Context as _, Result};
 use images::packages::{Tool, require};
@@ -21,7 +21,7 @@ impl Programs {
     pub(in crate::bench) fn get(ours: Option<&Path>, qemu: Option<&Path>) -> Result<Self> {
         let ours = match ours {
             Some(program) => program.to_owned(),
-            None => artifacts::static_program("microvm", "microvm")?,
+            None => artifacts::static_program("microvm", "microvm", Profile::Release)?,
         };
         let qemu = if let Some(program) = qemu {
             program.to_owned()
