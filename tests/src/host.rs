@@ -98,8 +98,17 @@ impl Host {
 
     /// An emulated host, whatever this machine's KVM is.
     pub fn emulated(parts: Parts) -> Result<Self> {
+        Self::emulated_with(parts, |_| Ok(()))
+    }
+
+    /// The same, which has what `bring` adds to its programs.
+    pub fn emulated_with(
+        parts: Parts,
+        bring: impl FnOnce(&mut Share) -> Result<()>,
+    ) -> Result<Self> {
         let directory = scratch()?;
-        let share = share(&parts, &directory)?;
+        let mut share = share(&parts, &directory)?;
+        bring(&mut share)?;
         let disk = directory.join("disk.img");
         lab::make_disk(&disk, LAB_DISK_BYTES)?;
         let lab = Lab::start(Config::default(), &parts.kernel, &share, &disk, &directory)?;

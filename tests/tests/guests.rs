@@ -11,6 +11,8 @@ mod debian;
 mod disks;
 #[path = "guests/ends.rs"]
 mod ends;
+#[path = "guests/far.rs"]
+mod far;
 #[path = "guests/refusals.rs"]
 mod refusals;
 #[path = "guests/snapshots.rs"]

@@ -5,6 +5,7 @@ mod chart;
 mod contender;
 mod cpu_time;
 mod disk;
+mod far;
 mod figures;
 mod file_system;
 mod fio;
@@ -53,6 +54,8 @@ enum What {
     Sync(sync::Arguments),
     /// The flat format beside raw images and qcow2, and how long 1 TiB takes to be opened
     Flat(flat::Arguments),
+    /// From process start to the prompt of a Debian whose base is behind a slow link, in the lab
+    Far(far::Arguments),
     /// What programs get done in a file system on an image, through FUSE, beside QEMU's; needs root
     Fs(fs::Arguments),
     /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
@@ -76,6 +79,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Disk(arguments) => disk::run(arguments, &mut report),
         What::Sync(arguments) => sync::run(arguments, &mut report),
         What::Flat(arguments) => flat::run(arguments, &mut report),
+        What::Far(arguments) => far::run(arguments, &mut report),
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
         What::All(arguments) => {
@@ -95,6 +99,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("fs", fs::run, arguments, report);
     measure("model", model::run, arguments, report);
     measure("boot", boot::run, arguments, report);
+    measure("far", far::run, arguments, report);
 }
 
 /// Runs a benchmark as it is without options but those for all, if it can be run here.
