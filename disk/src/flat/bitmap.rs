@@ -52,16 +52,27 @@ impl Bitmap {
     pub(super) async fn read(storage: &impl Storage, header: &Header) -> Result<Self, Error> {
         let bitmap = Self::new(header);
         let bytes = bitmap.blocks.div_ceil(WORD_BITS) * WORD_BYTES;
-        for_each_piece(storage, header.bitmap.start, bytes, |at, piece| {
-            let first = len(at / WORD_BYTES);
-            let mut words = bitmap.words.borrow_mut();
-            for (word, bytes) in words[first..].iter_mut().zip(piece.chunks_exact(8)) {
-                *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
-            }
-        })
-        .await?;
+        let fill = |at, piece: &[u8]| bitmap.fill(at, piece);
+        for_each_piece(storage, header.bitmap.start, bytes, fill).await?;
         bitmap.cut();
         Ok(bitmap)
+    }
+
+    /// As it is in a file that has these bytes of it.
+    pub(super) fn of(bytes: &[u8], header: &Header) -> Self {
+        let bitmap = Self::new(header);
+        bitmap.fill(0, bytes);
+        bitmap.cut();
+        bitmap
+    }
+
+    /// Takes over what a file has from byte `at` on.
+    fn fill(&self, at: u64, bytes: &[u8]) {
+        let mut words = self.words.borrow_mut();
+        let words = words[len(at / WORD_BYTES)..].iter_mut();
+        for (word, bytes) in words.zip(bytes.chunks_exact(8)) {
+            *word = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+        }
     }
 
     /// Leaves out the bits of blocks that there are not.

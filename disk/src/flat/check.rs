@@ -1,6 +1,7 @@
 //! Checking an image that nobody uses, and repairing it.
 
 mod chunks;
+mod snapshots;
 
 use super::bitmap::Bitmap;
 use super::format::Header;
@@ -15,7 +16,7 @@ const FILE_GOES_ON: &str = "the file goes on behind the end of its disk";
 /// may be data of blocks that come from the base, which a power cut has left and nobody reads, and
 /// bytes behind the end of the disk. Both count as leaks, in blocks. A compact image has a table
 /// too, which may lead two chunks to one place, or to where there is none, and places of which
-/// nobody reads anything, which are leaks.
+/// nobody reads anything, which are leaks. It may have snapshots, of which places are counted.
 pub async fn check(storage: &impl Storage, repair: Repair) -> Result<CheckReport, Error> {
     if repair != Repair::None {
         recover(storage).await?;

@@ -105,6 +105,7 @@ impl CreateOptions {
             block_bits: self.block_bits,
             data_offset: metadata_end.next_multiple_of(DATA_ALIGNMENT),
             chunks,
+            snapshots: None,
             base: self.base.as_ref().map(|base| base.name.clone()),
             base_bytes,
             covered_bytes: base_bytes.min(size_bytes),

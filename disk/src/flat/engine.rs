@@ -15,12 +15,14 @@ mod read;
 mod reshape;
 mod room;
 mod session;
+mod snapshot;
 mod write;
 mod zero;
 
 use std::rc::Rc;
 
 use super::format::Header;
+use super::snapshots::Snapshot;
 use crate::executor::uninterrupted;
 use crate::journal::{Journaled as _, overwrite, watch_idleness};
 use crate::mutant::mutant;
@@ -30,6 +32,7 @@ pub use copy::{Copying, Prefetch};
 use image::Image;
 pub use open::Parts;
 pub(crate) use open::check_base_size;
+pub use snapshot::NewSnapshot;
 
 /// A flat image.
 pub struct Flat<S: Storage> {
@@ -45,6 +48,11 @@ impl<S: Storage> Flat<S> {
     /// The storage below.
     pub fn storage(&self) -> &S {
         &self.image.storage
+    }
+
+    /// The snapshots in the image, the oldest first.
+    pub fn snapshots(&self) -> Vec<Snapshot> {
+        self.image.snapshots.borrow().to_vec()
     }
 
     /// How many blocks come from the base.

@@ -8,6 +8,7 @@ use std::ops::Range;
 use zerocopy::byteorder::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::snapshots::DIRECTORY_BYTES_MAX;
 use crate::format_error::FormatError;
 use crate::journal::{Identity, REGION_BYTES_MAX, REGION_BYTES_MIN};
 use crate::request::SECTOR_BYTES;
@@ -29,6 +30,10 @@ pub const CHUNK_BITS: Range<u32> = 12..25;
 pub const CHUNK_BITS_DEFAULT: u32 = 20;
 /// The most that the table of a compact image has: 64 TiB with chunks of 1 MiB.
 pub(super) const TABLE_BYTES_MAX: u64 = 256 << 20;
+/// The most that the counts of places have: 128 TiB of places of 1 MiB.
+pub(super) const COUNTS_BYTES_MAX: u64 = 256 << 20;
+/// What a place takes in the counts.
+pub(super) const COUNT_BYTES: u64 = 2;
 /// What a chunk takes in the table.
 pub(super) const ENTRY_BYTES: u64 = 4;
 /// The most that the names have.
@@ -45,6 +50,8 @@ const VERSION: u32 = 1;
 const INCOMPATIBLE_JOURNAL: u64 = 1;
 /// Only chunks that hold something have a place in the file, which a table tells.
 const INCOMPATIBLE_COMPACT: u64 = 2;
+/// There are counts of how many snapshots have each place.
+const INCOMPATIBLE_SNAPSHOTS: u64 = 4;
 
 /// The header as it is in the file.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -72,8 +79,14 @@ struct Fields {
     chunk_bits: U32,
     table_offset: U64,
     table_bytes: U64,
+    directory_offset: U64,
+    directory_bytes: U64,
+    counts_offset: U64,
+    counts_bytes: U64,
+    directory_crc: U32,
+    counts_crc: U32,
 }
-const _: () = assert!(size_of::<Fields>() == 152);
+const _: () = assert!(size_of::<Fields>() == 192);
 
 /// A name's head in the names' area. Its bytes follow.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -107,6 +120,28 @@ pub struct Chunks {
     pub table: Range<u64>,
 }
 
+impl SnapshotParts {
+    /// The same, so many bytes further on in the file.
+    pub(super) fn at(self, start: u64) -> Self {
+        let moved = |part: &Range<u64>| start + part.start..start + part.end;
+        Self {
+            directory: moved(&self.directory),
+            counts: moved(&self.counts),
+            ..self
+        }
+    }
+
+    /// What the header says where there are none.
+    fn none() -> Self {
+        Self {
+            directory: 0..0,
+            directory_crc: 0,
+            counts: 0..0,
+            counts_crc: 0,
+        }
+    }
+}
+
 impl Chunks {
     /// The size of a chunk.
     pub fn bytes(&self) -> u64 {
@@ -117,6 +152,19 @@ impl Chunks {
     pub(super) fn places_max(&self) -> u64 {
         (self.table.end - self.table.start) / ENTRY_BYTES
     }
+}
+
+/// Where a compact image says which snapshots it has, and what they have of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotParts {
+    /// The directory of snapshots; empty if there are none any more.
+    pub directory: Range<u64>,
+    /// Its checksum.
+    pub(super) directory_crc: u32,
+    /// How many snapshots have each place.
+    pub counts: Range<u64>,
+    /// Their checksum.
+    pub(super) counts_crc: u32,
 }
 
 /// The header of a flat image.
@@ -130,6 +178,8 @@ pub struct Header {
     pub data_offset: u64,
     /// How a compact image keeps what it holds; absent if the file has the disk as a whole.
     pub chunks: Option<Chunks>,
+    /// Where its snapshots are; absent if it has none.
+    pub snapshots: Option<SnapshotParts>,
     /// What the image stands on; absent if it stands alone.
     pub base: Option<BaseName>,
     /// How large the base was when the image was made.
@@ -176,7 +226,12 @@ impl Header {
     /// hole too; that of a compact image, behind its metadata.
     pub(super) fn file_end(&self) -> u64 {
         match &self.chunks {
-            Some(chunks) => self.data_offset.max(self.bitmap.end).max(chunks.table.end),
+            Some(chunks) => {
+                let parts = self.snapshots.iter();
+                let parts = parts.flat_map(|parts| [parts.directory.end, parts.counts.end]);
+                let ends = [self.bitmap.end, chunks.table.end].into_iter().chain(parts);
+                ends.fold(self.data_offset, u64::max)
+            }
             None => self.data_end().next_multiple_of(ALIGNMENT),
         }
     }
@@ -186,6 +241,10 @@ impl Header {
         let names = self.base.as_ref().map(encode_names).unwrap_or_default();
         let chunks = self.chunks.as_ref();
         let table = chunks.map_or(0..0, |chunks| chunks.table.clone());
+        let snapshots = self.snapshots.clone().unwrap_or_else(SnapshotParts::none);
+        let SnapshotParts {
+            directory, counts, ..
+        } = &snapshots;
         let fields = Fields {
             magic: MAGIC,
             crc: 0.into(),
@@ -208,6 +267,12 @@ impl Header {
             chunk_bits: self.chunks.as_ref().map_or(0, |chunks| chunks.bits).into(),
             table_offset: table.start.into(),
             table_bytes: (table.end - table.start).into(),
+            directory_offset: directory.start.into(),
+            directory_bytes: (directory.end - directory.start).into(),
+            counts_offset: counts.start.into(),
+            counts_bytes: (counts.end - counts.start).into(),
+            directory_crc: snapshots.directory_crc.into(),
+            counts_crc: snapshots.counts_crc.into(),
         };
         let mut sector = fields.as_bytes().to_vec();
         sector.resize(usize::try_from(HEADER_BYTES).expect("small"), 0);
@@ -219,7 +284,11 @@ impl Header {
     fn incompatible(&self) -> u64 {
         let journal = self.journal_identity.map_or(0, |_| INCOMPATIBLE_JOURNAL);
         let compact = self.chunks.as_ref().map_or(0, |_| INCOMPATIBLE_COMPACT);
-        journal | compact
+        let snapshots = self
+            .snapshots
+            .as_ref()
+            .map_or(0, |_| INCOMPATIBLE_SNAPSHOTS);
+        journal | compact | snapshots
     }
 
     /// Takes apart what a file begins with: the sector, and what lies behind it, where the names are.
@@ -270,7 +339,13 @@ impl Header {
     /// Refuses what no compact image of ours says.
     fn check_chunks(&self) -> Result<(), FormatError> {
         let Some(Chunks { bits, table }) = &self.chunks else {
-            return Ok(());
+            return match self.snapshots {
+                Some(_) => Err(FormatError::damaged(
+                    0,
+                    "only a compact image has snapshots",
+                )),
+                None => Ok(()),
+            };
         };
         let overlaps = |part: &Range<u64>| part.start < table.end && table.start < part.end;
         let table_bytes = table.end - table.start;
@@ -285,6 +360,31 @@ impl Header {
         } else if self.size_bytes.div_ceil(1 << *bits) > table_bytes / ENTRY_BYTES {
             "the table has no room for the disk"
         } else {
+            return self.check_snapshots(table);
+        };
+        Err(FormatError::damaged(0, problem))
+    }
+
+    /// Refuses what no image with snapshots says. `table` is that of its chunks.
+    fn check_snapshots(&self, table: &Range<u64>) -> Result<(), FormatError> {
+        let Some(SnapshotParts {
+            directory, counts, ..
+        }) = &self.snapshots
+        else {
+            return Ok(());
+        };
+        let parts = [directory, counts, &self.journal, &self.bitmap, table];
+        let directory_bytes = directory.end - directory.start;
+        let counts_bytes = counts.end - counts.start;
+        let problem = if !self.is_beside_data(directory) || !self.is_beside_data(counts) {
+            "the snapshots are not where they can be"
+        } else if overlap(&parts) {
+            "the snapshots overlap something else"
+        } else if directory_bytes > DIRECTORY_BYTES_MAX {
+            "the directory of snapshots is too large"
+        } else if counts_bytes > COUNTS_BYTES_MAX || !counts_bytes.is_multiple_of(COUNT_BYTES) {
+            "the counts of places have at most 256 MiB"
+        } else {
             return Ok(());
         };
         Err(FormatError::damaged(0, problem))
@@ -297,13 +397,20 @@ impl Header {
 
     /// Whether something is where metadata can be: before the data, or, in a compact image, in
     /// places that it takes.
-    fn is_beside_data(&self, part: &Range<u64>) -> bool {
+    pub(super) fn is_beside_data(&self, part: &Range<u64>) -> bool {
         let is_in_places = self.chunks.is_some()
             && part.start.is_multiple_of(ALIGNMENT)
             && part.start >= self.data_offset
             && part.end <= SIZE_BYTES_MAX;
         is_in_places || self.is_before_data(part)
     }
+}
+
+/// Whether any two parts of a file have bytes in common.
+pub(super) fn overlap(parts: &[&Range<u64>]) -> bool {
+    let mut parts: Vec<_> = parts.iter().filter(|part| !part.is_empty()).collect();
+    parts.sort_unstable_by_key(|part| part.start);
+    parts.windows(2).any(|pair| pair[1].start < pair[0].end)
 }
 
 /// Where the names end at most: behind the header, there is room for two sets of them.
@@ -326,7 +433,7 @@ impl Fields {
             let problem = format!("has version {version} of the format; this program knows 1");
             return Err(FormatError::unsupported(0, problem));
         }
-        let known = INCOMPATIBLE_JOURNAL | INCOMPATIBLE_COMPACT;
+        let known = INCOMPATIBLE_JOURNAL | INCOMPATIBLE_COMPACT | INCOMPATIBLE_SNAPSHOTS;
         let unknown = self.incompatible.get() & !known;
         if unknown != 0 {
             let problem = format!("uses features that are unknown here ({unknown:#x})");
@@ -338,15 +445,23 @@ impl Fields {
     fn header(&self, start: &[u8]) -> Result<Header, FormatError> {
         let has_journal = self.incompatible.get() & INCOMPATIBLE_JOURNAL != 0;
         let is_compact = self.incompatible.get() & INCOMPATIBLE_COMPACT != 0;
+        let has_snapshots = self.incompatible.get() & INCOMPATIBLE_SNAPSHOTS != 0;
         let chunks = Chunks {
             bits: self.chunk_bits.get(),
             table: range(self.table_offset, self.table_bytes)?,
+        };
+        let snapshots = SnapshotParts {
+            directory: range(self.directory_offset, self.directory_bytes)?,
+            directory_crc: self.directory_crc.get(),
+            counts: range(self.counts_offset, self.counts_bytes)?,
+            counts_crc: self.counts_crc.get(),
         };
         Ok(Header {
             size_bytes: self.size_bytes.get(),
             block_bits: self.block_bits.get(),
             data_offset: self.data_offset.get(),
             chunks: is_compact.then_some(chunks),
+            snapshots: has_snapshots.then_some(snapshots),
             base: self.base(start)?,
             base_bytes: self.base_bytes.get(),
             covered_bytes: self.covered_bytes.get(),
@@ -453,6 +568,7 @@ mod tests {
             block_bits: 16,
             data_offset: 8 << 20,
             chunks: None,
+            snapshots: None,
             base: Some(BaseName {
                 name: "base.qcow2".to_owned(),
                 format: "qcow2".to_owned(),
@@ -475,6 +591,18 @@ mod tests {
                 table: (6 << 20)..(7 << 20),
             }),
             ..header()
+        }
+    }
+
+    fn with_snapshots() -> Header {
+        Header {
+            snapshots: Some(SnapshotParts {
+                directory: (9 << 20)..(9 << 20) + 80,
+                directory_crc: 7,
+                counts: (9 << 20) + 4096..(10 << 20),
+                counts_crc: 8,
+            }),
+            ..compact()
         }
     }
 
@@ -505,14 +633,18 @@ mod tests {
         if let Some(base) = &mut versioned.base {
             base.version = Some("ETag \"1\"".to_owned());
         }
-        for header in [header(), alone, in_use, versioned, compact()] {
+        let others = [compact(), with_snapshots()];
+        for header in [header(), alone, in_use, versioned]
+            .into_iter()
+            .chain(others)
+        {
             assert_eq!(Header::parse(&start(&header)), Ok(header));
         }
     }
 
     #[test]
     fn damage_of_each_byte_is_found() {
-        let header = compact();
+        let header = with_snapshots();
         let sound = start(&header);
         let (sector, names) = header.encode();
         let names_at = usize::try_from(header.names_offset).unwrap();
@@ -595,8 +727,50 @@ mod tests {
     }
 
     #[test]
+    fn what_no_image_with_snapshots_has_is_refused() {
+        type Change = fn(&mut Header, &mut SnapshotParts);
+        let broken: [(&str, Change); 11] = [
+            ("only a compact image", |header, _| header.chunks = None),
+            ("where they can be", |_, parts| parts.directory = 4096..4176),
+            ("where they can be", |_, parts| parts.counts.start += 512),
+            ("where they can be", |header, parts| {
+                parts.counts = header.data_offset - 4096..header.data_offset + 4096;
+            }),
+            ("overlap", |header, parts| {
+                parts.counts = header.bitmap.clone();
+            }),
+            ("overlap", |header, parts| {
+                parts.counts = header.journal.start..header.journal.start + 2;
+            }),
+            ("overlap", |header, parts| {
+                parts.directory = header.bitmap.end..header.bitmap.end + 80;
+            }),
+            ("overlap", |_, parts| parts.directory.end = 10 << 20),
+            ("too large", |_, parts| {
+                parts.directory = (16 << 20)..(16 << 20) + DIRECTORY_BYTES_MAX + 1;
+            }),
+            ("256 MiB", |_, parts| parts.counts = (1 << 30)..(2 << 30)),
+            ("256 MiB", |_, parts| parts.counts.end += 1),
+        ];
+        for (problem, change) in broken {
+            let mut header = with_snapshots();
+            let mut parts = header.snapshots.take().unwrap();
+            change(&mut header, &mut parts);
+            header.snapshots = Some(parts);
+            let error = Header::parse(&start(&header)).unwrap_err();
+            assert!(error.problem.contains(problem), "{problem}: {error:?}");
+        }
+        // None are left, but chunks have more places than the table has room for.
+        let mut no_more = with_snapshots();
+        if let Some(parts) = &mut no_more.snapshots {
+            parts.directory = parts.counts.start..parts.counts.start;
+        }
+        assert_eq!(Header::parse(&start(&no_more)), Ok(no_more));
+    }
+
+    #[test]
     fn features_and_versions_that_are_unknown_are_not_touched() {
-        for (at, value) in [(12, 2), (16, 4)] {
+        for (at, value) in [(12, 2), (16, 8)] {
             let mut start = start(&header());
             start[at] = value;
             start[CRC_AT..CRC_AT + 4].fill(0);

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::changed::{Changed, Changes, SECTOR_WORDS, WORD_BYTES};
 use super::format::{Chunks, ENTRY_BYTES, Header};
 use super::places::Places;
+use super::snapshots::Snapshots;
 use crate::format_error::FormatError;
 use crate::mutant::mutant;
 use crate::storage::{for_each_piece, len};
@@ -59,14 +60,26 @@ impl Table {
     pub(super) async fn read(
         storage: &impl Storage,
         header: &Header,
+        snapshots: &Snapshots,
     ) -> Result<Option<Self>, Error> {
         let Some(chunks) = &header.chunks else {
             return Ok(None);
         };
         let entries = read_entries(storage, header, chunks).await?;
-        let (table, faults) = Self::of(entries, header, chunks, storage.size_bytes());
+        Self::sound(entries, storage, (header, chunks), snapshots).map(Some)
+    }
+
+    /// That of a compact image, from its entries. A table that cannot be is an error.
+    pub(super) fn sound(
+        entries: Vec<u32>,
+        storage: &impl Storage,
+        (header, chunks): (&Header, &Chunks),
+        snapshots: &Snapshots,
+    ) -> Result<Self, Error> {
+        let image = (header, chunks, snapshots);
+        let (table, faults) = Self::of(entries, image, storage.size_bytes());
         let Some(fault) = faults.first() else {
-            return Ok(Some(table));
+            return Ok(table);
         };
         let offset = chunks.table.start + fault.chunk * ENTRY_BYTES;
         let flaw = FormatError::damaged(offset, fault.to_string());
@@ -77,8 +90,7 @@ impl Table {
     /// number. Of two chunks with the same place, the first has it.
     pub(super) fn of(
         entries: Vec<u32>,
-        header: &Header,
-        chunks: &Chunks,
+        (header, chunks, snapshots): (&Header, &Chunks, &Snapshots),
         file_bytes: u64,
     ) -> (Self, Vec<Fault>) {
         let table = Self {
@@ -86,7 +98,7 @@ impl Table {
             chunk_bits: chunks.bits,
             entries: RefCell::new(entries),
             changed: Changed::default(),
-            places: Places::new(header, chunks),
+            places: Places::new(header, chunks, snapshots),
             freed: RefCell::default(),
             held: Cell::default(),
         };
@@ -130,6 +142,18 @@ impl Table {
         Some(self.offset_of(place) + (offset & (self.chunk_bytes() - 1)))
     }
 
+    /// Whether a chunk has a place that no snapshot has.
+    pub(super) fn owns_place(&self, chunk: u64) -> bool {
+        let place = self.place(chunk);
+        place.is_some_and(|place| !self.places.is_frozen(place))
+    }
+
+    /// Whether a byte of the disk is in a place that a snapshot has, too.
+    pub(super) fn is_frozen(&self, offset: u64) -> bool {
+        let place = self.place(self.chunk(offset));
+        place.is_some_and(|place| self.places.is_frozen(place))
+    }
+
     /// The place of a chunk.
     pub(super) fn place(&self, chunk: u64) -> Option<u64> {
         let entry = self.entries.borrow().get(len(chunk)).copied();
@@ -161,6 +185,26 @@ impl Table {
         }
     }
 
+    /// A run of places for so much metadata, as a part of the file, behind the end of another or from 0
+    /// on; absent if a block device has none.
+    pub(super) fn room(
+        &self,
+        storage: &impl Storage,
+        bytes: u64,
+        behind: u64,
+    ) -> Option<Range<u64>> {
+        let count = bytes.div_ceil(self.chunk_bytes());
+        let places = |bytes: u64| bytes.saturating_sub(self.data_offset) >> self.chunk_bits;
+        let from = places(behind);
+        let limit = if storage.can_resize() {
+            from.max(self.places.end()) + count
+        } else {
+            places(storage.size_bytes())
+        };
+        let place = self.places.find_run(from, count, limit)?;
+        Some(self.range_of(&(place..place + count)))
+    }
+
     /// Where the last place ends that is taken.
     pub(super) fn end(&self) -> u64 {
         self.offset_of(self.places.end())
@@ -175,11 +219,16 @@ impl Table {
         }
     }
 
-    /// Takes its place from a chunk; the pending transaction says so. It is nobody's, but held.
+    /// Takes its place from a chunk; the pending transaction says so. It is nobody's, but held, unless
+    /// a snapshot has it, which keeps it.
     pub(super) fn free(&self, chunk: u64) -> Option<u64> {
         let place = self.place(chunk)?;
         self.entries.borrow_mut()[len(chunk)] = 0;
         self.changed.note(chunk / WORD_ENTRIES);
+        if self.places.is_frozen(place) && !mutant("a frozen place is given back") {
+            self.places.give_back(place);
+            return None;
+        }
         if mutant("a freed place is used at once") {
             self.places.give_back(place);
             return Some(place);
@@ -230,6 +279,11 @@ impl Table {
         self.freed
             .borrow_mut()
             .extend(freed.iter().cloned().flatten());
+    }
+
+    /// All entries.
+    pub(super) fn entries(&self) -> Vec<u32> {
+        self.entries.borrow().clone()
     }
 
     /// All of it, as it is in the file.

@@ -3,6 +3,7 @@
 mod behaviour;
 mod compact;
 mod crash;
+mod damage;
 mod faults;
 mod grow;
 mod model;
@@ -10,3 +11,4 @@ mod program;
 mod reshape;
 mod rig;
 mod run;
+mod snapshots;

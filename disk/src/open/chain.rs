@@ -70,7 +70,7 @@ impl Chain {
                 format!("is a {format} image; only a compact flat one has its device made larger");
             return Err(image.unsupported(problem));
         }
-        if format != Format::Qcow2 && self.options.snapshot.is_some() {
+        if format == Format::Raw && self.options.snapshot.is_some() {
             let problem = format!("is a {format} image, which has no snapshots");
             return Err(image.unsupported(problem));
         }
@@ -124,7 +124,8 @@ impl Chain {
         if self.options.data_file.is_some() {
             return Err(image.unsupported("has no data file, but data-file= was given".into()));
         }
-        image.into_flat(base, &self.options).await
+        let snapshot = self.options.snapshot.clone();
+        image.into_flat(base, snapshot, &self.options).await
     }
 
     /// Makes a disk of all but the image itself.

@@ -186,7 +186,15 @@ impl Layer {
         Ok(())
     }
 
-    /// Its internal snapshots.
+    /// Its internal snapshots, if it is a flat image.
+    pub async fn flat_snapshots(&self) -> Result<Vec<flat::Snapshot>, Error> {
+        match &self.flat {
+            Some(header) => flat::snapshots(&self.storage, header).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Its internal snapshots, if it is a qcow2 image.
     pub async fn snapshots(&self) -> Result<Vec<SnapshotEntry>, Error> {
         match &self.header {
             Some(header) => snapshot::list(&self.storage, header).await,
@@ -273,13 +281,14 @@ impl Layer {
         }
     }
 
-    /// A disk of this layer on top of `base`.
+    /// A disk of this layer, or of one of its internal snapshots, on top of `base`.
     pub(super) async fn into_flat(
         self,
         base: Option<Rc<dyn Disk>>,
+        snapshot: Option<String>,
         options: &OpenOptions,
     ) -> Result<Rc<Flat<FileStorage>>, Error> {
-        flat(self.into_file()?, base, options).await
+        flat(self.into_file()?, base, snapshot, options).await
     }
 
     /// A disk of this layer, or of one of its internal snapshots, on top of `backing`.
@@ -346,7 +355,7 @@ async fn disk<S: Storage>(
 ) -> Result<Rc<dyn Disk>, Error> {
     match format {
         Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
-        Format::Flat => Ok(flat(storage, backing, options).await?),
+        Format::Flat => Ok(flat(storage, backing, snapshot, options).await?),
         Format::Qcow2 => Ok(qcow2((storage, data_file), backing, snapshot, options).await?),
     }
 }
@@ -354,10 +363,12 @@ async fn disk<S: Storage>(
 async fn flat<S: Storage>(
     storage: S,
     base: Option<Rc<dyn Disk>>,
+    snapshot: Option<String>,
     options: &OpenOptions,
 ) -> Result<Rc<Flat<S>>, Error> {
     let parts = flat::Parts {
         base,
+        snapshot,
         order: options.order,
         copying: options.copying.clone(),
         grow: options

@@ -9,12 +9,13 @@ use anyhow::{Context as _, Result, ensure};
 use tests::artifacts::{cargo, target_dir, workspace_dir};
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 19] = [
+const TRIALS: [(&str, u64); 20] = [
     ("open::name", 1),
     ("growth::tests::zeros", 20),
     ("flat::tests::behaviour", 1),
     ("flat::tests::reshape", 1),
     ("flat::tests::compact", 1),
+    ("flat::tests::snapshots", 1),
     ("storage::remote", 3),
     ("flat::tests::model", 200),
     ("flat::tests::crash", 20),
@@ -31,7 +32,7 @@ const TRIALS: [(&str, u64); 19] = [
     ("qcow2::tests::faults", 1000),
 ];
 /// So many of them are quick.
-const QUICK: usize = 15;
+const QUICK: usize = 16;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 

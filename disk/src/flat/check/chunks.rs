@@ -1,8 +1,10 @@
 //! The table of a compact image.
 
 use super::FILE_GOES_ON;
+use super::snapshots::{self, Review};
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::{Chunks, ENTRY_BYTES, Header};
+use crate::flat::header_file::read_header;
 use crate::flat::table::{FAULTS_MAX, Fault, Table, read_entries};
 use crate::storage::{len, read, write};
 use crate::{CheckReport, Error, Repair, Storage};
@@ -18,31 +20,39 @@ struct Pass<'a> {
     faults: Vec<Fault>,
     /// Chunks of which nobody reads anything in their places; not all, if there are very many.
     unused: Vec<u64>,
+    review: Review,
     report: CheckReport,
 }
 
-/// Adds to a report what is wrong with the table, and repairs what `repair` allows.
+/// Adds to a report what is wrong with the table and the snapshots, and repairs what `repair` allows.
 pub(super) async fn check(
     storage: &impl Storage,
     header: &Header,
     chunks: &Chunks,
     bitmap: &Bitmap,
     repair: Repair,
-    report: CheckReport,
+    mut report: CheckReport,
 ) -> Result<CheckReport, Error> {
-    let before = Pass::run(storage, header, chunks, bitmap, report.clone()).await?;
+    let header = snapshots::directory(storage, header, chunks, repair, &mut report).await?;
+    let Some(header) = header else {
+        return Ok(report);
+    };
+    let before = Pass::run(storage, &header, chunks, bitmap, report.clone()).await?;
     if repair == Repair::None {
         return Ok(before.report);
     }
-    before.repair(storage, repair).await?;
-    let after = Pass::run(storage, header, chunks, bitmap, report).await?;
-    let (before, after) = (before.report, after.report);
-    Ok(CheckReport {
-        corruptions_fixed: before.corruptions.saturating_sub(after.corruptions),
-        leaks_fixed: before.leaks.saturating_sub(after.leaks),
-        repaired: before.findings,
-        ..after
-    })
+    if before.review.is_wrong() && (before.report.corruptions == 0 || repair == Repair::All) {
+        before.review.write(storage, &header, chunks).await?;
+    }
+    let header = read_header(storage).await?;
+    let counted = Pass::run(storage, &header, chunks, bitmap, report.clone()).await?;
+    counted.repair(storage, repair).await?;
+    let after = Pass::run(storage, &header, chunks, bitmap, report).await?;
+    let (before, mut after) = (before.report, after.report);
+    after.corruptions_fixed += before.corruptions.saturating_sub(after.corruptions);
+    after.leaks_fixed += before.leaks.saturating_sub(after.leaks);
+    after.repaired.extend(before.findings);
+    Ok(after)
 }
 
 impl<'a> Pass<'a> {
@@ -53,26 +63,18 @@ impl<'a> Pass<'a> {
         bitmap: &Bitmap,
         mut report: CheckReport,
     ) -> Result<Self, Error> {
+        let mut review = Review::begin(storage, header, &mut report).await?;
         let entries = read_entries(storage, header, chunks).await?;
-        let count = entries.len() as u64;
-        let (table, faults) = Table::of(entries, header, chunks, storage.size_bytes());
-        let entry_offset = |chunk: u64| chunks.table.start + chunk * ENTRY_BYTES;
+        let image = (header, chunks, &review.snapshots());
+        let (table, faults) = Table::of(entries, image, storage.size_bytes());
         for fault in &faults {
-            report.corruption(entry_offset(fault.chunk), fault.to_string());
+            let offset = chunks.table.start + fault.chunk * ENTRY_BYTES;
+            report.corruption(offset, fault.to_string());
         }
-        let mut unused = Vec::new();
-        for chunk in (0..count).filter(|chunk| table.place(*chunk).is_some()) {
-            let start = chunk << chunks.bits;
-            let range = start..(start + chunks.bytes()).min(header.size_bytes);
-            let blocks = bitmap.blocks(&range);
-            if bitmap.run_of_bits(&blocks) == (false, blocks.end) {
-                let problem = format!("chunk {chunk} has a place, and nothing in it");
-                report.leak(entry_offset(chunk), problem);
-                if unused.len() < FAULTS_MAX {
-                    unused.push(chunk);
-                }
-            }
-        }
+        let unused = find_unused(header, chunks, bitmap, &table, &mut report);
+        review
+            .look(storage, (header, chunks), &table, &mut report)
+            .await?;
         let end = header.file_end().max(table.end());
         if storage.can_resize() && storage.size_bytes() > end {
             report.leak(end, FILE_GOES_ON);
@@ -85,6 +87,7 @@ impl<'a> Pass<'a> {
             table,
             faults,
             unused,
+            review,
             report,
         })
     }
@@ -142,4 +145,29 @@ impl<'a> Pass<'a> {
         self.table.set(fault.chunk, place);
         Ok(true)
     }
+}
+
+/// The chunks of which nobody reads anything in their places.
+fn find_unused(
+    header: &Header,
+    chunks: &Chunks,
+    bitmap: &Bitmap,
+    table: &Table,
+    report: &mut CheckReport,
+) -> Vec<u64> {
+    let mut unused = Vec::new();
+    let count = header.size_bytes.div_ceil(chunks.bytes());
+    for chunk in (0..count).filter(|chunk| table.place(*chunk).is_some()) {
+        let start = chunk << chunks.bits;
+        let range = start..(start + chunks.bytes()).min(header.size_bytes);
+        let blocks = bitmap.blocks(&range);
+        if bitmap.run_of_bits(&blocks) == (false, blocks.end) {
+            let problem = format!("chunk {chunk} has a place, and nothing in it");
+            report.leak(chunks.table.start + chunk * ENTRY_BYTES, problem);
+            if unused.len() < FAULTS_MAX {
+                unused.push(chunk);
+            }
+        }
+    }
+    unused
 }

@@ -13,28 +13,58 @@ use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::{Buffers, Error, Storage};
 
+/// So much is copied at once.
+const PIECE_BYTES: u64 = 1 << 20;
+
+/// What comes into blocks of a new place.
+pub(super) enum Filling {
+    Data(Buffers),
+    Zeros { unmap: bool },
+}
+
 impl<S: Storage> Image<S> {
-    /// Puts whole blocks of one chunk in their place. A chunk that has none gets one, in which its
-    /// blocks that are zeros without are zeros too; nobody else holds the chunk then.
+    /// Puts whole blocks of one chunk in their place. A chunk that has none of its own gets one;
+    /// nobody else holds the chunk then.
     pub(super) async fn fill_place(
         &self,
         range: &Range<u64>,
         content: Buffers,
     ) -> Result<(), Error> {
-        if let Some(host) = self.host(range.start) {
-            return self.write_host(host, content).await;
+        match self.own_host(range.start) {
+            Some(host) => self.write_host(host, content).await,
+            None => self.give_place(range, Filling::Data(content)).await,
         }
+    }
+
+    /// Gives a chunk a place of its own, filled with whole blocks of it. Its other local blocks are
+    /// there as they have been: zeros, where it had no place; where it had one that a snapshot has
+    /// too, which stays as it is, they are copied.
+    pub(super) async fn give_place(
+        &self,
+        range: &Range<u64>,
+        filling: Filling,
+    ) -> Result<(), Error> {
         self.prepare("write").await?;
         let place = self.take_place().await?;
-        let zeros = self.zero_blocks_beside(range);
-        let filled = self.fill_new_place(place, range, content, &zeros).await;
+        let beside = self.local_blocks_beside(range);
+        let filled = self.fill_new_place(place, range, filling, &beside).await;
         if let Err(error) = filled {
             self.with_table(|table| table.places.give_back(place));
             return Err(error);
         }
-        self.with_table(|table| table.set(table.chunk(range.start), place));
-        if !mutant("zeros in a new place are not vouched for") {
-            for range in &zeros {
+        let was_frozen = self.frozen_host(range.start).is_some();
+        self.with_table(|table| {
+            let chunk = table.chunk(range.start);
+            table.free(chunk);
+            table.set(chunk, place);
+        });
+        let is_vouched_for = if was_frozen {
+            !mutant("what is copied from a frozen place is not vouched for")
+        } else {
+            !mutant("zeros in a new place are not vouched for")
+        };
+        if is_vouched_for {
+            for range in &beside {
                 self.vouch_for(range);
             }
         }
@@ -45,27 +75,54 @@ impl<S: Storage> Image<S> {
         &self,
         place: u64,
         range: &Range<u64>,
-        content: Buffers,
-        zeros: &[Range<u64>],
+        filling: Filling,
+        beside: &[Range<u64>],
     ) -> Result<(), Error> {
         let host = |offset: u64| {
             self.with_table(|table| table.offset_of(place) + offset % table.chunk_bytes())
         };
-        for range in zeros {
-            if mutant("a new place is not made zeros") {
-                break;
-            }
+        for range in beside {
             let len = range.end - range.start;
-            let zeroed = self.storage.write_zeroes(host(range.start), len, true);
-            let zeroed = zeroed.await;
-            self.flusher.changed();
-            zeroed?;
+            match self.frozen_host(range.start) {
+                Some(from) => self.copy_host(from, host(range.start), len).await?,
+                None if mutant("a new place is not made zeros") => {}
+                None => self.make_zeros(host(range.start), len, true).await?,
+            }
         }
-        self.write_host(host(range.start), content).await
+        let len = range.end - range.start;
+        match filling {
+            Filling::Data(content) => self.write_host(host(range.start), content).await,
+            Filling::Zeros { unmap } => self.make_zeros(host(range.start), len, unmap).await,
+        }
+    }
+
+    async fn make_zeros(&self, host: u64, len: u64, unmap: bool) -> Result<(), Error> {
+        let zeroed = self.storage.write_zeroes(host, len, unmap).await;
+        self.flusher.changed();
+        zeroed
+    }
+
+    /// Copies within the file. Holes stay holes.
+    async fn copy_host(&self, from: u64, to: u64, len: u64) -> Result<(), Error> {
+        let mut at = 0;
+        while at < len && !mutant("nothing is copied from a frozen place") {
+            let found = self.storage.extent(from + at, len - at).await?;
+            let piece = found.len.min(PIECE_BYTES).min(len - at);
+            if found.data {
+                let index = usize::try_from(piece).expect("within a piece");
+                let content = Buffers::zeroed(index);
+                self.read_host(from + at, content.clone()).await?;
+                self.write_host(to + at, content).await?;
+            } else {
+                self.make_zeros(to + at, piece, true).await?;
+            }
+            at += piece;
+        }
+        Ok(())
     }
 
     /// The blocks of a chunk that are local, but for those of `range`, which is within the chunk.
-    fn zero_blocks_beside(&self, range: &Range<u64>) -> Vec<Range<u64>> {
+    fn local_blocks_beside(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let (bits, size_bytes) = (self.header.borrow().block_bits, self.size_bytes());
         let bitmap = self.bitmap.borrow();
         let chunk = self.with_table(|table| {

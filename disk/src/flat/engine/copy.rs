@@ -153,9 +153,10 @@ impl<S: Storage> Image<S> {
             let range = self.in_one_chunk(&rest);
             let len = range.end - range.start;
             let content = slice(content, range.start - offset, len);
-            match self.host(range.start) {
+            let is_frozen = self.frozen_host(range.start).is_some();
+            match self.own_host(range.start) {
                 Some(host) if content.is_zero() => self.zero_place(&(host..host + len)).await?,
-                None if content.is_zero() => {}
+                None if content.is_zero() && !is_frozen => {}
                 _ => self.fill_place(&range, content).await?,
             }
             let bitmap = self.bitmap.borrow();

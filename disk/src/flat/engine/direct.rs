@@ -22,7 +22,11 @@ impl<S: Storage> Image<S> {
         let range = request.offset..request.offset + request.len;
         let (first, last) = self.blocks_of(&range);
         let shared = self.blocks.try_shared(first, last)?;
-        let host = self.in_one_place(&range)?;
+        let host = if writes {
+            self.in_own_place(&range)?
+        } else {
+            self.in_one_place(&range)?
+        };
         (!writes || self.is_recorded(&range)).then_some((shared, host))
     }
 

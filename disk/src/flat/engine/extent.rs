@@ -19,7 +19,7 @@ impl<S: Storage> Image<S> {
             host_offset: None,
         };
         match place {
-            Place::Here(host) => self.extent_here(host, end - offset).await,
+            Place::Here(host) | Place::Frozen(host) => self.extent_here(host, end - offset).await,
             Place::Zeros => Ok(nothing(end - offset, Content::Zero)),
             Place::Base => {
                 let covered = self.header.borrow().covered_bytes;

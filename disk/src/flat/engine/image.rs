@@ -10,6 +10,7 @@ use super::pace::Pace;
 use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
+use crate::flat::snapshots::Snapshot;
 use crate::flat::table::Table;
 use crate::flush::Flusher;
 use crate::journal::{Journal, Journaled};
@@ -26,6 +27,8 @@ pub(super) struct Image<S> {
     pub(super) bitmap: RefCell<Bitmap>,
     /// Where the chunks of a compact image are; absent if the image is not compact.
     pub(super) table: RefCell<Option<Table>>,
+    /// The snapshots, the oldest first.
+    pub(super) snapshots: RefCell<Rc<[Snapshot]>>,
     /// How the bitmap is kept in order with data.
     pub(super) order: Cell<Order>,
     /// Whether an image that cannot have a journal is refused.
@@ -68,6 +71,11 @@ impl<S: Storage> Image<S> {
 
     pub(super) fn block_bytes(&self) -> u64 {
         self.header.borrow().block_bytes()
+    }
+
+    /// Whether there are snapshots in the image.
+    pub(super) fn has_snapshots(&self) -> bool {
+        !self.snapshots.borrow().is_empty()
     }
 
     /// Whether all of a range of the disk is local.

@@ -14,6 +14,7 @@ use crate::commits::Commits;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::format::Header;
 use crate::flat::grow::Grow;
+use crate::flat::snapshots::Snapshots;
 use crate::flat::table::Table;
 use crate::flat::{journal, read_header};
 use crate::flush::Flusher;
@@ -32,6 +33,8 @@ pub struct Parts {
     pub copying: Copying,
     /// What makes the block device larger that a compact image is about to fill.
     pub grow: Option<Rc<dyn Grow>>,
+    /// The snapshot to read in place of the disk as it is now, by its number or its name.
+    pub snapshot: Option<String>,
     /// What measures how long recovery takes, and requests while something is copied; absent:
     /// nothing does, but the virtual clock of a simulation.
     pub clock: Option<fn() -> Instant>,
@@ -70,12 +73,17 @@ impl<S: Storage> Flat<S> {
                     .to_owned(),
             });
         }
+        let snapshots = Snapshots::read(&storage, &header).await?;
+        let header = match &parts.snapshot {
+            Some(id_or_name) => snapshots.view(&storage, &header, id_or_name).await?,
+            None => header,
+        };
         let bitmap = Bitmap::read(&storage, &header).await?;
-        let table = Table::read(&storage, &header).await?;
+        let table = Table::read(&storage, &header, &snapshots).await?;
         let prefetch = parts.copying.prefetch.clone().filter(|_| !read_only);
         let image = Rc::new_cyclic(|image| {
             let growth = Growth::new(grow, Weak::clone(image));
-            Image::new(storage, header, (bitmap, table), growth, parts)
+            Image::new(storage, header, (bitmap, table, snapshots), growth, parts)
         });
         if let Some((report, took)) = recovered {
             let statistics = report.note(image.storage.path(), took);
@@ -112,7 +120,7 @@ impl<S: Storage> Image<S> {
     fn new(
         storage: S,
         header: Header,
-        (bitmap, table): (Bitmap, Option<Table>),
+        (bitmap, table, snapshots): (Bitmap, Option<Table>, Snapshots),
         growth: Growth<S>,
         parts: Parts,
     ) -> Self {
@@ -124,6 +132,7 @@ impl<S: Storage> Image<S> {
             header: RefCell::new(header),
             bitmap: RefCell::new(bitmap),
             table: RefCell::new(table),
+            snapshots: RefCell::new(snapshots.list),
             order: Cell::new(order),
             needs_journal: parts.order == Some(Order::Journal),
             journal: RefCell::default(),

@@ -5,12 +5,15 @@ use std::ops::Range;
 use super::image::Image;
 use crate::Storage;
 use crate::flat::table::Table;
+use crate::mutant::mutant;
 
 /// Where a part of the disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// In the file, from this byte on.
     Here(u64),
+    /// The same, but a snapshot has it too: it is not written.
+    Frozen(u64),
     /// Nowhere: it reads as zeros.
     Zeros,
     /// In the base; what lies behind what that covers reads as zeros.
@@ -22,6 +25,7 @@ impl Place {
     fn behind(self, bytes: u64) -> Self {
         match self {
             Self::Here(host) => Self::Here(host + bytes),
+            Self::Frozen(host) => Self::Frozen(host + bytes),
             other => other,
         }
     }
@@ -63,10 +67,12 @@ impl<S: Storage> Image<S> {
         let bitmap = self.bitmap.borrow();
         let (is_set, blocks_end) = bitmap.run_of_bits(&bitmap.blocks(&(range.start..end)));
         let end = end.min(blocks_end << self.header.borrow().block_bits);
-        let place = if is_set {
-            Place::Here(host)
-        } else {
-            Place::Zeros
+        let place = match is_set {
+            true if table.is_frozen(range.start) && !mutant("a frozen place is written") => {
+                Place::Frozen(host)
+            }
+            true => Place::Here(host),
+            false => Place::Zeros,
         };
         (place, end)
     }
@@ -74,18 +80,37 @@ impl<S: Storage> Image<S> {
     /// Where a range of the disk is that is local, if all of it is in the file, and in one piece.
     pub(super) fn in_one_place(&self, range: &Range<u64>) -> Option<u64> {
         match self.part(range) {
+            (Place::Here(host) | Place::Frozen(host), end) if end == range.end => Some(host),
+            _ => None,
+        }
+    }
+
+    /// The same, if it may be written there.
+    pub(super) fn in_own_place(&self, range: &Range<u64>) -> Option<u64> {
+        match self.part(range) {
             (Place::Here(host), end) if end == range.end => Some(host),
             _ => None,
         }
     }
 
-    /// Where a byte of the disk has its place in the file, whether or not it is there; absent if it
-    /// has none.
-    pub(super) fn host(&self, offset: u64) -> Option<u64> {
+    /// Where a byte of the disk is written in the file, whether or not it is there; absent if it has
+    /// no place, or one that a snapshot has too.
+    pub(super) fn own_host(&self, offset: u64) -> Option<u64> {
         match &*self.table.borrow() {
-            Some(table) => table.host(offset),
+            Some(table) => {
+                let is_frozen = table.is_frozen(offset)
+                    && !mutant("what is copied from the base goes to a frozen place");
+                table.host(offset).filter(|_| !is_frozen)
+            }
             None => Some(self.header.borrow().data_offset + offset),
         }
+    }
+
+    /// Where a byte of the disk has a place that a snapshot has too.
+    pub(super) fn frozen_host(&self, offset: u64) -> Option<u64> {
+        let table = self.table.borrow();
+        let table = table.as_ref().filter(|table| table.is_frozen(offset))?;
+        table.host(offset)
     }
 
     /// The part of a range that is in its first chunk.
@@ -95,12 +120,12 @@ impl<S: Storage> Image<S> {
         range.start..range.end.min(end.unwrap_or(u64::MAX))
     }
 
-    /// Whether every chunk that a range touches has a place.
-    pub(super) fn has_places(&self, range: &Range<u64>) -> bool {
+    /// Whether every chunk that a range touches has a place of its own.
+    pub(super) fn owns_places(&self, range: &Range<u64>) -> bool {
         match &*self.table.borrow() {
             Some(table) => {
                 let mut chunks = table.chunk(range.start)..=table.chunk(range.end - 1);
-                chunks.all(|chunk| table.place(chunk).is_some())
+                chunks.all(|chunk| table.owns_place(chunk))
             }
             None => true,
         }

@@ -40,7 +40,7 @@ impl<S: Storage> Image<S> {
 
     async fn read_part(&self, place: Place, offset: u64, buffers: Buffers) -> Result<(), Error> {
         match place {
-            Place::Here(host) => self.read_host(host, buffers).await,
+            Place::Here(host) | Place::Frozen(host) => self.read_host(host, buffers).await,
             Place::Zeros => {
                 buffers.fill(0);
                 Ok(())

@@ -8,6 +8,7 @@ use crate::executor::uninterrupted;
 use crate::flat::bitmap::Bitmap;
 use crate::flat::create::Base;
 use crate::flat::format::{Header, SIZE_BYTES_MAX, names_fit};
+use crate::flat::snapshots::Snapshots;
 use crate::flat::table::Table;
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
@@ -37,7 +38,7 @@ impl<S: Storage> Flat<S> {
     }
 
     /// Has the image changed by `change`, while nobody uses it and all of it is in its place.
-    async fn change<F>(&self, change: F) -> Result<(), Error>
+    pub(super) async fn change<F>(&self, change: F) -> Result<(), Error>
     where
         F: AsyncFnOnce(&Image<S>) -> Result<(), Error> + 'static,
     {
@@ -60,6 +61,17 @@ impl<S: Storage> Image<S> {
             path: self.storage.path().to_owned(),
             problem: problem.to_owned(),
         }
+    }
+
+    /// Refuses what would change the base that snapshots stand on as well.
+    fn refuse_with_snapshots(&self) -> Result<(), Error> {
+        if self.has_snapshots() {
+            return Err(self.unsupported(
+                "has snapshots, which stand on its base as well; delete them first \
+                 (microvm image snapshot -d)",
+            ));
+        }
+        Ok(())
     }
 
     async fn resize(&self, size_bytes: u64) -> Result<(), Error> {
@@ -110,6 +122,7 @@ impl<S: Storage> Image<S> {
     }
 
     async fn set_base(&self, base: Option<Base>) -> Result<(), Error> {
+        self.refuse_with_snapshots()?;
         let base_bytes = base.as_ref().map_or(0, |base| base.size_bytes);
         if base.is_some() && self.header.borrow().base.is_none() {
             return Err(self.unsupported("stands alone: nothing of it comes from a base"));
@@ -155,6 +168,7 @@ impl<S: Storage> Image<S> {
     /// The bits go first: until they are gone, the image reads as it did.
     async fn empty(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
+        self.refuse_with_snapshots()?;
         if header.base.is_none() {
             return Err(self.unsupported("stands alone: there is no base that it could read as"));
         }
@@ -201,8 +215,10 @@ impl<S: Storage> Image<S> {
     /// Reads again what the file has of the bitmap and the table.
     async fn reload(&self) -> Result<(), Error> {
         let header = self.header.borrow().clone();
+        let snapshots = Snapshots::read(&self.storage, &header).await?;
         let bitmap = Bitmap::read(&self.storage, &header).await?;
-        let table = Table::read(&self.storage, &header).await?;
+        let table = Table::read(&self.storage, &header, &snapshots).await?;
+        self.snapshots.replace(Rc::clone(&snapshots.list));
         self.bitmap.replace(bitmap);
         self.table.replace(table);
         Ok(())

@@ -1,11 +1,10 @@
-//! Room for the metadata of a compact image whose disk gets another size.
+//! Room for the metadata of a compact image: of a disk that gets another size, and of snapshots.
 
 use std::ops::Range;
 
 use super::image::Image;
-use crate::flat::format::{
-    ALIGNMENT, BITMAP_BYTES_MAX, Chunks, ENTRY_BYTES, Header, TABLE_BYTES_MAX,
-};
+use super::place::Place;
+use crate::flat::format::{ALIGNMENT, BITMAP_BYTES_MAX, ENTRY_BYTES, Header, TABLE_BYTES_MAX};
 use crate::flat::table::Table;
 use crate::mutant::mutant;
 use crate::request::SECTOR_BYTES;
@@ -44,7 +43,7 @@ impl<S: Storage> Image<S> {
         if bitmap_bytes > rooms.0 || table_bytes > rooms.1 {
             return Err(self.unsupported("so large a disk has no room in a compact image"));
         }
-        let start = self.metadata_place(chunks, rooms.0 + rooms.1).await?;
+        let start = self.metadata_room(rooms.0 + rooms.1, 0).await?.start;
         new.bitmap = start..start + rooms.0;
         chunks.table = new.bitmap.end..new.bitmap.end + rooms.1;
         self.write_table(&new.bitmap, &bitmap, 0, rooms.0).await?;
@@ -54,7 +53,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// The bitmap and the table as they are in the file: nothing waits for a commit.
-    fn metadata(&self) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn metadata(&self) -> (Vec<u8>, Vec<u8>) {
         let table = self.table.borrow();
         let table = table.as_ref().map(Table::to_bytes);
         (self.bitmap.borrow().to_bytes(), table.unwrap_or_default())
@@ -64,47 +63,58 @@ impl<S: Storage> Image<S> {
     async fn zero_rest_of_block(&self) -> Result<(), Error> {
         let (size_bytes, block_bytes) = (self.size_bytes(), self.block_bytes());
         let rest = size_bytes.next_multiple_of(block_bytes) - size_bytes;
-        let last = size_bytes - 1..size_bytes;
-        let Some(host) = self.in_one_place(&last).filter(|_| rest > 0) else {
-            return Ok(());
-        };
-        if mutant("a compact disk grows over old data") {
+        if rest == 0 || mutant("a compact disk grows over old data") {
             return Ok(());
         }
+        let last = size_bytes - 1..size_bytes;
+        if matches!(self.part(&last), (Place::Frozen(_), _)) {
+            self.leave_frozen_end().await?;
+        }
+        let Some(host) = self.in_own_place(&last) else {
+            return Ok(());
+        };
         let zeroed = self.storage.write_zeroes(host + 1, rest, true).await;
         self.flusher.changed();
         zeroed
     }
 
-    /// Finds places for so many bytes, where nobody else has any.
-    async fn metadata_place(&self, chunks: &Chunks, bytes: u64) -> Result<u64, Error> {
-        let count = bytes.div_ceil(chunks.bytes());
-        let (can_grow, file_bytes) = (self.storage.can_resize(), self.storage.size_bytes());
-        let found = self.table.borrow().as_ref().and_then(|table| {
-            let limit = if can_grow {
-                table.places.max() + count
-            } else {
-                table.places_within(file_bytes)
-            };
-            let place = table.places.find_run(count, limit)?;
-            Some(table.range_of(&(place..place + count)))
-        });
-        let Some(found) = found else {
+    /// Gives the last chunk a place of its own. Nobody uses the image; all of it is home again then.
+    async fn leave_frozen_end(&self) -> Result<(), Error> {
+        let end = self.size_bytes();
+        let block = end - 1 - (end - 1) % self.block_bytes()..end;
+        let len = usize::try_from(end - block.start).expect("within a block");
+        let content = Buffers::zeroed(len);
+        self.read_held(block.start, &content).await?;
+        self.fill_place(&block, content).await?;
+        self.make_local(&block);
+        self.settle().await
+    }
+
+    /// Finds places for so much metadata, where nobody else has any, behind a part of the file. They
+    /// are a part of the file from then on.
+    pub(super) async fn metadata_room(&self, bytes: u64, behind: u64) -> Result<Range<u64>, Error> {
+        let file_bytes = self.storage.size_bytes();
+        let room = {
+            let table = self.table.borrow();
+            let table = table.as_ref();
+            table.and_then(|table| table.room(&self.storage, bytes, behind))
+        };
+        let Some(room) = room else {
             return Err(Error::NoPlace {
                 path: self.storage.path().to_owned(),
                 size_bytes: file_bytes,
             });
         };
-        if file_bytes < found.end {
-            let grown = self.storage.set_len(found.end).await;
+        if file_bytes < room.end {
+            let grown = self.storage.set_len(room.end).await;
             self.flusher.changed();
             grown?;
         }
-        Ok(found.start)
+        Ok(room)
     }
 
     /// Writes what a table has from byte `from` on; behind that it is zeros, up to `len` bytes.
-    async fn write_table(
+    pub(super) async fn write_table(
         &self,
         room: &Range<u64>,
         bytes: &[u8],
@@ -135,7 +145,8 @@ impl<S: Storage> Image<S> {
         zeroed
     }
 
-    /// Where in the file the chunks are that lie behind the end of a disk of `size_bytes`.
+    /// Where in the file the chunks are that lie behind the end of a disk of `size_bytes`, but for what
+    /// snapshots have.
     pub(super) fn places_behind(&self, size_bytes: u64) -> Vec<Range<u64>> {
         let end_bytes = self.size_bytes();
         let table = self.table.borrow();
@@ -144,7 +155,10 @@ impl<S: Storage> Image<S> {
         };
         let first = size_bytes.div_ceil(table.chunk_bytes());
         let chunks = first..end_bytes.div_ceil(table.chunk_bytes());
-        let places = chunks.filter_map(|chunk| table.place(chunk));
+        let is_free = |place: &u64| {
+            !table.places.is_frozen(*place) || mutant("a smaller disk gives back frozen places")
+        };
+        let places = chunks.filter_map(|chunk| table.place(chunk).filter(is_free));
         places
             .map(|place| table.range_of(&(place..place + 1)))
             .collect()

@@ -106,10 +106,13 @@ impl<S: Storage> Image<S> {
         Ok(())
     }
 
-    /// Settles, and says that the base is not needed any more if every block is local.
+    /// Settles, and says that the base is not needed any more if every block is local, and no snapshot
+    /// needs it.
     pub(super) async fn settle_for_good(&self) -> Result<(), Error> {
         self.settle().await?;
-        let is_done = self.bitmap.borrow().is_full() && self.header.borrow().base.is_some();
+        let needs_base = self.has_snapshots() && !mutant("snapshots lose their base");
+        let is_full = self.bitmap.borrow().is_full();
+        let is_done = is_full && !needs_base && self.header.borrow().base.is_some();
         if !is_done {
             return Ok(());
         }

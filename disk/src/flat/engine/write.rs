@@ -17,7 +17,7 @@ impl<S: Storage> Image<S> {
         let range = offset..offset + buffers.len() as u64;
         let (first, last) = self.blocks_of(&range);
         let shared = self.blocks.shared(first, last).await;
-        if let Some(host) = self.in_one_place(&range)
+        if let Some(host) = self.in_own_place(&range)
             && self.is_recorded(&range)
         {
             return overwrite(self, host, buffers).await.map(drop);
@@ -27,13 +27,14 @@ impl<S: Storage> Image<S> {
         self.write_held(offset, &buffers).await
     }
 
-    /// Holds the blocks of a range exclusively; whole chunks, if some of those have no place.
+    /// Holds the blocks of a range exclusively; whole chunks, if some of those have no place of their
+    /// own.
     async fn exclusive_for_write(&self, range: &Range<u64>) -> RangeGuard<'_> {
-        if self.has_places(range) {
+        if self.owns_places(range) {
             let (first, last) = self.blocks_of(range);
             let exclusive = self.blocks.exclusive(first, last).await;
             // A discard may have come before.
-            if self.has_places(range) {
+            if self.owns_places(range) {
                 return exclusive;
             }
         }
@@ -42,7 +43,7 @@ impl<S: Storage> Image<S> {
     }
 
     /// Writes as [`Image::write`] does. The caller holds the blocks exclusively, or, where there is
-    /// no place, the chunks.
+    /// no place of their own, the chunks.
     pub(super) async fn write_held(&self, offset: u64, buffers: &Buffers) -> Result<(), Error> {
         let end = offset + buffers.len() as u64;
         self.record(&(offset..end));
@@ -55,14 +56,17 @@ impl<S: Storage> Image<S> {
             let part = slice(buffers, at - offset, part_end - at);
             match place {
                 Place::Here(host) => drop(overwrite(self, host, part).await?),
-                Place::Zeros | Place::Base => self.write_missing(at, part).await?,
+                Place::Frozen(_) | Place::Zeros | Place::Base => {
+                    self.write_missing(at, part).await?;
+                }
             }
             at = part_end;
         }
         Ok(())
     }
 
-    /// Writes to blocks of one chunk, none of which is in the file.
+    /// Writes to blocks of one chunk, none of which is in the file, or all where they must stay as they
+    /// are.
     async fn write_missing(&self, offset: u64, buffers: Buffers) -> Result<(), Error> {
         let block_bytes = self.block_bytes();
         let end = offset + buffers.len() as u64;
@@ -108,7 +112,7 @@ impl<S: Storage> Image<S> {
         let mut rest = range.clone();
         while !rest.is_empty() {
             let part = self.in_one_chunk(&rest);
-            if let Some(host) = self.host(part.start) {
+            if let Some(host) = self.own_host(part.start) {
                 journal
                     .checks
                     .note_fresh(host..host + part.end - part.start);

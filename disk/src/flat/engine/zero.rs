@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::allocate::Filling;
 use super::image::Image;
 use super::place::Place;
 use crate::executor::yield_now;
@@ -79,10 +80,13 @@ impl<S: Storage> Image<S> {
             let (place, part_end) = self.part(&part);
             match (place, how) {
                 (Place::Here(host), _) => self.zero_local(at..part_end, host, how).await?,
+                (Place::Frozen(_), Zeroing::Write { unmap }) => {
+                    self.zero_frozen(at..part_end, unmap).await?;
+                }
                 (Place::Base, Zeroing::Write { unmap }) => {
                     self.zero_missing(at..part_end, unmap).await?;
                 }
-                (Place::Zeros, _) | (Place::Base, Zeroing::Discard) => {}
+                (Place::Zeros, _) | (Place::Base | Place::Frozen(_), Zeroing::Discard) => {}
             }
             at = part_end;
         }
@@ -141,22 +145,43 @@ impl<S: Storage> Image<S> {
 
     /// Whole blocks of a chunk become local and zeros; of others, the rest is copied.
     async fn zero_missing(&self, range: Range<u64>, unmap: bool) -> Result<(), Error> {
+        let whole = self.whole_blocks(&range);
+        if whole.is_empty() {
+            return self.write_some_zeros(range).await;
+        }
+        self.write_some_zeros(range.start..whole.start).await?;
+        if let Some(host) = self.own_host(whole.start) {
+            let host = self.whole_host(&whole, host);
+            self.zero_host(&host, Zeroing::Write { unmap }).await?;
+        } else if self.frozen_host(whole.start).is_some() {
+            self.give_place(&whole, Filling::Zeros { unmap }).await?;
+        }
+        self.make_local(&whole);
+        self.write_some_zeros(whole.end..range.end).await
+    }
+
+    /// Makes zeros of blocks of a chunk whose place must stay as it is: it gets another, in which
+    /// they are.
+    async fn zero_frozen(&self, range: Range<u64>, unmap: bool) -> Result<(), Error> {
+        let whole = self.whole_blocks(&range);
+        if whole.is_empty() {
+            return self.write_some_zeros(range).await;
+        }
+        self.give_place(&whole, Filling::Zeros { unmap }).await?;
+        self.make_local(&whole);
+        self.write_some_zeros(range.start..whole.start).await?;
+        self.write_some_zeros(whole.end..range.end).await
+    }
+
+    /// The whole blocks of a range, if it has any.
+    fn whole_blocks(&self, range: &Range<u64>) -> Range<u64> {
         let (block_bytes, size_bytes) = (self.block_bytes(), self.size_bytes());
         let start = range.start.next_multiple_of(block_bytes);
         let end = match range.end {
             end if end == size_bytes => end,
             end => end - end % block_bytes,
         };
-        if start >= end {
-            return self.write_some_zeros(range).await;
-        }
-        self.write_some_zeros(range.start..start).await?;
-        if let Some(host) = self.host(start) {
-            let host = self.whole_host(&(start..end), host);
-            self.zero_host(&host, Zeroing::Write { unmap }).await?;
-        }
-        self.make_local(&(start..end));
-        self.write_some_zeros(end..range.end).await
+        start..end.max(start)
     }
 
     /// Writes zeros to a part of a block.

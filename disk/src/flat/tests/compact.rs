@@ -12,7 +12,7 @@ use crate::{
     Backend, Buffers, Content, Disk, Error, Executor, Order, Repair, Request, Storage as _,
 };
 
-const BLOCK_BYTES: u64 = 4096;
+pub(super) const BLOCK_BYTES: u64 = 4096;
 pub(super) const BLOCK_SECTORS: u64 = 8;
 /// Chunks of four blocks.
 pub(super) const CHUNK_BITS: u32 = 14;
@@ -25,6 +25,7 @@ pub(super) async fn rig(order: Order, blocks: u64, base_blocks: usize, places: O
     rig.compact = Some(Compact {
         chunk_bits: CHUNK_BITS,
         places,
+        snapshots_max: 0,
     });
     rig.created(1, false).await
 }
@@ -34,14 +35,14 @@ pub(super) async fn submit(disk: &Image, block: u64, stamp: u64) -> Result<(), E
     disk.submit(Request::write(block * BLOCK_BYTES, data)).await
 }
 
-async fn discard(disk: &Image, blocks: std::ops::Range<u64>) {
+pub(super) async fn discard(disk: &Image, blocks: std::ops::Range<u64>) {
     let len = (blocks.end - blocks.start) * BLOCK_BYTES;
     let request = Request::discard(blocks.start * BLOCK_BYTES, len);
     disk.submit(request).await.unwrap();
 }
 
 /// What all of the disk has, by the stamps of its blocks' first sectors.
-async fn stamps(disk: &Image) -> Vec<u64> {
+pub(super) async fn stamps(disk: &Image) -> Vec<u64> {
     let data = Buffers::zeroed(usize::try_from(disk.properties().size_bytes).unwrap());
     disk.submit(Request::read(0, data.clone())).await.unwrap();
     let bytes = data.to_vec();

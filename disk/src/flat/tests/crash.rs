@@ -2,11 +2,11 @@
 
 use super::faults::fail_some_writes;
 use super::program::Generator;
-use super::rig::Rig;
+use super::rig::{Rig, sectors_of};
 use super::run::Run;
 use crate::rng::Rng;
 use crate::storage::Recording;
-use crate::test_support::content::{SECTOR_BYTES, bytes_of, stamp_of};
+use crate::test_support::content::{bytes_of, stamp_of};
 use crate::test_support::history::History;
 use crate::test_support::power_cuts::{Tally, cut_somewhere, try_cuts};
 use crate::test_support::seeded;
@@ -30,20 +30,39 @@ pub(super) async fn look(rig: &Rig, history: &History, rng: &mut Rng) {
         sizes.contains(&size),
         "the size is {size}, not of {sizes:?}"
     );
-    let content = Buffers::zeroed(usize::try_from(size * 512).unwrap());
-    let read = Request::read(0, content.clone());
-    disk.submit(read).await.unwrap();
-    for (sector, content) in content.to_vec().chunks(SECTOR_BYTES).enumerate() {
-        let stamp = stamp_of(content)
-            .unwrap_or_else(|byte| panic!("sector {sector} is torn at byte {byte}"));
+    for (sector, stamp) in sectors_of(&disk).await.into_iter().enumerate() {
         if let Err(allowed) = history.check_cut(sector, stamp) {
             panic!("sector {sector} has {stamp:#x}, not one of {allowed:x?}");
         }
     }
     disk.close().await.unwrap();
+    rig.look_at_snapshots(history).await;
     if rng.below(8) == 0 {
         check_use(rig, rng).await;
+        rig.look_at_snapshots(history).await;
     }
+    if rng.below(4) == 0 {
+        go_back(rig, history, rng).await;
+    }
+}
+
+/// The disk can be made what it was at any snapshot.
+async fn go_back(rig: &Rig, history: &History, rng: &mut Rng) {
+    let disk = rig.open().await.unwrap();
+    let snapshots = disk.snapshots();
+    if !snapshots.is_empty() {
+        let name = &snapshots[rng.index(snapshots.len())].name;
+        disk.apply_snapshot(name).await.unwrap();
+        let found = sectors_of(&disk).await;
+        let expected = &history.snapshots()[name].stamps[..found.len()];
+        assert!(found == expected, "{name}: {found:x?}, not {expected:x?}");
+        disk.delete_snapshot(name).await.unwrap();
+        let found = sectors_of(&disk).await;
+        assert!(found == expected, "deleted: {found:x?}, not {expected:x?}");
+    }
+    disk.close().await.unwrap();
+    let report = rig.check().await;
+    assert_eq!((report.corruptions, report.check_errors), (0, 0));
 }
 
 /// The image can be used as if nothing had happened, and what is lost of it can be had back.

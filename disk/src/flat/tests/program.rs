@@ -16,6 +16,12 @@ pub(super) enum Step {
     SetBase,
     /// Moves all that the image holds to its base.
     Commit,
+    /// Takes a snapshot.
+    Snapshot,
+    /// Goes back to one of the snapshots, if there are any.
+    Apply(usize),
+    /// Deletes one of the snapshots, if there are any.
+    Delete(usize),
     /// Closes the image and opens it again.
     Reopen,
 }
@@ -35,6 +41,7 @@ pub(super) struct Generator {
     block_sectors: u64,
     sectors_max: u64,
     commits: bool,
+    snapshots: bool,
     /// Whether there are many flushes.
     flushes: bool,
 }
@@ -46,6 +53,7 @@ impl Generator {
             block_sectors: 1 << (rig.block_bits - 9),
             sectors_max: rig.sectors().len() as u64,
             commits: false,
+            snapshots: rig.snapshots_max() > 0,
             flushes: seed.is_multiple_of(3),
         }
     }
@@ -65,6 +73,9 @@ impl Generator {
             1 => Step::Resize(1 + self.rng.below(self.sectors_max)),
             2 => Step::SetBase,
             3 if self.commits => Step::Commit,
+            4 | 5 if self.snapshots => Step::Snapshot,
+            6 if self.snapshots => Step::Apply(self.rng.index(4)),
+            7 if self.snapshots => Step::Delete(self.rng.index(4)),
             _ => self.batch(size_sectors),
         }
     }

@@ -8,8 +8,12 @@ use crate::flat::{
     recover,
 };
 use crate::rng::Rng;
-use crate::test_support::content::{Stamp, bytes_of, layer_stamp};
-use crate::{Backend, CheckReport, Disk, Error, Executor, Order, Raw, Repair, SimulatedStorage};
+use crate::test_support::content::{SECTOR_BYTES, Stamp, bytes_of, layer_stamp, stamp_of};
+use crate::test_support::history::History;
+use crate::{
+    Backend, Buffers, CheckReport, Disk, Error, Executor, Order, Raw, Repair, Request,
+    SimulatedStorage,
+};
 
 /// The engine under test.
 pub(super) type Image = Flat<SimulatedStorage>;
@@ -20,6 +24,8 @@ pub(super) struct Compact {
     pub(super) chunk_bits: u32,
     /// How many places the block device has that it is on; absent if it is in a file.
     pub(super) places: Option<u64>,
+    /// How many snapshots programs may have of it at a time.
+    pub(super) snapshots_max: usize,
 }
 
 impl Compact {
@@ -33,7 +39,27 @@ impl Compact {
         rng.coin().then_some(Self {
             chunk_bits,
             places: on_device.then_some(places),
+            snapshots_max: 0,
         })
+    }
+
+    /// The same, with snapshots in half of the cases.
+    fn with_snapshots(self, rng: &mut Rng) -> Self {
+        let snapshots_max = if rng.coin() { 1 + rng.index(3) } else { 0 };
+        // Each has two places of metadata, and so have the disk and what is to come; and two that
+        // follow each other must be found among all that are taken.
+        let room = |places: u64| 2 * (places + 2) * (snapshots_max as u64 + 2) + 8;
+        Self {
+            places: self.places.map(|places| {
+                if snapshots_max > 0 {
+                    room(places)
+                } else {
+                    places
+                }
+            }),
+            snapshots_max,
+            ..self
+        }
     }
 }
 
@@ -78,6 +104,7 @@ impl Rig {
             prefetch: (rng.below(4) == 0).then(Prefetch::default),
         };
         let compact = Compact::random(size_sectors, block_bits, rng);
+        let compact = compact.map(|compact| compact.with_snapshots(rng));
         let rig = Self::blank(seed, size_sectors, block_bits, base_stamps, order);
         let rig = Self {
             compact,
@@ -185,9 +212,24 @@ impl Rig {
             order: Some(self.order),
             copying: self.copying.clone(),
             grow: self.grow.clone(),
-            clock: None,
+            ..Parts::default()
         };
         Flat::open(self.image.clone(), parts).await
+    }
+
+    /// Opens a snapshot of it.
+    pub(super) async fn open_snapshot(&self, id_or_name: &str) -> Result<Image, Error> {
+        let parts = Parts {
+            base: self.base_disk(),
+            snapshot: Some(id_or_name.to_owned()),
+            ..Parts::default()
+        };
+        Flat::open(self.image.clone().read_only(), parts).await
+    }
+
+    /// How many snapshots programs may have at a time.
+    pub(super) fn snapshots_max(&self) -> usize {
+        self.compact.map_or(0, |compact| compact.snapshots_max)
     }
 
     /// The same with what a power cut left of the image.
@@ -200,6 +242,27 @@ impl Rig {
                 image
             },
             ..self.clone()
+        }
+    }
+
+    /// Snapshots that were taken are in the closed image, and no others, and have what the disk had.
+    pub(super) async fn look_at_snapshots(&self, history: &History) {
+        let header = crate::flat::read_header(&self.image).await.unwrap();
+        let found = crate::flat::snapshots(&self.image, &header).await.unwrap();
+        let names: Vec<_> = found.iter().map(|one| one.name.as_str()).collect();
+        for (name, known) in history.snapshots() {
+            let is_there = names.contains(&name.as_str());
+            assert!(!known.sure || is_there, "there is no snapshot {name:?}");
+        }
+        for name in names {
+            let known = history.snapshots().get(name);
+            let known = known.unwrap_or_else(|| panic!("there is a snapshot {name:?}"));
+            let disk = self.open_snapshot(name).await.unwrap();
+            assert_eq!(disk.properties().size_bytes, known.sectors * 512, "{name}");
+            let found = sectors_of(&disk).await;
+            let expected = &known.stamps[..found.len()];
+            assert!(found == expected, "{name}: {found:x?}, not {expected:x?}");
+            disk.close().await.unwrap();
         }
     }
 
@@ -228,6 +291,20 @@ impl Rig {
         };
         self.sectors().into_iter().map(stamp).collect()
     }
+}
+
+/// What all sectors of a disk have.
+pub(super) async fn sectors_of(disk: &dyn Disk) -> Vec<Stamp> {
+    let size_bytes = disk.properties().size_bytes;
+    let content = Buffers::zeroed(usize::try_from(size_bytes).unwrap());
+    let read = Request::read(0, content.clone());
+    disk.submit(read).await.unwrap();
+    let bytes = content.to_vec();
+    let sectors = bytes.chunks(SECTOR_BYTES).enumerate();
+    let stamp = |(sector, content): (usize, &[u8])| {
+        stamp_of(content).unwrap_or_else(|byte| panic!("sector {sector} is torn at byte {byte}"))
+    };
+    sectors.map(stamp).collect()
 }
 
 /// Some sectors of a base are zeros.

@@ -6,7 +6,8 @@ use std::thread;
 
 use super::program::{Action, Generator, Step};
 use super::rig::{Image, Rig};
-use crate::test_support::content::SECTOR_BYTES;
+use crate::flat::NewSnapshot;
+use crate::test_support::content::{SECTOR_BYTES, Stamp};
 use crate::test_support::history::{Event, History};
 use crate::test_support::{Witness, join_all, program_steps};
 use crate::{Buffers, Content, Disk, Error, Raw, Request};
@@ -95,6 +96,17 @@ impl<'a> Run<'a> {
             Step::Resize(sectors) => self.resize(sectors).await,
             Step::SetBase => self.set_base().await,
             Step::Commit => self.commit().await,
+            Step::Snapshot => self.snapshot().await,
+            Step::Apply(choice) => {
+                if let Some(name) = self.choose_snapshot(choice) {
+                    self.apply(&name).await;
+                }
+            }
+            Step::Delete(choice) => {
+                if let Some(name) = self.choose_snapshot(choice) {
+                    self.delete(&name).await;
+                }
+            }
             Step::Reopen if self.witness.is_tolerant() => {}
             Step::Reopen => self.reopen().await,
         }
@@ -133,20 +145,92 @@ impl<'a> Run<'a> {
     }
 
     async fn resize(&self, sectors: u64) {
-        let (disk, witness) = (self.disk(), &self.witness);
+        let disk = self.disk();
         let index = usize::try_from(sectors.min(self.size_sectors())).expect("small");
-        let stamps = vec![0; witness.sectors().len() - index];
-        witness.note(Event::SizeBegin { sectors });
+        let stamps = vec![0; self.witness.sectors().len() - index];
         let resized = disk.resize(sectors * 512);
-        if witness.change(index, stamps, true, resized).await {
+        self.switch(index, stamps, sectors, resized).await;
+    }
+
+    /// Changes the size and the sectors from `first` on, durably.
+    async fn switch(
+        &self,
+        first: usize,
+        stamps: Vec<Stamp>,
+        sectors: u64,
+        switched: impl Future<Output = Result<(), Error>>,
+    ) {
+        let witness = &self.witness;
+        witness.note(Event::SizeBegin { sectors });
+        if witness.change(first, stamps, true, switched).await {
             witness.note(Event::SizeEnd);
             // All of it is durable, what was there before included.
             witness.durably(async { Ok(()) }).await;
         }
     }
 
+    fn choose_snapshot(&self, choice: usize) -> Option<String> {
+        let history = self.witness.history();
+        let names: Vec<_> = history.snapshots().keys().collect();
+        (!names.is_empty()).then(|| names[choice % names.len()].clone())
+    }
+
+    /// What every sector has, once that is certain; 0 past the disk's end.
+    fn stamps(&self) -> Vec<Stamp> {
+        let (size, history) = (self.size_sectors(), self.witness.history());
+        let sectors = self.witness.sectors().iter().enumerate();
+        let stamp = |(n, sector): (usize, &u64)| if *sector < size { history.newest(n) } else { 0 };
+        sectors.map(stamp).collect()
+    }
+
+    async fn snapshot(&self) {
+        let (disk, witness) = (self.disk(), &self.witness);
+        if disk.snapshots().len() >= self.rig.snapshots_max() {
+            return;
+        }
+        witness.read_all(&*disk).await;
+        let name = format!("snapshot {}", witness.number());
+        let (stamps, sectors) = (self.stamps(), self.size_sectors());
+        witness.note(Event::SnapshotBegin {
+            name: name.clone(),
+            stamps,
+            sectors,
+        });
+        let new = NewSnapshot {
+            name: name.clone(),
+            ..NewSnapshot::default()
+        };
+        if witness.durably(disk.create_snapshot(new)).await {
+            witness.note(Event::SnapshotEnd { name, exists: true });
+        }
+    }
+
+    async fn apply(&self, name: &str) {
+        let snapshot = self.witness.history().snapshots()[name].clone();
+        let disk = self.disk();
+        let applied = disk.apply_snapshot(name);
+        self.switch(0, snapshot.stamps, snapshot.sectors, applied)
+            .await;
+    }
+
+    async fn delete(&self, name: &str) {
+        let (disk, name) = (self.disk(), name.to_owned());
+        self.witness.note(Event::DeleteBegin { name: name.clone() });
+        if self.witness.durably(disk.delete_snapshot(&name)).await {
+            self.witness.note(Event::SnapshotEnd {
+                name,
+                exists: false,
+            });
+        }
+    }
+
     async fn set_base(&self) {
         let disk = self.disk();
+        if !disk.snapshots().is_empty() {
+            let refused = disk.set_base(self.rig.base_reference()).await;
+            refused.unwrap_err();
+            return;
+        }
         let has_base = disk.header().base.is_some();
         if has_base && self.rig.copying.prefetch.is_some() {
             // It may stand alone when its turn comes.
@@ -159,6 +243,10 @@ impl<'a> Run<'a> {
     /// Moves what the image holds to its base, where there is room for all of it.
     async fn commit(&self) {
         let disk = self.disk();
+        if !disk.snapshots().is_empty() {
+            disk.empty().await.unwrap_err();
+            return;
+        }
         let header = disk.header();
         // With prefetch, it may stand alone meanwhile.
         let has_base = header.base.is_some() && self.rig.copying.prefetch.is_none();
@@ -190,11 +278,27 @@ impl<'a> Run<'a> {
         self.disk.replace(Rc::new(disk));
     }
 
-    /// Reads everything, closes the image, and reads it again.
+    async fn look_at_snapshots(&self) {
+        let history = self.witness.history().clone();
+        self.rig.look_at_snapshots(&history).await;
+    }
+
+    /// Reads everything, closes the image, and reads it again. Looks at every snapshot, goes back to
+    /// it, and deletes it.
     pub(super) async fn finish(&self) {
         self.witness.read_all(&*self.disk()).await;
         self.reopen().await;
         self.witness.read_all(&*self.disk()).await;
+        while let Some(name) = self.choose_snapshot(0) {
+            self.close().await;
+            self.look_at_snapshots().await;
+            let disk = self.rig.open().await.unwrap();
+            self.disk.replace(Rc::new(disk));
+            self.apply(&name).await;
+            self.witness.read_all(&*self.disk()).await;
+            self.delete(&name).await;
+            self.witness.read_all(&*self.disk()).await;
+        }
         self.close().await;
     }
 
@@ -206,6 +310,7 @@ impl<'a> Run<'a> {
         assert!(closed, "cannot close");
         let report = self.rig.check().await;
         assert_eq!((report.corruptions, report.check_errors), (0, 0));
+        self.look_at_snapshots().await;
         let disk = self.rig.open().await.unwrap();
         self.disk.replace(Rc::new(disk));
         self.witness.read_all(&*self.disk()).await;
