@@ -53,6 +53,7 @@ fn corpus() -> Vec<(String, Vec<u8>)> {
         ("subclusters".to_owned(), with_subclusters()),
         ("flat".to_owned(), flat(true)),
         ("flat with a journal".to_owned(), flat(false)),
+        ("flat with snapshots".to_owned(), with_snapshots()),
     ];
     paths.into_iter().map(read).chain(made).collect()
 }
@@ -91,6 +92,44 @@ fn flat(closed: bool) -> Vec<u8> {
         if closed {
             disk.close().await.unwrap();
         }
+        storage.to_bytes()
+    })
+}
+
+/// A compact flat image with two snapshots, which share places with the disk and have their own.
+fn with_snapshots() -> Vec<u8> {
+    let executor = Executor::with_backend(Backend::Simulated { seed: 1 }).unwrap();
+    executor.run(async {
+        let storage = SimulatedStorage::new(0, 1);
+        let mut options = flat::CreateOptions::new(64 << 10);
+        (options.block_bits, options.chunk_bits) = (12, Some(13));
+        options.journal_bytes = Some(1);
+        flat::create(&storage, &options, None).await.unwrap();
+        // The data begins where the metadata ends, so that the image is small.
+        let header = flat::read_header(&storage).await.unwrap();
+        let end = header.chunks.unwrap().table.end;
+        let mut image = storage.to_bytes();
+        image.truncate(usize::try_from(end).unwrap());
+        image[40..48].copy_from_slice(&end.to_le_bytes());
+        reseal(&mut image);
+        let storage = SimulatedStorage::from_bytes(&image, 1);
+        let disk = Flat::open(storage.clone(), flat::Parts::default());
+        let disk = disk.await.unwrap();
+        for (name, block) in [("one", 0), ("two", 5)] {
+            let data = Buffers::from_vec([7; 1024]);
+            disk.submit(Request::write(block * 4096 + 512, data))
+                .await
+                .unwrap();
+            let new = flat::NewSnapshot {
+                name: name.to_owned(),
+                ..flat::NewSnapshot::default()
+            };
+            disk.create_snapshot(new).await.unwrap();
+        }
+        disk.submit(Request::write(0, Buffers::from_vec([8; 512])))
+            .await
+            .unwrap();
+        disk.close().await.unwrap();
         storage.to_bytes()
     })
 }

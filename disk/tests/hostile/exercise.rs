@@ -120,12 +120,49 @@ impl Image {
 
     async fn read(&self) -> Result<(), Error> {
         if self.is_flat {
-            return read_places(self.open().await?.as_ref()).await;
+            let disk = Flat::open(self.storage.clone(), flat::Parts::default()).await?;
+            let result = read_places(&disk).await;
+            self.read_flat_snapshots(&disk).await?;
+            return result;
         }
         let disk = Qcow2::open(self.storage.clone(), parts()).await?;
         let result = read_places(&disk).await;
         self.read_snapshots(&disk).await?;
         result
+    }
+
+    async fn read_flat_snapshots(&self, disk: &Flat<SimulatedStorage>) -> Result<(), Error> {
+        for snapshot in disk.snapshots().iter().take(SNAPSHOTS) {
+            let parts = flat::Parts {
+                snapshot: Some(snapshot.id.to_string()),
+                ..flat::Parts::default()
+            };
+            let disk = Flat::open(self.storage.clone().read_only(), parts).await?;
+            read_places(&disk).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes a snapshot, goes back to the first, and deletes that, if the image is a compact flat one.
+    async fn change_flat_snapshots(&self) -> Result<(), Error> {
+        let disk = Flat::open(self.storage.clone(), flat::Parts::default()).await?;
+        if disk.header().chunks.is_none() {
+            return disk.close().await;
+        }
+        let new = flat::NewSnapshot {
+            name: "new".to_owned(),
+            ..flat::NewSnapshot::default()
+        };
+        let taken = disk.create_snapshot(new).await;
+        let result = match disk.snapshots().first().map(|first| first.id.to_string()) {
+            Some(first) => {
+                let applied = disk.apply_snapshot(&first).await;
+                let deleted = disk.delete_snapshot(&first).await;
+                taken.and(applied).and(deleted)
+            }
+            None => taken,
+        };
+        result.and(disk.close().await)
     }
 
     async fn read_snapshots(&self, disk: &Qcow2<SimulatedStorage>) -> Result<(), Error> {
@@ -161,6 +198,9 @@ impl Image {
             }
         }
         result = result.and(disk.close().await);
+        if self.is_flat {
+            result = result.and(self.change_flat_snapshots().await);
+        }
         let after = self.storage.size_bytes();
         assert!(
             self.is_flat || after < before + GROWTH_BYTES_MAX,

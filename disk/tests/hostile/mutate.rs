@@ -85,11 +85,13 @@ fn table_entry(image: &mut [u8], numbers: &mut Numbers) {
 /// A flat image's header has a checksum, which most changes keep right: nothing behind it would be
 /// looked at otherwise.
 fn mutate_flat(image: &mut Vec<u8>, numbers: &mut Numbers) {
+    let has_snapshots = image.get(16).is_some_and(|features| features & 4 != 0);
     match numbers.below(8) {
         0 => flip_bit(image, numbers),
         1 => truncate_or_grow(image, numbers),
         2 => copy_word(image, numbers),
         3 => header_byte(image, numbers),
+        4 | 5 if has_snapshots => snapshot_number(image, numbers),
         _ => header_number(image, numbers),
     }
     if numbers.below(8) > 0 {
@@ -97,8 +99,8 @@ fn mutate_flat(image: &mut Vec<u8>, numbers: &mut Numbers) {
     }
 }
 
-/// Makes the checksums in a flat image's header right: of its names, then its own
-/// (docs/flat-format.md).
+/// Makes the checksums in a flat image's header right: of its directory of snapshots and the counts,
+/// of its names, then its own (docs/flat-format.md).
 pub fn reseal(image: &mut [u8]) {
     let word = |image: &[u8], at: usize| {
         let bytes = image
@@ -108,6 +110,14 @@ pub fn reseal(image: &mut [u8]) {
     };
     let names = word(image, 112)..word(image, 112) + word(image, 120).min(2048);
     if image.len() >= 512 {
+        // Of what an image with snapshots has: where it is, how much, and its checksum.
+        for (offset, bytes, crc_at) in [(152, 160, 184), (168, 176, 188)] {
+            let start = word(image, offset);
+            let part = image.get(start..start + word(image, bytes));
+            if let Some(crc) = part.map(crc32c::crc32c).filter(|_| image[16] & 4 != 0) {
+                image[crc_at..crc_at + 4].copy_from_slice(&crc.to_le_bytes());
+            }
+        }
         if let Some(crc) = image.get(names).map(crc32c::crc32c) {
             image[124..128].copy_from_slice(&crc.to_le_bytes());
         }
@@ -117,9 +127,29 @@ pub fn reseal(image: &mut [u8]) {
     }
 }
 
+/// A number in the directory of a flat image's snapshots, or the counts of places.
+fn snapshot_number(image: &mut [u8], numbers: &mut Numbers) {
+    let offset_at = if numbers.below(3) == 0 { 168 } else { 152 };
+    let mut offset = [0; 4];
+    if let Some(bytes) = image.get(offset_at..offset_at + 4) {
+        offset.copy_from_slice(bytes);
+    }
+    let at = u32::from_le_bytes(offset) as usize + numbers.below(40) * 4;
+    let number = match numbers.below(4) {
+        0 => 0,
+        1 => u64::MAX >> numbers.below(64),
+        2 => numbers.next() % 64 * 4096,
+        _ => 1 << numbers.below(32),
+    };
+    let len = 4 + numbers.below(2) * 4;
+    if let Some(bytes) = image.get_mut(at..at + len) {
+        bytes.copy_from_slice(&number.to_le_bytes()[..len]);
+    }
+}
+
 /// A number in a flat image's header, with what could be one, and a little more or less.
 fn header_number(image: &mut [u8], numbers: &mut Numbers) {
-    let places = image.len().min(144) / 8;
+    let places = image.len().min(184) / 8;
     let (from, to) = (numbers.below(places) * 8, numbers.below(places) * 8);
     let mut word = [0; 8];
     word.copy_from_slice(&image[from..from + 8]);
