@@ -10,7 +10,7 @@ use super::arguments::{ProgressArguments, read_options, write_options};
 use super::copy::{Copy, Target};
 use super::identity::is_same_file;
 use super::interrupt::Interrupt;
-use super::overlay::Overlay;
+use super::overlay::{Overlay, has_snapshots};
 use super::progress::Progress;
 use super::resize;
 use super::walk::{Kind, Piece};
@@ -126,6 +126,9 @@ impl Plan {
         }
         for pair in layers[..=index].windows(2) {
             pair[0].check_base(&pair[1])?;
+            if !pair[0].flat_snapshots().await?.is_empty() {
+                return Err(has_snapshots(&pair[0].path));
+            }
         }
         let between = layers[1..index].iter().map(Layer::virtual_size_bytes);
         Ok(Self {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use disk::flat::format::BaseName;
 use disk::flat::{Base, Flat};
 use disk::qcow2::Qcow2;
@@ -76,6 +76,14 @@ impl Overlay {
         }
     }
 
+    /// Refuses what would change the base of snapshots in a flat image at `file`.
+    pub(super) fn refuse_with_snapshots(&self, file: &Path) -> Result<()> {
+        match self {
+            Self::Flat(image) if !image.snapshots().is_empty() => Err(has_snapshots(file)),
+            _ => Ok(()),
+        }
+    }
+
     /// Gives the disk another size.
     pub(super) async fn resize(&self, size_bytes: u64) -> Result<()> {
         match self {
@@ -126,4 +134,13 @@ impl Overlay {
         }
         Ok(())
     }
+}
+
+/// What is wrong with a flat image whose base is to become another, or to change.
+pub(super) fn has_snapshots(file: &Path) -> anyhow::Error {
+    anyhow!(
+        "{}: has snapshots, which stand on its base as well; delete them first (microvm image \
+         snapshot -d)",
+        file.display()
+    )
 }

@@ -56,6 +56,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     }
     let image = Overlay::open(file, options).await?;
     refuse_without_base(file, &image, backing)?;
+    image.refuse_with_snapshots(file)?;
     let new = match &backing {
         Some(backing) if !arguments.unchecked || image.records_backing_size() => {
             Some(open_new(file, backing).await?)

@@ -1,12 +1,13 @@
-//! `image snapshot`: the snapshots in a qcow2 image.
+//! `image snapshot`: the snapshots in a qcow2 or a compact flat image.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Args;
-use disk::qcow2::NewSnapshot;
-use disk::{Disk as _, Format, Storage as _};
+use disk::flat::{self, Flat};
+use disk::qcow2::{NewSnapshot, Qcow2};
+use disk::{Disk as _, FileStorage, Format, Storage as _};
 
 use super::arguments::{read_options, write_options};
 use super::human;
@@ -19,7 +20,7 @@ pub(crate) struct Arguments {
     #[command(flatten)]
     action: Action,
 
-    /// Format of the image; only a qcow2 one has snapshots
+    /// Format of the image: qcow2 or flat
     #[arg(short = 'f', long = "format", value_name = "FMT")]
     format: Option<Format>,
 
@@ -55,28 +56,51 @@ struct Action {
 
 /// Does what the arguments say.
 pub(super) async fn run(arguments: &Arguments) -> Result<()> {
-    let Action {
-        create,
-        apply,
-        delete,
-        ..
-    } = &arguments.action;
-    if create.is_none() && apply.is_none() && delete.is_none() {
+    let action = &arguments.action;
+    if action.create.is_none() && action.apply.is_none() && action.delete.is_none() {
         return list(arguments).await;
     }
     // What a backing file holds matters to none of these.
     let options = write_options(&arguments.file, arguments.format).layers_max(1);
-    let image = options.open_qcow2().await?;
-    if let Some(name) = create {
-        image.create_snapshot(new_snapshot(name)?).await?;
+    let chain = options.chain().await?;
+    match chain.layers()[0].format {
+        Format::Qcow2 => action.on_qcow2(&*chain.into_qcow2().await?).await,
+        Format::Flat => action.on_flat(&*chain.into_flat().await?).await,
+        Format::Raw => Err(raw(arguments)),
     }
-    if let Some(name) = apply {
-        image.apply_snapshot(name).await?;
+}
+
+impl Action {
+    async fn on_qcow2(&self, image: &Qcow2<FileStorage>) -> Result<()> {
+        if let Some(name) = &self.create {
+            image.create_snapshot(new_snapshot(name)?).await?;
+        }
+        if let Some(name) = &self.apply {
+            image.apply_snapshot(name).await?;
+        }
+        if let Some(name) = &self.delete {
+            image.delete_snapshot(name).await?;
+        }
+        Ok(image.close().await?)
     }
-    if let Some(name) = delete {
-        image.delete_snapshot(name).await?;
+
+    async fn on_flat(&self, image: &Flat<FileStorage>) -> Result<()> {
+        if let Some(name) = &self.create {
+            image.create_snapshot(new_flat_snapshot(name)?).await?;
+        }
+        if let Some(name) = &self.apply {
+            image.apply_snapshot(name).await?;
+        }
+        if let Some(name) = &self.delete {
+            image.delete_snapshot(name).await?;
+        }
+        Ok(image.close().await?)
     }
-    Ok(image.close().await?)
+}
+
+fn raw(arguments: &Arguments) -> anyhow::Error {
+    let file = arguments.file.display();
+    anyhow!("{file}: a raw image has no snapshots; a qcow2 or a compact flat one has")
 }
 
 async fn list(arguments: &Arguments) -> Result<()> {
@@ -85,26 +109,36 @@ async fn list(arguments: &Arguments) -> Result<()> {
         .layers_max(1);
     let chain = options.chain().await?;
     let image = &chain.layers()[0];
-    if image.format != Format::Qcow2 {
-        let (file, format) = (arguments.file.display(), image.format);
-        bail!("{file}: a {format} image has no snapshots");
+    if image.format == Format::Raw {
+        return Err(raw(arguments));
     }
     image.refuse_unclosed()?;
-    let snapshots = image.snapshots().await?;
+    let snapshots = Snapshot::all_of(image).await?;
     image.storage.close();
     if snapshots.is_empty() {
         return Ok(());
     }
-    let snapshots: Vec<_> = snapshots.iter().map(Snapshot::of).collect();
     let lines = snapshot_table(&snapshots);
     let lines = lines.iter().map(|line| human::printable(line) + "\n");
     super::print(&lines.collect::<String>())
 }
 
+fn since_1970() -> Result<Duration> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.context("the clock is before 1970")
+}
+
+fn new_flat_snapshot(name: &str) -> Result<flat::NewSnapshot> {
+    let now = since_1970()?;
+    Ok(flat::NewSnapshot {
+        name: name.to_owned(),
+        date_seconds: now.as_secs(),
+        date_ns: now.subsec_nanos(),
+    })
+}
+
 fn new_snapshot(name: &str) -> Result<NewSnapshot> {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock is before 1970")?;
+    let now = since_1970()?;
     Ok(NewSnapshot {
         name: name.to_owned(),
         id: None,

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use anyhow::{Context as _, Result};
 use disk::Layer;
+use disk::flat;
 use disk::qcow2;
 use disk::qcow2::format::{
     AutoclearFeatures, BitmapEntry, BitmapFlags, CompatibleFeatures, Compression, Header,
@@ -32,6 +33,8 @@ pub(super) struct Description {
     /// What the journal holds, if that is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) journal: Option<JournalState>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) snapshots: Vec<Snapshot>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub(super) qcow2: Option<Qcow2Description>,
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
@@ -45,8 +48,6 @@ pub(super) struct Qcow2Description {
     pub(super) cluster_size: u64,
     #[serde(flatten)]
     pub(super) backing: Backing,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(super) snapshots: Vec<Snapshot>,
     pub(super) format_specific: Specific,
 }
 
@@ -128,10 +129,20 @@ impl Description {
             dirty_flag: layer.is_unclosed() || header.is_some_and(is_dirty),
             preallocated_size: preallocated_size(layer).await?,
             journal,
+            snapshots: snapshots(layer).await?,
             qcow2,
             flat,
         })
     }
+}
+
+/// The image's snapshots, as far as its tables are not stale.
+async fn snapshots(layer: &Layer) -> Result<Vec<Snapshot>> {
+    let snapshots = Snapshot::all_of(layer).await;
+    if layer.is_unclosed() {
+        return Ok(snapshots.unwrap_or_default());
+    }
+    snapshots
 }
 
 /// How much space the file takes, if it is here.
@@ -157,12 +168,12 @@ async fn preallocated_size(layer: &Layer) -> Result<Option<u64>> {
 
 impl Qcow2Description {
     async fn of(layer: &Layer, header: &Header) -> Result<Self> {
-        let (snapshots, bitmaps) = (layer.snapshots().await, layer.bitmaps().await);
+        let bitmaps = layer.bitmaps().await;
         // Tables may be stale where an image was not closed, and others may have their place.
-        let (snapshots, bitmaps) = if header.journal.is_some() {
-            (snapshots.unwrap_or_default(), bitmaps.unwrap_or_default())
+        let bitmaps = if header.journal.is_some() {
+            bitmaps.unwrap_or_default()
         } else {
-            (snapshots?, bitmaps?)
+            bitmaps?
         };
         Ok(Self {
             cluster_size: header.layout.cluster_bytes(),
@@ -171,7 +182,6 @@ impl Qcow2Description {
                 header.backing_file.as_ref(),
                 header.backing_format.as_ref(),
             ),
-            snapshots: snapshots.iter().map(Snapshot::of).collect(),
             format_specific: Specific {
                 kind: "qcow2",
                 data: SpecificData::of(header, &bitmaps),
@@ -181,7 +191,32 @@ impl Qcow2Description {
 }
 
 impl Snapshot {
-    pub(in crate::image) fn of(entry: &SnapshotEntry) -> Self {
+    /// Those of an image, whatever its format.
+    pub(in crate::image) async fn all_of(layer: &Layer) -> Result<Vec<Self>> {
+        let flat = layer.flat_snapshots().await?;
+        let qcow2 = layer.snapshots().await?;
+        Ok(flat
+            .iter()
+            .map(Self::of_flat)
+            .chain(qcow2.iter().map(Self::of))
+            .collect())
+    }
+
+    /// There is no state of a VM in a flat image.
+    fn of_flat(snapshot: &flat::Snapshot) -> Self {
+        Self {
+            id: snapshot.id.to_string(),
+            name: snapshot.name.clone(),
+            vm_state_size: 0,
+            date_sec: u32::try_from(snapshot.date_seconds).unwrap_or(u32::MAX),
+            date_nsec: snapshot.date_ns,
+            vm_clock_sec: 0,
+            vm_clock_nsec: 0,
+            icount: None,
+        }
+    }
+
+    fn of(entry: &SnapshotEntry) -> Self {
         Self {
             id: entry.id.clone(),
             name: entry.name.clone(),

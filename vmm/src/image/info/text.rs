@@ -24,11 +24,15 @@ pub(super) fn text(image: &Description) -> String {
     if image.dirty_flag {
         lines.push("cleanly shut down: no".to_owned());
     }
+    // Between what an image stands on and what only its format has.
+    let snapshots = match image.snapshots.as_slice() {
+        [] => Vec::new(),
+        snapshots => snapshot_table(snapshots),
+    };
     if let Some(qcow2) = &image.qcow2 {
-        lines.extend(qcow2_lines(qcow2));
-    }
-    if let Some(flat) = &image.flat {
-        lines.extend(flat_lines(flat));
+        lines.extend(qcow2_lines(qcow2, snapshots));
+    } else if let Some(flat) = &image.flat {
+        lines.extend(flat_lines(flat, snapshots));
     }
     if let Some(journal) = &image.journal {
         lines.extend(journal.lines());
@@ -38,20 +42,19 @@ pub(super) fn text(image: &Description) -> String {
     lines.collect()
 }
 
-fn qcow2_lines(qcow2: &Qcow2Description) -> Vec<String> {
+fn qcow2_lines(qcow2: &Qcow2Description, snapshots: Vec<String>) -> Vec<String> {
     let mut lines = vec![format!("cluster_size: {}", qcow2.cluster_size)];
     lines.extend(qcow2.backing.lines());
-    if !qcow2.snapshots.is_empty() {
-        lines.extend(snapshot_table(&qcow2.snapshots));
-    }
+    lines.extend(snapshots);
     lines.push("Format specific information:".to_owned());
     let specific = specific_lines(&qcow2.format_specific.data);
     lines.extend(specific.iter().map(|line| format!("    {line}")));
     lines
 }
 
-fn flat_lines(flat: &FlatDescription) -> Vec<String> {
+fn flat_lines(flat: &FlatDescription, snapshots: Vec<String>) -> Vec<String> {
     let mut lines: Vec<_> = flat.backing.lines().collect();
+    lines.extend(snapshots);
     lines.push("Format specific information:".to_owned());
     lines.extend(flat.lines().iter().map(|line| format!("    {line}")));
     lines
