@@ -31,6 +31,8 @@ mod flat_create;
 mod flat_hostile;
 #[path = "image_tool/flat_lent.rs"]
 mod flat_lent;
+#[path = "image_tool/flat_snapshots.rs"]
+mod flat_snapshots;
 #[path = "image_tool/flat_trace.rs"]
 mod flat_trace;
 #[path = "image_tool/flat_unclosed.rs"]

@@ -194,12 +194,9 @@ fn what_only_other_formats_have_is_refused_by_name() {
     let shop = Shop::new();
     shop.must("create base 1M");
     shop.must("create -f flat disk 1M");
-    for line in ["-c s disk", "-l disk", "-a s disk", "-d s disk"] {
-        shop.refused(&format!("snapshot {line}"), &["disk", "flat image"]);
-    }
     shop.refused(
         "serve --nbd unix:nbd disk,format=flat,snapshot=s",
-        &["disk", "flat image", "no snapshots"],
+        &["disk", "no snapshot 's'"],
     );
     shop.refused(
         "serve --nbd unix:nbd disk,format=flat,data-file=base",

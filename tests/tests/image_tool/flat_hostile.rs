@@ -31,6 +31,16 @@ const COMPACT_FIELDS: [(&str, usize, usize); 3] = [
     ("table_bytes", 144, 8),
 ];
 
+/// Those that one with snapshots has besides.
+const SNAPSHOT_FIELDS: [(&str, usize, usize); 6] = [
+    ("directory_offset", 152, 8),
+    ("directory_bytes", 160, 8),
+    ("counts_offset", 168, 8),
+    ("counts_bytes", 176, 8),
+    ("directory_crc", 184, 4),
+    ("counts_crc", 188, 4),
+];
+
 /// Fields of which every value is one that an image may have.
 const FREE: [&str; 2] = ["compatible", "journal_identity"];
 
@@ -65,7 +75,7 @@ fn survives(shop: &Shop, line: &str, what: &str) -> bool {
 
 #[test]
 fn no_value_of_any_field_does_harm() {
-    try_values("-o scan=off", &FIELDS);
+    try_values("-o scan=off", &FIELDS, 0);
 }
 
 #[test]
@@ -73,13 +83,22 @@ fn no_value_of_any_field_of_a_compact_image_does_harm() {
     try_values(
         "-o compact=on,scan=off",
         &[&FIELDS[..], &COMPACT_FIELDS].concat(),
+        0,
     );
 }
 
-/// Tries values of each field of an image made with these options.
-fn try_values(options: &str, fields: &[(&str, usize, usize)]) {
+#[test]
+fn no_value_of_any_field_of_an_image_with_snapshots_does_harm() {
+    try_values("-o compact=on,scan=off", &SNAPSHOT_FIELDS, 2);
+}
+
+/// Tries values of each field of an image made with these options, and with some snapshots.
+fn try_values(options: &str, fields: &[(&str, usize, usize)], snapshots: u32) {
     let shop = Shop::new();
     overlay(&shop, "raw", options, "5M");
+    for number in 0..snapshots {
+        shop.must(&format!("snapshot -c s{number} disk"));
+    }
     let sound = shop.bytes("disk");
     let sector = &sound[..512];
     for &(name, at, len) in fields {
@@ -99,11 +118,15 @@ fn try_values(options: &str, fields: &[(&str, usize, usize)]) {
             shop.patch("disk", 0, &sound);
             let what = format!("{name} = {new:#x}, was {old:#x}");
             shop.patch("disk", 0, &change(sector, at, len, new));
-            refused += u32::from(!survives(&shop, "info -f flat disk", &what));
+            refused += u32::from(!survives(&shop, "map -f flat disk", &what));
+            survives(&shop, "info -f flat disk", &what);
             for line in [
                 "check -f flat disk",
                 "convert -f flat -O raw disk seen",
                 "resize -f flat disk +4k",
+                "snapshot -f flat -c new disk",
+                "snapshot -f flat -a s0 disk",
+                "snapshot -f flat -d s0 disk",
                 "check -f flat --repair all disk",
             ] {
                 survives(&shop, line, &what);
