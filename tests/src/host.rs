@@ -21,7 +21,7 @@ pub const HOST_VARIABLE: &str = "MICROVM_TEST_HOST";
 /// The size of the emulated host's disk; it takes space only where it is written.
 const LAB_DISK_BYTES: u64 = 32 << 30;
 /// How long a command other than a guest may say nothing.
-const PATIENCE: Duration = Duration::from_mins(5);
+const PATIENCE: Duration = Duration::from_mins(10);
 
 /// Where guests run, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
