@@ -1,5 +1,7 @@
 //! The base, and the link that it is behind: nbdkit with filters.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -59,6 +61,16 @@ pub(super) fn bring(share: &mut Share) -> Result<()> {
 pub(super) fn base(host: &Host) -> String {
     let disk = &host.parts().extra().debian.disk;
     host.path(disk).display().to_string()
+}
+
+/// Says how large the base is.
+pub(super) fn base_size(host: &Host) -> Result<String> {
+    let disk = &host.parts().extra().debian.disk;
+    let metadata = fs::metadata(disk).with_context(|| format!("{}: look", disk.display()))?;
+    let (mib, data_mib) = (metadata.len() >> 20, (metadata.blocks() * 512) >> 20);
+    Ok(format!(
+        "\nThe base has {mib} MiB, {data_mib} of them data.\n"
+    ))
 }
 
 /// A server of the base behind the link, which ends when it is dropped.

@@ -111,7 +111,9 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
             measure(&host, *base, &link, &trace, starts)?;
         }
     }
-    report.add(section(&starts, &link, slowdown));
+    let mut section = section(&starts, &link, slowdown);
+    section.tables += &link::base_size(&host)?;
+    report.add(section);
     Ok(())
 }
 
