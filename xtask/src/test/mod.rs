@@ -1,22 +1,13 @@
-//! `cargo xtask test`: everything that can be checked.
-//!
-//! Guests in the lab take one processor each, and wait a lot; everything else waits for the
-//! compiler. So they run beside each other:
-//!
-//! ```text
-//!   programs, guest parts ─┬─ formatting, lints, documentation, dependencies, unit tests, tools
-//!                          └─ guests
-//! ```
+//! `cargo xtask test`: everything that can be checked, one step after the other. Guests have the
+//! machine to themselves: in the lab, a Debian gives up what takes minutes.
 
 mod programs;
 mod report;
 mod step;
 mod tools;
 
-use std::panic::resume_unwind;
 use std::path::Path;
 use std::process::ExitCode;
-use std::thread;
 
 use anyhow::{Context as _, Result};
 use images::packages::{Tool, require};
@@ -25,13 +16,12 @@ use tests::host::Choice;
 use tests::lab::scratch;
 use tests::report::SKIPS_VARIABLE;
 
+use programs::Programs;
 use report::Report;
 use step::Step;
 
 /// How many guests run at a time. One often waits while the other works.
 const GUESTS_AT_A_TIME: &str = "2";
-/// What stands before the lines of the guests' tests: others run meanwhile.
-const GUESTS_PREFIX: &str = "guests: ";
 
 pub(crate) fn run() -> Result<ExitCode> {
     tools::require()?;
@@ -42,15 +32,11 @@ pub(crate) fn run() -> Result<ExitCode> {
     println!("guests run on: {choice}");
 
     let skips = scratch()?.join(format!("skips-{}", std::process::id()));
-    let programs = programs::find()?;
-    let guests = vec![guests(&programs.guests, &skips)];
-    let others = others(&programs.others, &skips);
-    let mut report = thread::scope(|scope| {
-        let guests = scope.spawn(|| one_after_the_other(guests, GUESTS_PREFIX));
-        let mut report = one_after_the_other(others, "")?;
-        report.add(guests.join().unwrap_or_else(|panic| resume_unwind(panic))?);
-        anyhow::Ok(report)
-    })?;
+    let mut report = Report::default();
+    for step in steps(&programs::find()?, &skips) {
+        println!("\n== {}", step.name);
+        report.add(step.run()?);
+    }
     let skipped = std::fs::read_to_string(&skips).unwrap_or_default();
     let _ = std::fs::remove_file(&skips);
     report.skip(&skipped);
@@ -62,14 +48,6 @@ pub(crate) fn run() -> Result<ExitCode> {
     })
 }
 
-fn one_after_the_other(steps: Vec<Step>, prefix: &str) -> Result<Report> {
-    let mut report = Report::default();
-    for step in steps {
-        report.add(step.run(prefix)?);
-    }
-    Ok(report)
-}
-
 /// All tests are of the whole workspace, so that all are built with the same features of what they
 /// share, which is therefore built once.
 fn tests(name: &'static str, targets: &[String], skips: &Path) -> Step {
@@ -78,11 +56,7 @@ fn tests(name: &'static str, targets: &[String], skips: &Path) -> Step {
     Step::tests(name, arguments.chain(targets)).env(SKIPS_VARIABLE, skips)
 }
 
-fn guests(programs: &[String], skips: &Path) -> Step {
-    tests("guests", programs, skips).env("RUST_TEST_THREADS", GUESTS_AT_A_TIME)
-}
-
-fn others(programs: &[String], skips: &Path) -> Vec<Step> {
+fn steps(programs: &Programs, skips: &Path) -> Vec<Step> {
     let lints = ["--workspace", "--all-targets", "--", "-D", "warnings"];
     let documentation = ["--workspace", "--no-deps", "--document-private-items"];
     let dependencies = ["--offline", "check", "licenses", "bans", "sources"];
@@ -94,8 +68,9 @@ fn others(programs: &[String], skips: &Path) -> Vec<Step> {
             .env("RUSTDOCFLAGS", "-D warnings"),
         Step::check("dependencies", ["deny"].into_iter().chain(dependencies)),
         tests("unit tests", &units, skips),
-        tests("tools", programs, skips),
+        tests("tools", &programs.others, skips),
         tests("examples", &["--doc".to_owned()], skips),
+        tests("guests", &programs.guests, skips).env("RUST_TEST_THREADS", GUESTS_AT_A_TIME),
     ]
 }
 

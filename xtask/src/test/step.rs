@@ -51,9 +51,8 @@ impl Step {
         self
     }
 
-    /// Runs the command, showing what it prints, each line behind `prefix`.
-    pub(super) fn run(mut self, prefix: &str) -> Result<Report> {
-        println!("\n{prefix}== {}", self.name);
+    /// Runs the command, showing what it prints.
+    pub(super) fn run(mut self) -> Result<Report> {
         let mut child = self
             .command
             .stdout(Stdio::piped())
@@ -64,7 +63,7 @@ impl Step {
             for line in BufReader::new(stdout).split(b'\n') {
                 let line = line.context("cargo: read")?;
                 let line = String::from_utf8_lossy(&line);
-                println!("{prefix}{line}");
+                println!("{line}");
                 std::io::stdout().flush()?;
                 if self.counts_tests {
                     report.read_line(&line);
