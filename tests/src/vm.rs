@@ -12,7 +12,7 @@ use crate::host::Host;
 use crate::process::{Event, Process};
 
 /// How long a guest may say nothing while a test waits for it: a Debian that is quiet takes minutes
-/// to its prompt in the lab while the machine compiles.
+/// to its prompt in the lab, more of them on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(10);
 
 /// The programs that a guest runs.
