@@ -36,8 +36,8 @@ impl Kind {
             (Format::Qcow2, 1) => "cluster_size=4k",
             (Format::Qcow2, _) => "extended_l2=on,cluster_size=32k",
             (Format::Flat, 0) => "block_size=64k",
-            (Format::Flat, 1) => "block_size=4k",
-            (Format::Flat, _) => "block_size=1M",
+            (Format::Flat, 1) => "compact=on,block_size=4k",
+            (Format::Flat, _) => "compact=on",
         };
         Self {
             format,
