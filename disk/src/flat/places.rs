@@ -284,6 +284,7 @@ mod tests {
         assert_eq!(places.find_run(0, limit, limit), None);
         assert_eq!(places.find_run(3, 2, limit), Some(5));
     }
+
     /// Whoever else has it.
     #[test]
     fn what_a_snapshot_has_is_nobody_elses_to_take() {

@@ -26,6 +26,14 @@ pub async fn placed_chunks(storage: &impl Storage, header: &Header) -> Result<u6
     }
 }
 
+/// There is nowhere to put what needs a place.
+pub(super) fn no_place(storage: &impl Storage) -> Error {
+    Error::NoPlace {
+        path: storage.path().to_owned(),
+        size_bytes: storage.size_bytes(),
+    }
+}
+
 /// So many faults are told at most: a table may have nothing else.
 pub(super) const FAULTS_MAX: usize = 1 << 16;
 

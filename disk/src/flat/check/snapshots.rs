@@ -6,7 +6,7 @@ use crate::flat::places::counts_least;
 use crate::flat::snapshots::{
     Copies, Counts, Snapshot, Snapshots, encode, entries_of, read_part, snapshots,
 };
-use crate::flat::table::{FAULTS_MAX, Table, read_entries};
+use crate::flat::table::{FAULTS_MAX, Table, no_place, read_entries};
 use crate::flush::Flusher;
 use crate::storage::{len, write};
 use crate::{CheckReport, Error, Repair, Storage};
@@ -244,10 +244,7 @@ impl Review {
         counts.trim(least.min(COUNTED_MAX));
         if let Some((bytes, parts)) = encode(&snapshots.list, &counts) {
             let room = old.room(storage, bytes.len() as u64, 0);
-            let room = room.ok_or_else(|| Error::NoPlace {
-                path: storage.path().to_owned(),
-                size_bytes: file_bytes,
-            })?;
+            let room = room.ok_or_else(|| no_place(storage))?;
             if file_bytes < room.end {
                 storage.set_len(room.end).await?;
             }

@@ -7,14 +7,12 @@
 
 use std::ops::Range;
 
+use super::copy::PIECE_BYTES;
 use super::image::Image;
-use crate::flat::table::Table;
+use crate::flat::table::{Table, no_place};
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
 use crate::{Buffers, Error, Storage};
-
-/// So much is copied at once.
-const PIECE_BYTES: u64 = 1 << 20;
 
 /// What comes into blocks of a new place.
 pub(super) enum Filling {
@@ -96,7 +94,8 @@ impl<S: Storage> Image<S> {
         }
     }
 
-    async fn make_zeros(&self, host: u64, len: u64, unmap: bool) -> Result<(), Error> {
+    /// Makes zeros of a part of the file.
+    pub(super) async fn make_zeros(&self, host: u64, len: u64, unmap: bool) -> Result<(), Error> {
         let zeroed = self.storage.write_zeroes(host, len, unmap).await;
         self.flusher.changed();
         zeroed
@@ -161,10 +160,7 @@ impl<S: Storage> Image<S> {
                 break;
             }
         }
-        Err(Error::NoPlace {
-            path: self.storage.path().to_owned(),
-            size_bytes: self.storage.size_bytes(),
-        })
+        Err(no_place(&self.storage))
     }
 
     /// Takes the first place that is free. A file grows where it has none.

@@ -173,9 +173,7 @@ impl<S: Storage> Image<S> {
         if !found.data && found.len >= len {
             return Ok(());
         }
-        let zeroed = self.storage.write_zeroes(host.start, len, true).await;
-        self.flusher.changed();
-        zeroed
+        self.make_zeros(host.start, len, true).await
     }
 
     pub(super) fn count_copied(&self, count: impl FnOnce(&mut CopyStatistics)) {

@@ -106,12 +106,7 @@ impl<S: Storage> Image<S> {
     async fn grow_file(&self, old_end: u64, new_end: u64) -> Result<(), Error> {
         let stale_end = self.storage.size_bytes().min(new_end);
         if old_end < stale_end && !mutant("a flat disk grows over old data") {
-            let zeroed = self
-                .storage
-                .write_zeroes(old_end, stale_end - old_end, true);
-            let zeroed = zeroed.await;
-            self.flusher.changed();
-            zeroed?;
+            self.make_zeros(old_end, stale_end - old_end, true).await?;
         }
         if self.storage.size_bytes() < new_end {
             let grown = self.storage.set_len(new_end).await;
@@ -155,10 +150,7 @@ impl<S: Storage> Image<S> {
             let (local, end) = self.run(&(at..end));
             if !local {
                 let host = header.data_offset + at;
-                let zeroed = self.storage.write_zeroes(host, end - at, true);
-                let zeroed = zeroed.await;
-                self.flusher.changed();
-                zeroed?;
+                self.make_zeros(host, end - at, true).await?;
             }
             at = end;
         }
@@ -184,10 +176,7 @@ impl<S: Storage> Image<S> {
         self.bitmap.replace(Bitmap::new(&header));
         let bytes = blocks.div_ceil(8).next_multiple_of(SECTOR_BYTES);
         if bytes > 0 {
-            let cleared = self.storage.write_zeroes(header.bitmap.start, bytes, true);
-            let cleared = cleared.await;
-            self.flusher.changed();
-            cleared?;
+            self.make_zeros(header.bitmap.start, bytes, true).await?;
         }
         self.flusher.flush(&self.storage).await?;
         let covered_bytes = new.covered_bytes;
@@ -200,14 +189,9 @@ impl<S: Storage> Image<S> {
             self.cut_off().await;
             return Ok(());
         }
-        let gone = self.storage.write_zeroes(
-            header.data_offset,
-            header.file_end() - header.data_offset,
-            true,
-        );
-        let gone = gone.await;
-        self.flusher.changed();
-        gone?;
+        let data_bytes = header.file_end() - header.data_offset;
+        self.make_zeros(header.data_offset, data_bytes, true)
+            .await?;
         self.flusher.flush(&self.storage).await?;
         self.reload().await
     }

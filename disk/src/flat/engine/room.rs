@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::image::Image;
 use super::place::Place;
 use crate::flat::format::{ALIGNMENT, BITMAP_BYTES_MAX, ENTRY_BYTES, Header, TABLE_BYTES_MAX};
-use crate::flat::table::Table;
+use crate::flat::table::{Table, no_place};
 use crate::mutant::mutant;
 use crate::request::SECTOR_BYTES;
 use crate::{Buffers, Error, Storage};
@@ -73,9 +73,7 @@ impl<S: Storage> Image<S> {
         let Some(host) = self.in_own_place(&last) else {
             return Ok(());
         };
-        let zeroed = self.storage.write_zeroes(host + 1, rest, true).await;
-        self.flusher.changed();
-        zeroed
+        self.make_zeros(host + 1, rest, true).await
     }
 
     /// Gives the last chunk a place of its own. Nobody uses the image; all of it is home again then.
@@ -100,10 +98,7 @@ impl<S: Storage> Image<S> {
             table.and_then(|table| table.room(&self.storage, bytes, behind))
         };
         let Some(room) = room else {
-            return Err(Error::NoPlace {
-                path: self.storage.path().to_owned(),
-                size_bytes: file_bytes,
-            });
+            return Err(no_place(&self.storage));
         };
         if file_bytes < room.end {
             let grown = self.storage.set_len(room.end).await;
@@ -137,12 +132,8 @@ impl<S: Storage> Image<S> {
         if zeros.is_empty() || mutant("a compact disk grows over old entries") {
             return Ok(());
         }
-        let zeroed = self
-            .storage
-            .write_zeroes(zeros.start, zeros.end - zeros.start, true);
-        let zeroed = zeroed.await;
-        self.flusher.changed();
-        zeroed
+        self.make_zeros(zeros.start, zeros.end - zeros.start, true)
+            .await
     }
 
     /// Where in the file the chunks are that lie behind the end of a disk of `size_bytes`, but for what

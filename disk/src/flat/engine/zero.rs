@@ -124,12 +124,14 @@ impl<S: Storage> Image<S> {
 
     async fn zero_host(&self, host: &Range<u64>, how: Zeroing) -> Result<(), Error> {
         let len = host.end - host.start;
-        let result = match how {
-            Zeroing::Discard => self.storage.discard(host.start, len).await.map(drop),
-            Zeroing::Write { unmap } => self.storage.write_zeroes(host.start, len, unmap).await,
-        };
-        self.flusher.changed();
-        result
+        match how {
+            Zeroing::Discard => {
+                let discarded = self.storage.discard(host.start, len).await;
+                self.flusher.changed();
+                discarded.map(drop)
+            }
+            Zeroing::Write { unmap } => self.make_zeros(host.start, len, unmap).await,
+        }
     }
 
     /// Where a range of the disk is in the file, from `host` on: what follows the disk belongs to its
