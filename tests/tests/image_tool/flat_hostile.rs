@@ -1,7 +1,10 @@
 //! Flat images that somebody made to do harm.
 
+use std::fs;
+use std::path::Path;
+
 use crate::flat::overlay;
-use crate::shop::Shop;
+use crate::shop::{Done, Shop};
 
 /// The fields of a header: where they are, and how large.
 const FIELDS: [(&str, usize, usize); 17] = [
@@ -137,6 +140,54 @@ fn try_values(options: &str, fields: &[(&str, usize, usize)], snapshots: u32) {
             "{name}: nothing is refused"
         );
     }
+}
+
+/// A small file with 64 snapshots, whose tables of 32 MiB are holes, and not what they were. All of
+/// them at a time would not fit.
+#[test]
+fn tables_of_snapshots_are_checked_one_after_the_other() {
+    const COUNT: u64 = 64;
+    let (table_bytes, bitmap_bytes) = (32 << 20, 16 << 20);
+    let shop = Shop::new();
+    shop.must("create -f flat -o compact=on disk 8T");
+    let start = fs::metadata(shop.path("disk")).unwrap().len();
+    let start = start.next_multiple_of(1 << 20);
+    let entry = |n: u64| {
+        let table = start + (1 << 20) + n * (table_bytes + bitmap_bytes);
+        // Number, date, length of the name, sizes, places, checksums, name.
+        let name = u64::from_le_bytes(format!("{n:08}").as_bytes().try_into().unwrap());
+        let bitmap = table + table_bytes;
+        [n + 1, 0, 8 << 32, 8 << 40, 0, table, bitmap, 0, name]
+    };
+    let directory: Vec<u8> = (0..COUNT)
+        .flat_map(entry)
+        .flat_map(u64::to_le_bytes)
+        .collect();
+    let sector = shop.bytes("disk")[..512].to_vec();
+    let crc = crc32c::crc32c(&directory).into();
+    let fields = [
+        (16, 8, 6),
+        (152, 8, start),
+        (160, 8, directory.len() as u64),
+        (168, 8, start + (512 << 10)),
+        (184, 4, crc),
+    ];
+    let sector = fields.iter().fold(sector, |sector, (at, len, value)| {
+        change(&sector, *at, *len, *value)
+    });
+    shop.patch("disk", 0, &sector);
+    shop.patch("disk", start, &directory);
+    let end = start + (1 << 20) + COUNT * (table_bytes + bitmap_bytes);
+    let file = fs::File::options().write(true).open(shop.path("disk"));
+    file.unwrap().set_len(end).unwrap();
+    let check = shop.image_command("check -f flat disk");
+    let words = ["-c", "ulimit -v 1000000; exec \"$0\" \"$@\""];
+    let mut limited = shop.command(Path::new("sh"), &words);
+    limited.arg(check.get_program()).args(check.get_args());
+    let done = Done::of(&limited.output().unwrap());
+    assert_eq!(done.status, Some(2), "{done:?}");
+    let findings = done.stderr.matches("are not what they were").count();
+    assert_eq!(findings as u64, COUNT, "{done:?}");
 }
 
 #[test]

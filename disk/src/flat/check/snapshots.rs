@@ -24,9 +24,11 @@ pub(super) struct Review {
     stored: Counts,
     /// What there should be.
     right: Counts,
-    /// What becomes of those that are damaged: their numbers in the list, and tables without the
-    /// entries that cannot be.
-    mended: Vec<(usize, Vec<u8>)>,
+    /// Those that are damaged: their numbers in the list, and where in their tables entries are that
+    /// cannot be; not all, if there are very many. Tables may be too large to keep.
+    damaged: Vec<(usize, Vec<usize>)>,
+    /// How many such entries are known.
+    faults: usize,
     /// Whether the file needs other counts.
     is_wrong: bool,
 }
@@ -125,11 +127,9 @@ impl Review {
                 );
                 report.corruption(snapshot.table_offset, problem);
             }
-            let mended = self.count(index, copies.table, limit, table, report);
-            match mended {
-                Err(table) => self.mended.push((index, table)),
-                Ok(table) if !is_sound => self.mended.push((index, table)),
-                Ok(_) => {}
+            let faults = self.count(index, &copies.table, limit, table, report);
+            if !is_sound || !faults.is_empty() {
+                self.damaged.push((index, faults));
             }
         }
         if let Some(parts) = &header.snapshots {
@@ -138,20 +138,19 @@ impl Review {
         Ok(())
     }
 
-    /// Counts the places of a snapshot's table. Returns the table; as an error, one without entries
-    /// that cannot be.
+    /// Counts the places of a snapshot's table. Returns where entries are that cannot be.
     fn count(
         &mut self,
         index: usize,
-        mut bytes: Vec<u8>,
+        bytes: &[u8],
         limit: u64,
         table: &Table,
         report: &mut CheckReport,
-    ) -> Result<Vec<u8>, Vec<u8>> {
+    ) -> Vec<usize> {
         let snapshot = &self.list[index];
         let mut seen = vec![0_u64; len(limit.div_ceil(WORD_BITS))];
         let mut faults = Vec::new();
-        for (chunk, entry) in (0_u64..).zip(entries_of(&bytes)) {
+        for (chunk, entry) in (0_u64..).zip(entries_of(bytes)) {
             let Some(place) = u64::from(entry).checked_sub(1) else {
                 continue;
             };
@@ -177,18 +176,12 @@ impl Review {
                 snapshot.name
             );
             report.corruption(snapshot.table_offset + chunk * ENTRY_BYTES, problem);
-            if faults.len() < FAULTS_MAX {
+            if self.faults < FAULTS_MAX {
+                self.faults += 1;
                 faults.push(len(chunk * ENTRY_BYTES));
             }
         }
-        for at in &faults {
-            bytes[*at..][..len(ENTRY_BYTES)].fill(0);
-        }
-        if faults.is_empty() {
-            Ok(bytes)
-        } else {
-            Err(bytes)
-        }
+        faults
     }
 
     /// Compares what is counted with what should be.
@@ -217,7 +210,7 @@ impl Review {
 
     /// Whether there is anything to repair.
     pub(super) fn is_wrong(&self) -> bool {
-        self.is_wrong || !self.mended.is_empty()
+        self.is_wrong || !self.damaged.is_empty()
     }
 
     /// Makes the snapshots what can be made of them, and counts what they have.
@@ -227,7 +220,7 @@ impl Review {
         header: &Header,
         chunks: &Chunks,
     ) -> Result<(), Error> {
-        let list = self.write_tables(storage, header).await?;
+        let list = self.write_tables(storage, (header, chunks)).await?;
         let entries = read_entries(storage, header, chunks).await?;
         let file_bytes = storage.size_bytes();
         // What anybody may have stays.
@@ -267,15 +260,19 @@ impl Review {
     async fn write_tables(
         &self,
         storage: &impl Storage,
-        header: &Header,
+        (header, chunks): (&Header, &Chunks),
     ) -> Result<Vec<Snapshot>, Error> {
         let mut list = self.list.clone();
-        for (index, table) in &self.mended {
+        for (index, faults) in &self.damaged {
             let snapshot = &mut list[*index];
-            let bitmap = read_part(storage, &snapshot.bitmap(header)).await?;
+            let copies = Copies::read_any(storage, header, chunks, snapshot).await?;
+            let Copies { bitmap, mut table } = copies;
+            for at in faults {
+                table[*at..][..len(ENTRY_BYTES)].fill(0);
+            }
             snapshot.bitmap_crc = crc32c::crc32c(&bitmap);
-            snapshot.table_crc = crc32c::crc32c(table);
-            write(storage, snapshot.table_offset, table.clone()).await?;
+            snapshot.table_crc = crc32c::crc32c(&table);
+            write(storage, snapshot.table_offset, table).await?;
         }
         Ok(list)
     }
