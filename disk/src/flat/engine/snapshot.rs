@@ -48,7 +48,7 @@ impl<S: Storage> Flat<S> {
     /// Takes a snapshot of the disk as it is now. The image must be compact.
     pub async fn create_snapshot(&self, new: NewSnapshot) -> Result<(), Error> {
         self.change(async move |image| {
-            let next = image.with_snapshot(new).await?;
+            let next = image.with_snapshot(new).await;
             image.switch(next).await
         })
         .await
@@ -58,7 +58,7 @@ impl<S: Storage> Flat<S> {
     pub async fn apply_snapshot(&self, id_or_name: &str) -> Result<(), Error> {
         let name = id_or_name.to_owned();
         self.change(async move |image| {
-            let next = image.as_at_snapshot(&name).await?;
+            let next = image.as_at_snapshot(&name).await;
             image.switch(next).await
         })
         .await
@@ -68,7 +68,7 @@ impl<S: Storage> Flat<S> {
     pub async fn delete_snapshot(&self, id_or_name: &str) -> Result<(), Error> {
         let name = id_or_name.to_owned();
         self.change(async move |image| {
-            let next = image.without_snapshot(&name).await?;
+            let next = image.without_snapshot(&name).await;
             image.switch(next).await
         })
         .await
@@ -332,8 +332,16 @@ impl<S: Storage> Image<S> {
         Ok((header, chunks))
     }
 
-    /// Makes the image what was written for it, durably, and gives back what nobody has any more.
-    async fn switch(&self, next: Next) -> Result<(), Error> {
+    /// Makes the image what was written for it, durably, and gives back what nobody has any more. If
+    /// it could not be written, a file is as long as it was.
+    async fn switch(&self, next: Result<Next, Error>) -> Result<(), Error> {
+        let next = match next {
+            Ok(next) => next,
+            Err(error) => {
+                self.cut_off().await;
+                return Err(error);
+            }
+        };
         self.change_header(|header| *header = next.header).await?;
         self.snapshots.replace(next.snapshots.list);
         if let Some(bitmap) = next.bitmap {

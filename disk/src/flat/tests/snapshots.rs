@@ -670,6 +670,31 @@ fn a_full_device_takes_no_snapshot() {
     });
 }
 
+/// A host that is full refuses what is written behind the end that a file got for it.
+#[test]
+fn what_could_not_be_written_is_cut_off() {
+    simulated(1, async || {
+        let (rig, disk) = full(Order::Journal, None).await;
+        take(&disk, "one").await.unwrap();
+        let before = rig.image.size_bytes();
+        for pages in 0..2 {
+            rig.image
+                .set_capacity_bytes(rig.image.allocated_bytes() + pages * 4096);
+            for error in [
+                take(&disk, "two").await.unwrap_err(),
+                disk.apply_snapshot("one").await.unwrap_err(),
+            ] {
+                assert!(error.is_no_space(), "{error}");
+                assert_eq!(rig.image.size_bytes(), before, "{pages}");
+            }
+        }
+        rig.image.heal();
+        take(&disk, "two").await.unwrap();
+        disk.close().await.unwrap();
+        assert_eq!(rig.check().await.exit_status(), 0);
+    });
+}
+
 /// What is read of a snapshot when only its file is there.
 #[test]
 fn snapshots_tell_what_they_are() {
