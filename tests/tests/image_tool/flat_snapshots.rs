@@ -125,6 +125,21 @@ fn snapshots_are_told_of() {
     assert_eq!(chain[0]["snapshots"], json["snapshots"]);
 }
 
+/// Where its journal is does not matter: which snapshots there are is never in there.
+#[test]
+fn snapshots_are_told_of_while_the_disk_is_written() {
+    let shop = Shop::new();
+    shop.must("create -f flat -o compact=on disk 5M");
+    shop.must("snapshot -c one disk");
+    let list = shop.must("snapshot -l disk");
+    let server = shop.lend("flat", "disk", &[]);
+    shop.write("raw", &server.uri(""), &["write -P 1 0 1M"]);
+    assert!(shop.must("info -U disk").contains("cleanly shut down: no"));
+    assert_eq!(shop.must("snapshot -l -U disk"), list);
+    shop.refused("snapshot -l disk", &["in use by another process"]);
+    assert!(server.stop().unwrap().status.success());
+}
+
 /// Both at a time, as long as nobody writes.
 #[test]
 fn a_snapshot_is_lent_beside_the_disk() {
