@@ -75,15 +75,29 @@ impl Snapshots {
 
     /// The one with this number, or else with this name.
     pub(super) fn find(&self, storage: &impl Storage, id_or_name: &str) -> Result<usize, Error> {
-        let by_id = self
-            .list
-            .iter()
-            .position(|one| one.id.to_string() == id_or_name);
-        let by_name = || self.list.iter().position(|one| one.name == id_or_name);
-        by_id.or_else(by_name).ok_or_else(|| Error::Unsupported {
-            path: storage.path().to_owned(),
-            problem: format!("has no snapshot '{id_or_name}'"),
-        })
+        let (by_id, by_name) = self.positions(id_or_name);
+        by_id
+            .or(by_name)
+            .ok_or_else(|| no_snapshot(storage, id_or_name))
+    }
+
+    /// The one with this name, or else with this number. Names of others may be numbers, and what is
+    /// deleted is gone: a name is what qemu-img deletes by.
+    pub(super) fn find_to_delete(
+        &self,
+        storage: &impl Storage,
+        name_or_id: &str,
+    ) -> Result<usize, Error> {
+        let (by_id, by_name) = self.positions(name_or_id);
+        by_name
+            .or(by_id)
+            .ok_or_else(|| no_snapshot(storage, name_or_id))
+    }
+
+    /// Which has this number, and which this name.
+    fn positions(&self, word: &str) -> (Option<usize>, Option<usize>) {
+        let by_id = self.list.iter().position(|one| one.id.to_string() == word);
+        (by_id, self.list.iter().position(|one| one.name == word))
     }
 
     /// A header that has the disk as it was when a snapshot was taken.
@@ -124,6 +138,13 @@ impl Snapshots {
         let copies = self.list.iter();
         let copies = copies.flat_map(|one| [one.bitmap(header), one.table(chunks)]);
         ends.chain(copies).collect()
+    }
+}
+
+fn no_snapshot(storage: &impl Storage, word: &str) -> Error {
+    Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: format!("has no snapshot '{word}'"),
     }
 }
 

@@ -130,10 +130,10 @@ pub(crate) async fn apply(
 pub(crate) async fn delete(
     storage: &impl Storage,
     header: &Header,
-    id_or_name: &str,
+    name_or_id: &str,
 ) -> Result<Header, Error> {
     let mut snapshots = list(storage, header).await?;
-    let snapshot = snapshots.remove(find(storage, &snapshots, id_or_name)?);
+    let snapshot = snapshots.remove(find_to_delete(storage, &snapshots, name_or_id)?);
     let mut rewrite = Rewrite::begin(storage, header).await?;
     let (offset, entries) = (snapshot.l1_offset, snapshot.l1_entries);
     let gone = rewrite.read_l1(offset, entries).await?;
@@ -152,12 +152,33 @@ fn find(
     snapshots: &[SnapshotEntry],
     id_or_name: &str,
 ) -> Result<usize, Error> {
-    let by_id = snapshots.iter().position(|s| s.id == id_or_name);
-    let by_name = || snapshots.iter().position(|s| s.name == id_or_name);
-    by_id.or_else(by_name).ok_or_else(|| {
-        let problem = format!("has no snapshot '{id_or_name}'");
-        refused(storage, problem)
-    })
+    let (by_id, by_name) = positions(snapshots, id_or_name);
+    by_id
+        .or(by_name)
+        .ok_or_else(|| no_snapshot(storage, id_or_name))
+}
+
+/// The place of a snapshot with this name, or else with this ID. Names of others may be numbers, and
+/// what is deleted is gone: a name is what qemu-img deletes by.
+fn find_to_delete(
+    storage: &impl Storage,
+    snapshots: &[SnapshotEntry],
+    name_or_id: &str,
+) -> Result<usize, Error> {
+    let (by_id, by_name) = positions(snapshots, name_or_id);
+    by_name
+        .or(by_id)
+        .ok_or_else(|| no_snapshot(storage, name_or_id))
+}
+
+/// Which has this ID, and which this name.
+fn positions(snapshots: &[SnapshotEntry], word: &str) -> (Option<usize>, Option<usize>) {
+    let by_id = snapshots.iter().position(|s| s.id == word);
+    (by_id, snapshots.iter().position(|s| s.name == word))
+}
+
+fn no_snapshot(storage: &impl Storage, word: &str) -> Error {
+    refused(storage, format!("has no snapshot '{word}'"))
 }
 
 /// Refuses a snapshot that cannot be; else its ID.

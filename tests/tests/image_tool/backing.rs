@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::shop::Shop;
 
 #[test]
@@ -38,6 +40,35 @@ fn snapshots_come_back_as_they_were_taken() {
     shop.refused("snapshot -c x -d y disk", &[]);
     shop.must("create raw 1M");
     shop.refused("snapshot -c x raw", &["raw"]);
+}
+
+/// A snapshot's name may be another's ID. Both tools go back to the same one, and delete the same one.
+#[test]
+fn names_that_are_numbers_mean_what_they_mean_for_qemu() {
+    let shop = Shop::new();
+    shop.must("create -f qcow2 ours 4M");
+    for name in ["3", "2", "1"] {
+        shop.write("qcow2", "ours", &[&format!("write -P {name} 0 64k")]);
+        shop.must(&format!("snapshot -c {name} ours"));
+    }
+    fs::copy(shop.path("ours"), shop.path("theirs")).unwrap();
+    shop.must("snapshot -a 3 ours");
+    shop.qemu_img("snapshot -a 3 theirs");
+    shop.assert_same(("qcow2", "ours"), ("qcow2", "theirs"));
+    let list = |json: String| {
+        let info: Value = serde_json::from_str(&json).unwrap();
+        info["snapshots"].clone()
+    };
+    for name in ["3", "2"] {
+        shop.must(&format!("snapshot -d {name} ours"));
+        shop.qemu_img(&format!("snapshot -d {name} theirs"));
+        let ours = list(shop.must("info --output json -f qcow2 ours"));
+        let theirs = list(shop.qemu_img("info --output json -f qcow2 theirs"));
+        assert_eq!(ours, theirs, "without {name}");
+    }
+    // What has no such name goes by its ID, of which QEMU knows nothing here.
+    shop.must("snapshot -d 3 ours");
+    assert_eq!(shop.must("snapshot -l ours"), "");
 }
 
 /// A base, two layers upon it, and what the upper reads as.

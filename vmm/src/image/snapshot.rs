@@ -49,8 +49,8 @@ struct Action {
     #[arg(short = 'a', long, value_name = "ID|NAME")]
     apply: Option<String>,
 
-    /// Delete a snapshot
-    #[arg(short = 'd', long, value_name = "ID|NAME")]
+    /// Delete a snapshot; a name comes before an ID, as with qemu-img
+    #[arg(short = 'd', long, value_name = "NAME|ID")]
     delete: Option<String>,
 }
 

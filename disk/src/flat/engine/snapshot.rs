@@ -64,9 +64,10 @@ impl<S: Storage> Flat<S> {
         .await
     }
 
-    /// Forgets a snapshot, and gives back what only that had.
-    pub async fn delete_snapshot(&self, id_or_name: &str) -> Result<(), Error> {
-        let name = id_or_name.to_owned();
+    /// Forgets a snapshot, and gives back what only that had. A name comes before a number, which are
+    /// the other way round elsewhere.
+    pub async fn delete_snapshot(&self, name_or_id: &str) -> Result<(), Error> {
+        let name = name_or_id.to_owned();
         self.change(async move |image| {
             let next = image.without_snapshot(&name).await;
             image.switch(next).await
@@ -167,10 +168,10 @@ impl<S: Storage> Image<S> {
     }
 
     /// Writes what the image has to say without a snapshot.
-    async fn without_snapshot(&self, id_or_name: &str) -> Result<Next, Error> {
+    async fn without_snapshot(&self, name_or_id: &str) -> Result<Next, Error> {
         let header = self.header.borrow().clone();
         let snapshots = Snapshots::read(&self.storage, &header).await?;
-        let index = snapshots.find(&self.storage, id_or_name)?;
+        let index = snapshots.find_to_delete(&self.storage, name_or_id)?;
         let mut counts = read_counts(&self.storage, &header).await?;
         let copies = self.copies(&header, &snapshots.list[index]).await?;
         let mut places: Vec<u64> = copies.places().collect();

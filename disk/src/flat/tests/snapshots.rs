@@ -358,6 +358,32 @@ fn what_is_no_snapshot_is_refused() {
     });
 }
 
+/// The names are numbers, too. What is deleted does not come back.
+#[test]
+fn a_snapshot_is_found_by_its_number_first_and_deleted_by_its_name() {
+    simulated(1, async || {
+        let rig = rig(Order::Journal, 16, 0, None).await;
+        let disk = rig.open().await.unwrap();
+        for name in ["3", "2", "1"] {
+            write(&disk, 0, name.parse().unwrap()).await;
+            take(&disk, name).await.unwrap();
+        }
+        disk.apply_snapshot("3").await.unwrap();
+        assert_eq!(read(&disk, 0).await, 1);
+        disk.delete_snapshot("3").await.unwrap();
+        let left = |disk: &Image| {
+            disk.snapshots()
+                .iter()
+                .map(|one| one.id)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(left(&disk), [2, 3]);
+        disk.delete_snapshot("3").await.unwrap();
+        assert_eq!(left(&disk), [2]);
+        disk.close().await.unwrap();
+    });
+}
+
 #[test]
 fn what_is_not_compact_says_what_to_do() {
     simulated(1, async || {

@@ -49,9 +49,10 @@ impl<S: Storage> Qcow2<S> {
             .await
     }
 
-    /// Forgets an internal snapshot.
-    pub async fn delete_snapshot(&self, id_or_name: &str) -> Result<(), Error> {
-        let name = id_or_name.to_owned();
+    /// Forgets an internal snapshot. A name comes before an ID, which are the other way round
+    /// elsewhere.
+    pub async fn delete_snapshot(&self, name_or_id: &str) -> Result<(), Error> {
+        let name = name_or_id.to_owned();
         self.change(async move |storage, header| snapshot::delete(storage, header, &name).await)
             .await
     }
