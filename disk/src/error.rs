@@ -33,8 +33,8 @@ pub enum Error {
     },
     /// A compact image has filled the block device that it is on.
     #[error(
-        "{}: no space left: the image fills its {size_bytes} bytes; make the device larger, or \
-         discard what is not needed any more",
+        "{}: no space left: the image fills its {size_bytes} bytes; make the device larger, \
+         discard what is not needed any more, or delete snapshots",
         path.display()
     )]
     NoPlace {
