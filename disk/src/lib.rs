@@ -13,6 +13,7 @@
 mod between_flushes;
 mod buffers;
 mod check_report;
+mod class;
 mod commits;
 mod disk;
 mod error;
@@ -46,6 +47,7 @@ mod wait_queue;
 
 pub use buffers::Buffers;
 pub use check_report::{CheckReport, Finding, Repair, Severity};
+pub use class::{CLASS_BLOCK_BYTES, Class};
 pub use disk::{
     BoxFuture, Content, CopyStatistics, Disk, Extent, GrowthStatistics, JournalStatistics,
     Properties, Statistics,

@@ -68,7 +68,9 @@ impl<S: Storage> Raw<S> {
             return Err(request.refused(path(), problem));
         }
         let name = request.op.name();
-        let Request { op, offset, len } = request;
+        let Request {
+            op, offset, len, ..
+        } = request;
         let changes = !matches!(op, Op::Read(_) | Op::Flush);
         if changes && self.storage.geometry().read_only {
             return Err(Error::ReadOnly {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::{Buffers, Error, Statistics};
+use crate::{Buffers, Class, Error, Statistics};
 
 /// The unit of virtio-blk and of all older disks.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -35,6 +35,8 @@ pub struct Request {
     pub offset: u64,
     /// How far it goes, in bytes; 0 for a flush.
     pub len: u64,
+    /// What its blocks are to the guest.
+    pub class: Class,
 }
 
 impl Request {
@@ -45,6 +47,7 @@ impl Request {
             op: Op::Read(buffers),
             offset,
             len,
+            class: Class::default(),
         }
     }
 
@@ -55,6 +58,7 @@ impl Request {
             op: Op::Write(buffers),
             offset,
             len,
+            class: Class::default(),
         }
     }
 
@@ -64,6 +68,7 @@ impl Request {
             op: Op::Flush,
             offset: 0,
             len: 0,
+            class: Class::default(),
         }
     }
 
@@ -73,6 +78,7 @@ impl Request {
             op: Op::Discard,
             offset,
             len,
+            class: Class::default(),
         }
     }
 
@@ -82,7 +88,16 @@ impl Request {
             op: Op::WriteZeroes { unmap },
             offset,
             len,
+            class: Class::default(),
         }
+    }
+}
+
+impl Request {
+    /// The same, of blocks that are known to be of `class`.
+    #[must_use]
+    pub fn of_class(self, class: Class) -> Self {
+        Self { class, ..self }
     }
 }
 
@@ -102,7 +117,9 @@ impl Op {
 impl Request {
     /// Why no disk of this size can do it.
     pub(crate) fn problem(&self, size_bytes: u64) -> Option<&'static str> {
-        let Self { op, offset, len } = self;
+        let Self {
+            op, offset, len, ..
+        } = self;
         let mismatch = match op {
             Op::Read(buffers) | Op::Write(buffers) => buffers.len() as u64 != *len,
             Op::Flush | Op::Discard | Op::WriteZeroes { .. } => false,

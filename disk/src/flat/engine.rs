@@ -94,7 +94,9 @@ impl<S: Storage> Image<S> {
             return Err(request.refused(self.storage.path().to_owned(), problem));
         }
         let name = request.op.name();
-        let Request { op, offset, len } = request;
+        let Request {
+            op, offset, len, ..
+        } = request;
         match op {
             Op::Flush if self.storage.geometry().read_only => return Ok(()),
             Op::Flush => {

@@ -126,7 +126,9 @@ impl<S: Storage> Image<S> {
     async fn perform(self: Rc<Self>, request: Request) -> Result<(), Error> {
         self.check(&request)?;
         let name = request.op.name();
-        let Request { op, offset, len } = request;
+        let Request {
+            op, offset, len, ..
+        } = request;
         match op {
             Op::Flush if self.storage.geometry().read_only => return Ok(()),
             Op::Flush => {

@@ -126,7 +126,9 @@ impl FakeState {
     }
 
     fn perform(&self, request: Request) -> Done {
-        let Request { op, offset, len } = request;
+        let Request {
+            op, offset, len, ..
+        } = request;
         let start = usize::try_from(offset).unwrap();
         let range = start..start + usize::try_from(len).unwrap();
         let mut content = self.content.lock().unwrap();
