@@ -1,6 +1,6 @@
 //! The raw format: byte `n` of the disk is byte `n` of the storage.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 
 use crate::flush::Flusher;
 use crate::request::{Counted, SECTOR_BYTES};
@@ -14,7 +14,7 @@ pub struct Raw<S> {
     storage: S,
     size_bytes: u64,
     flusher: Flusher,
-    statistics: Cell<Statistics>,
+    statistics: RefCell<Statistics>,
 }
 
 impl<S: Storage> Raw<S> {
@@ -47,7 +47,7 @@ impl<S: Storage> Raw<S> {
                 storage,
                 size_bytes: size_bytes.next_multiple_of(SECTOR_BYTES),
                 flusher: Flusher::new(read_only, order == Some(Order::Unsafe)),
-                statistics: Cell::default(),
+                statistics: RefCell::default(),
             });
         };
         Err(Error::Size {
@@ -123,9 +123,8 @@ impl<S: Storage> Disk for Raw<S> {
         Box::pin(async move {
             let (counted, len) = (Counted::of(&request.op), request.len);
             let result = self.perform(request).await;
-            let mut statistics = self.statistics.get();
+            let mut statistics = self.statistics.borrow_mut();
             statistics.count(counted, len, result.is_ok());
-            self.statistics.set(statistics);
             result
         })
     }
@@ -159,7 +158,7 @@ impl<S: Storage> Disk for Raw<S> {
     fn statistics(&self) -> Statistics {
         Statistics {
             host_syncs: self.flusher.syncs(),
-            ..self.statistics.get()
+            ..*self.statistics.borrow()
         }
     }
 }

@@ -187,7 +187,7 @@ impl<S: Storage> Disk for Flat<S> {
                 Some(journal) => journal.statistics(),
                 None => image.past_journals.get(),
             },
-            ..image.statistics.get()
+            ..*image.statistics.borrow()
         }
     }
 }

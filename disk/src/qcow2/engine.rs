@@ -292,7 +292,7 @@ impl<S: Storage> Disk for Qcow2<S> {
                 None => image.past_journals.get(),
             },
             growth: image.growth.statistics(),
-            ..image.statistics.get()
+            ..*image.statistics.borrow()
         }
     }
 }

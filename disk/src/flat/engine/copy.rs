@@ -104,7 +104,7 @@ impl<S: Storage> Image<S> {
 
     /// Puts bits of what was copied into the file, if those of much are not there.
     pub(super) async fn record_sometimes(&self) -> Result<(), Error> {
-        let statistics = self.statistics.get().copies;
+        let statistics = self.statistics.borrow().copies;
         let copied = statistics.on_read_bytes + statistics.prefetched_bytes;
         if copied - self.recorded_bytes.get() < RECORD_BYTES {
             return Ok(());

@@ -61,7 +61,7 @@ pub(super) struct Image<S> {
     pub(super) is_closing: Latch,
     /// Whether the file may be another's.
     pub(super) is_closed: Cell<bool>,
-    pub(super) statistics: Cell<Statistics>,
+    pub(super) statistics: RefCell<Statistics>,
 }
 
 impl<S: Storage> Image<S> {
@@ -96,9 +96,7 @@ impl<S: Storage> Image<S> {
 
     /// Counts something.
     pub(super) fn count(&self, count: impl FnOnce(&mut Statistics)) {
-        let mut statistics = self.statistics.get();
-        count(&mut statistics);
-        self.statistics.set(statistics);
+        count(&mut self.statistics.borrow_mut());
     }
 }
 

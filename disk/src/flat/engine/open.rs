@@ -151,7 +151,7 @@ impl<S: Storage> Image<S> {
             is_prepared: Cell::default(),
             is_closing: Latch::default(),
             is_closed: Cell::default(),
-            statistics: Cell::new(Statistics::default()),
+            statistics: RefCell::new(Statistics::default()),
         }
     }
 }

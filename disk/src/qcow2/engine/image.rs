@@ -69,7 +69,7 @@ pub(super) struct Image<S> {
     pub(super) is_prepared: Cell<bool>,
     /// Whether the file may be another's.
     pub(super) is_closed: Cell<bool>,
-    pub(super) statistics: Cell<Statistics>,
+    pub(super) statistics: RefCell<Statistics>,
 }
 
 /// Something in the image that cannot be.
@@ -151,7 +151,7 @@ impl<S: Storage> Image<S> {
             damage: RefCell::default(),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),
-            statistics: Cell::default(),
+            statistics: RefCell::default(),
         }
     }
 
@@ -369,9 +369,7 @@ impl<S: Storage> Image<S> {
 
     /// Counts something.
     pub(super) fn count(&self, count: impl FnOnce(&mut Statistics)) {
-        let mut statistics = self.statistics.get();
-        count(&mut statistics);
-        self.statistics.set(statistics);
+        count(&mut self.statistics.borrow_mut());
     }
 }
 
