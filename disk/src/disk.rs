@@ -4,7 +4,7 @@ use std::future::Future;
 use std::ops::AddAssign;
 use std::pin::Pin;
 
-use crate::{Error, Request};
+use crate::{CacheStatistics, Error, Request};
 
 /// A future without a name, for a trait behind `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -58,6 +58,8 @@ pub struct Statistics {
     pub growth: GrowthStatistics,
     /// What was copied from a base.
     pub copies: CopyStatistics,
+    /// What a cache in front of the disk did.
+    pub cache: CacheStatistics,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -120,7 +122,9 @@ macro_rules! add_fields {
     };
 }
 
-add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, errors);
+pub(crate) use add_fields;
+
+add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, cache, errors);
 add_fields!(JournalStatistics: transactions, marks, checksummed_blocks, full_blocks, written_bytes, checkpoints, checkpoints_forced, checkpoint_bytes, data_syncs, recovered_transactions, recovery_ns);
 add_fields!(CopyStatistics: on_read_bytes, prefetched_bytes);
 add_fields!(GrowthStatistics: written_ahead_bytes, given_back_bytes);

@@ -97,6 +97,21 @@ pub enum Error {
         /// What was given.
         name: String,
     },
+    /// No such way to choose what leaves a cache.
+    #[error(
+        "unknown cache policy '{name}'; known: {}",
+        crate::cache::PolicyKind::KNOWN
+    )]
+    UnknownPolicy {
+        /// What was given.
+        name: String,
+    },
+    /// No such time at which a cached write is done.
+    #[error("unknown way to write '{name}'; known: through, back")]
+    UnknownWriteMode {
+        /// What was given.
+        name: String,
+    },
     /// The disk is read-only.
     #[error("{}: cannot {operation}: the disk is read-only", path.display())]
     ReadOnly {

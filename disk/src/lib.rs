@@ -12,6 +12,7 @@
 
 mod between_flushes;
 mod buffers;
+pub mod cache;
 mod check_report;
 mod class;
 mod commits;
@@ -46,6 +47,7 @@ mod trace;
 mod wait_queue;
 
 pub use buffers::Buffers;
+pub use cache::CacheStatistics;
 pub use check_report::{CheckReport, Finding, Repair, Severity};
 pub use class::{CLASS_BLOCK_BYTES, Class};
 pub use disk::{

@@ -79,7 +79,7 @@ impl BlockHandle {
     /// What the device has done so far.
     pub fn statistics(&self) -> BlockStatistics {
         let disk = self.thread().disk;
-        self.shared.counters.snapshot(disk)
+        self.shared.counters.snapshot(disk.as_ref())
     }
 
     pub(super) fn send(&self, command: Command) -> Result<(), Error> {

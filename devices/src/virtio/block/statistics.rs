@@ -56,7 +56,7 @@ impl Counters {
         counter.fetch_add(count, Ordering::Relaxed)
     }
 
-    pub(super) fn snapshot(&self, disk: Option<disk::Statistics>) -> BlockStatistics {
+    pub(super) fn snapshot(&self, disk: Option<&disk::Statistics>) -> BlockStatistics {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         BlockStatistics {
             reads: get(&self.reads),
@@ -71,7 +71,7 @@ impl Counters {
             doorbells: get(&self.doorbells),
             interrupts: get(&self.interrupts),
             interrupts_saved: get(&self.interrupts_saved),
-            disk,
+            disk: disk.copied(),
         }
     }
 }

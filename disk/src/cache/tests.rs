@@ -1,0 +1,6 @@
+mod behaviour;
+mod crash;
+mod faults;
+mod program;
+mod recovery;
+mod rig;
