@@ -1,5 +1,6 @@
 //! What the program counts, written as JSON at its end by `--stats FILE`.
 
+mod cache;
 mod disk;
 mod file;
 mod images;

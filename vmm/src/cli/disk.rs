@@ -1,13 +1,16 @@
 //! The argument of `--disk`.
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use disk::cache::{CacheOptions, Cached};
 use disk::flat::{Copying, Prefetch};
-use disk::{Format, OpenOptions, Order, Trace};
+use disk::{Disk, Format, OpenOptions, Order, Trace};
 
+use super::cache::CacheFields;
 use super::parse_size;
 use crate::grow_command::GrowCommand;
 
@@ -17,7 +20,9 @@ const SERIAL_MAX_BYTES: usize = 20;
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
                      order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE], trace=FILE, \
-                     record-trace=FILE, deadline=SECONDS, grow[=COMMAND] and serial=S";
+                     record-trace=FILE, deadline=SECONDS, grow[=COMMAND], cache=SIZE, \
+                     cache-file=PATH, cache-write=through|back, cache-policy=s3-fifo|lru, \
+                     cache-classes=on|off and serial=S";
 
 /// `PATH[,OPTION]...` with the options of [`KNOWN`], as written; a comma in a path is written twice.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub(crate) struct DiskArgument {
     pub(crate) deadline: Option<Duration>,
     /// What makes the block device below a compact image larger before it is full.
     pub(crate) grow: Option<GrowCommand>,
+    /// The cache in front of it.
+    pub(crate) cache: Option<CacheOptions>,
     /// What the guest reads as the disk's serial number.
     pub(crate) serial: Option<String>,
 }
@@ -77,15 +84,19 @@ impl DiskArgument {
             record_trace: None,
             deadline: None,
             grow: None,
+            cache: None,
             serial: None,
         };
         let mut trace = None;
+        let mut cache = CacheFields::default();
         for field in fields {
             match field.split_once('=') {
                 Some(("trace", path)) => trace = Some(load_trace(path)?),
+                Some((name, value)) if cache.apply(name, value)? => {}
                 _ => argument.apply(&field)?,
             }
         }
+        argument.cache = cache.finish(argument.read_only, argument.snapshot.is_some())?;
         if let Some(trace) = trace {
             let prefetch = argument.copying.prefetch.as_mut();
             prefetch.ok_or("trace=FILE is for prefetch only")?.trace = Some(trace);
@@ -104,7 +115,19 @@ impl DiskArgument {
         Ok(argument)
     }
 
-    /// How to open the image.
+    /// Puts the cache, if there is to be one, in front of the disk that `open` opens.
+    pub(crate) async fn open_behind_cache(
+        &self,
+        open: impl AsyncFnOnce() -> Result<Rc<dyn Disk>, disk::Error>,
+    ) -> Result<(Rc<dyn Disk>, Option<Rc<Cached>>), disk::Error> {
+        let Some(options) = &self.cache else {
+            return Ok((open().await?, None));
+        };
+        let cached = Rc::new(options.open(&self.path, open).await?);
+        Ok((Rc::clone(&cached) as Rc<dyn Disk>, Some(cached)))
+    }
+
+    /// How to open the image, without its cache.
     pub(crate) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions::new(&self.path)
             .read_only(self.read_only)
@@ -189,7 +212,7 @@ impl DiskArgument {
 }
 
 /// One of the engine's names.
-fn parse<T: FromStr<Err = disk::Error>>(name: &str) -> Result<T, String> {
+pub(super) fn parse<T: FromStr<Err = disk::Error>>(name: &str) -> Result<T, String> {
     name.parse().map_err(|error: disk::Error| error.to_string())
 }
 
@@ -249,6 +272,8 @@ pub(crate) fn split_fields(text: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use disk::cache::{PolicyKind, WriteMode};
+
     use super::*;
 
     #[test]
@@ -330,6 +355,21 @@ mod tests {
     }
 
     #[test]
+    fn a_cache_may_be_in_memory_or_in_a_file() {
+        let cache = |text: &str| text.parse::<DiskArgument>().unwrap().cache;
+        assert_eq!(cache("a"), None);
+        assert_eq!(cache("a,cache=2M"), Some(CacheOptions::new(2 << 20)));
+        let all = "a,cache-write=back,cache-policy=lru,cache=1G,cache-file=b,,c,cache-classes=off";
+        let expected = CacheOptions::new(1 << 30)
+            .file("b,c")
+            .write_mode(WriteMode::Back)
+            .policy(PolicyKind::Lru)
+            .by_class(false);
+        assert_eq!(cache(all), Some(expected));
+        assert!(cache("a,readonly,cache=1T,cache-file=b").is_some());
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -342,7 +382,28 @@ mod tests {
             ("", "path is missing"),
             (",readonly", "path is missing"),
             ("a,readonly=1", "'readonly=1'"),
-            ("a,cache=none", "'cache=none'"),
+            ("a,cache=none", "unknown unit"),
+            ("a,cache=0", "between 1M and 1T"),
+            ("a,cache=2T", "between 1M and 1T"),
+            ("a,cache=1T", "half of the host's memory"),
+            ("a,cache", "'cache'"),
+            ("a,cache=1M,cache-file=", "'cache-file='"),
+            ("a,cache-file=b", "cache-file= needs cache=SIZE"),
+            ("a,cache-write=back", "cache-write= needs cache=SIZE"),
+            ("a,cache-policy=lru", "cache-policy= needs cache=SIZE"),
+            ("a,cache-classes=off", "cache-classes= needs cache=SIZE"),
+            ("a,cache=1M,cache-classes=some", "on or off"),
+            ("a,cache=1M,cache-write=around", "known: through, back"),
+            ("a,cache=1M,cache-policy=fifo", "known: s3-fifo, lru"),
+            (
+                "a,cache=1M,cache-write=back,readonly",
+                "disks that are written",
+            ),
+            (
+                "a,cache=1M,cache-write=back,snapshot=s",
+                "disks that are written",
+            ),
+            ("a,cache=1M,cache-file=b,snapshot=s", "not for snapshot="),
             ("a,", "''"),
             ("a,format=vmdk", "vmdk"),
             ("a,l2-cache-size=much", "unknown unit"),

@@ -1,5 +1,6 @@
 //! The command line.
 
+mod cache;
 pub(crate) mod disk;
 pub(crate) mod size;
 

@@ -1,5 +1,6 @@
 //! `microvm control`: asks something of a machine that runs.
 
+use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{PathBuf, absolute};
 
@@ -36,26 +37,85 @@ enum Command {
         #[arg(short = 'f', long = "format", value_name = "FMT", default_value_t = Format::Qcow2)]
         format: Format,
     },
+    /// Look at the cache in front of a disk, or empty it
+    #[command(subcommand)]
+    Cache(CacheCommand),
+}
+
+#[derive(Debug, Subcommand)]
+enum CacheCommand {
+    /// Bring home what the disk lacks, and drop all that is cached
+    Clear {
+        /// The disk: blk0 is that of the first --disk
+        #[arg(value_name = "DISK")]
+        disk: String,
+    },
+    /// List the sectors that are cached: the first, how many, their class, and whether the disk
+    /// lacks them
+    List {
+        /// The disk: blk0 is that of the first --disk
+        #[arg(value_name = "DISK")]
+        disk: String,
+    },
 }
 
 impl Arguments {
     /// Asks, and waits until it is done.
     pub(crate) fn run(&self) -> Result<u8> {
-        let Command::Snapshot { disk, file, format } = &self.command;
-        let request = Request::Snapshot {
-            disk: disk.clone(),
-            // The machine may run elsewhere.
-            file: absolute(file).with_context(|| format!("{}", file.display()))?,
-            format: format.to_string(),
-        };
+        match &self.command {
+            Command::Snapshot { disk, file, format } => {
+                self.ask(&Request::Snapshot {
+                    disk: disk.clone(),
+                    // The machine may run elsewhere.
+                    file: absolute(file).with_context(|| format!("{}", file.display()))?,
+                    format: format.to_string(),
+                })?;
+            }
+            Command::Cache(CacheCommand::Clear { disk }) => {
+                let disk = disk.clone();
+                self.ask(&Request::CacheClear { disk })?;
+            }
+            Command::Cache(CacheCommand::List { disk }) => self.list(disk)?,
+        }
+        Ok(0)
+    }
+
+    fn ask(&self, request: &Request) -> Result<Reply> {
         let shown = self.socket.display();
         let stream = UnixStream::connect(&self.socket)
             .with_context(|| format!("{shown}: no machine listens there"))?;
-        send(&stream, &request)?;
+        send(&stream, request)?;
         let reply = receive(&stream).with_context(|| format!("{shown}: no reply"))?;
         match reply {
-            Reply::Done => Ok(0),
             Reply::Error(error) => bail!("{error}"),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Prints what is cached, a line a range.
+    fn list(&self, disk: &str) -> Result<()> {
+        let mut offset = 0;
+        loop {
+            let disk = disk.to_owned();
+            let Reply::Ranges(ranges) = self.ask(&Request::CacheList { disk, offset })? else {
+                bail!(
+                    "{}: the reply is to another question",
+                    self.socket.display()
+                );
+            };
+            for range in &ranges {
+                let (first, count) = (range.offset / 512, range.len / 512);
+                let state = if range.dirty { "dirty" } else { "clean" };
+                writeln!(io::stdout(), "{first} {count} {state} {}", range.class)
+                    .context("cannot print")?;
+            }
+            let end = ranges
+                .last()
+                .and_then(|last| last.offset.checked_add(last.len));
+            match end {
+                Some(end) if end > offset => offset = end,
+                _ => return Ok(()),
+            }
         }
     }
 }

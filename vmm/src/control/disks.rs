@@ -1,12 +1,14 @@
 //! The disks of a machine: how they are opened, also at the next boot, and the way to those that
 //! are in use.
 
+use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
+use disk::cache::{Cached, CachedRange};
 use disk::{BoxFuture, Disk, EventReceiver, Exchange, Format, spawn};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -31,12 +33,28 @@ struct Inbox {
     event: Arc<EventFd>,
 }
 
-/// A snapshot to be taken.
-struct Job {
-    file: PathBuf,
-    format: Format,
-    done: Sender<Result<()>>,
+/// What is asked of a disk, and where its outcome goes.
+enum Job {
+    /// To go on in a new overlay.
+    Snapshot {
+        file: PathBuf,
+        format: Format,
+        done: Sender<Result<()>>,
+    },
+    /// To empty its cache.
+    ClearCache(Sender<Result<()>>),
+    /// To list what its cache has from a byte on.
+    ListCache(u64, Sender<Result<Vec<CachedRange>>>),
 }
+
+/// A disk that is in use.
+struct InUse {
+    exchange: Rc<Exchange>,
+    cache: Option<Rc<Cached>>,
+}
+
+/// As many ranges as fit into a reply.
+const RANGES_MAX: usize = 400;
 
 impl Disks {
     /// With `exchangeable`, they can be exchanged while they are in use.
@@ -59,19 +77,28 @@ impl Disks {
         number: usize,
         argument: &DiskArgument,
     ) -> Result<impl FnOnce() -> Opening + Send + use<>> {
-        let options = argument.open_options();
+        let argument = argument.clone();
         let waiting = self.exchangeable.then(|| self.inbox(number)).transpose()?;
         let disks = Arc::clone(self);
         Ok(move || {
             let opening: Opening = Box::pin(async move {
-                let disk = options.open().await?;
+                let open = async || argument.open_options().open().await;
                 let Some((jobs, event)) = waiting else {
-                    return Ok(disk);
+                    return Ok(argument.open_behind_cache(open).await?.0);
                 };
-                let disk = Rc::new(Exchange::new(disk));
-                let event = EventReceiver::new(event);
-                spawn(obey(disks, number, Rc::clone(&disk), jobs, event));
-                Ok(disk as Rc<dyn Disk>)
+                let exchange: OnceCell<Rc<Exchange>> = OnceCell::new();
+                // The cache stays what it is when the disk below is exchanged.
+                let opened = argument.open_behind_cache(async || {
+                    let disk = Rc::new(Exchange::new(open().await?));
+                    Ok(Rc::clone(exchange.get_or_init(|| disk)) as Rc<dyn Disk>)
+                });
+                let (disk, cache) = opened.await?;
+                if let Some(exchange) = exchange.into_inner() {
+                    let in_use = InUse { exchange, cache };
+                    let event = EventReceiver::new(event);
+                    spawn(obey(disks, number, in_use, jobs, event));
+                }
+                Ok(disk)
             });
             opening
         })
@@ -90,8 +117,22 @@ impl Disks {
 
     /// Puts a new overlay, `file`, on the disk called `name`, and waits until it is in use.
     pub(super) fn snapshot(&self, name: &str, file: PathBuf, format: Format) -> Result<()> {
+        self.ask(name, |done| Job::Snapshot { file, format, done })
+    }
+
+    /// Empties the cache of the disk called `name`.
+    pub(super) fn clear_cache(&self, name: &str) -> Result<()> {
+        self.ask(name, Job::ClearCache)
+    }
+
+    /// What the cache of the disk called `name` has from byte `offset` on: the first of it.
+    pub(super) fn list_cache(&self, name: &str, offset: u64) -> Result<Vec<CachedRange>> {
+        self.ask(name, |done| Job::ListCache(offset, done))
+    }
+
+    /// Has the disk called `name` do something, and waits for the outcome.
+    fn ask<T>(&self, name: &str, job: impl FnOnce(Sender<Result<T>>) -> Job) -> Result<T> {
         let (done, reply) = channel();
-        let job = Job { file, format, done };
         let number = name
             .strip_prefix("blk")
             .and_then(|number| number.parse().ok());
@@ -104,7 +145,7 @@ impl Disks {
                 format!("'{name}' is no disk of the machine, which has {known}")
             })?;
             let inbox = inbox.as_ref().context("the machine is just starting")?;
-            let sent = inbox.jobs.send(job);
+            let sent = inbox.jobs.send(job(done));
             sent.ok().context("the disk is closed")?;
             inbox.event.write(1).context("cannot wake the disk")?;
         }
@@ -112,13 +153,7 @@ impl Disks {
     }
 
     /// Takes a snapshot of disk `number`.
-    async fn take(
-        &self,
-        number: usize,
-        disk: &Exchange,
-        file: PathBuf,
-        format: Format,
-    ) -> Result<()> {
+    async fn take(&self, number: usize, disk: &InUse, file: PathBuf, format: Format) -> Result<()> {
         let old = lock(&self.list)[number].clone();
         if old.read_only || old.snapshot.is_some() {
             bail!("the disk is read-only: it stays as it is without a snapshot");
@@ -127,15 +162,18 @@ impl Disks {
             bail!("the disk was given data-file=, which nobody would give below a new image");
         }
         let base_format = old.format.unwrap_or(Format::Raw);
-        let size_bytes = disk.properties().size_bytes;
+        let size_bytes = disk.exchange.properties().size_bytes;
         create_overlay(&file, format, (&old.path, base_format), size_bytes).await?;
         let new = old.overlaid(file, format);
-        let exchanged = disk
-            .exchange(
-                async || new.open_options().open().await,
-                async || old.open_options().open().await,
-            )
-            .await;
+        let exchange = async || {
+            let next = async || new.open_options().open().await;
+            let again = async || old.open_options().open().await;
+            disk.exchange.exchange(next, again).await
+        };
+        let exchanged = match &disk.cache {
+            Some(cache) => cache.while_home(new.path.clone(), exchange).await,
+            None => exchange().await,
+        };
         match exchanged {
             Ok(()) => lock(&self.list)[number] = new,
             Err(error) => {
@@ -152,15 +190,22 @@ impl Disks {
 async fn obey(
     disks: Arc<Disks>,
     number: usize,
-    disk: Rc<Exchange>,
+    disk: InUse,
     jobs: Receiver<Job>,
     event: EventReceiver,
 ) {
     loop {
         match jobs.try_recv() {
-            Ok(Job { file, format, done }) => {
-                // Whoever has asked may be gone.
+            // Whoever has asked may be gone.
+            Ok(Job::Snapshot { file, format, done }) => {
                 let _ = done.send(disks.take(number, &disk, file, format).await);
+            }
+            Ok(Job::ClearCache(done)) => {
+                let _ = done.send(clear_cache(&disk).await);
+            }
+            Ok(Job::ListCache(offset, done)) => {
+                let listed = disk.cached().map(|cache| cache.list(offset, RANGES_MAX));
+                let _ = done.send(listed);
             }
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
@@ -172,7 +217,97 @@ async fn obey(
     }
 }
 
+async fn clear_cache(disk: &InUse) -> Result<()> {
+    Ok(disk.cached()?.clear().await?)
+}
+
+impl InUse {
+    fn cached(&self) -> Result<&Cached> {
+        let cache = self.cache.as_deref();
+        cache.context("the disk has no cache; it gets one by --disk PATH,cache=SIZE")
+    }
+}
+
 /// What is in there is whole whatever a thread that panicked was about to do.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use disk::{Buffers, Class, Executor, Request, yield_now};
+
+    use super::*;
+
+    /// Reads and writes behind a cache until `done`.
+    async fn use_disk(disk: &dyn Disk, done: &Receiver<()>) {
+        let read = Request::read(8192, Buffers::zeroed(8192)).of_class(Class::Metadata);
+        disk.submit(read).await.unwrap();
+        let write = Request::write(0, Buffers::from_vec(vec![7; 4096]));
+        disk.submit(write).await.unwrap();
+        while matches!(done.try_recv(), Err(TryRecvError::Empty)) {
+            yield_now().await;
+        }
+    }
+
+    /// Runs `ask` while a disk with these options is in use on another thread.
+    fn with_disk(options: &str, ask: impl FnOnce(&Disks, &std::path::Path)) {
+        let directory = tempfile::tempdir().unwrap();
+        let image = directory.path().join("image");
+        std::fs::write(&image, vec![0; 1 << 20]).unwrap();
+        let argument: DiskArgument = format!("{}{options}", image.display()).parse().unwrap();
+        let disks = Arc::new(Disks::new(vec![argument.clone()], true));
+        let opener = disks.opener(0, &argument).unwrap();
+        let (ready, is_open) = channel();
+        let (done, is_done) = channel();
+        let user = thread::spawn(move || {
+            Executor::new().unwrap().run(async {
+                let disk = opener().await.unwrap();
+                // What is cached is there when somebody asks for it.
+                disk.submit(Request::flush()).await.unwrap();
+                ready.send(()).unwrap();
+                use_disk(disk.as_ref(), &is_done).await;
+                disk.close().await.unwrap();
+            });
+        });
+        is_open.recv().unwrap();
+        ask(&disks, directory.path());
+        done.send(()).unwrap();
+        user.join().unwrap();
+    }
+
+    /// What is cached, once it is so much.
+    fn listed(disks: &Disks, ranges: usize) -> Vec<CachedRange> {
+        loop {
+            let found = disks.list_cache("blk0", 0).unwrap();
+            if found.len() == ranges {
+                return found;
+            }
+        }
+    }
+
+    #[test]
+    fn a_cache_is_listed_and_cleared_and_outlives_a_snapshot() {
+        with_disk(",cache=1M", |disks, directory| {
+            let found = listed(disks, 2);
+            assert_eq!((found[0].offset, found[0].len), (0, 4096));
+            assert_eq!((found[1].offset, found[1].len), (8192, 8192));
+            assert_eq!(found[1].class, Class::Metadata);
+            let overlay = directory.join("overlay");
+            disks.snapshot("blk0", overlay, Format::Flat).unwrap();
+            assert_eq!(disks.list_cache("blk0", 0).unwrap(), found);
+            disks.clear_cache("blk0").unwrap();
+            assert_eq!(disks.list_cache("blk0", 0).unwrap(), []);
+        });
+    }
+
+    #[test]
+    fn a_disk_without_a_cache_says_so() {
+        with_disk("", |disks, _| {
+            let error = disks.clear_cache("blk0").unwrap_err();
+            assert!(error.to_string().contains("has no cache"), "{error}");
+        });
+    }
 }

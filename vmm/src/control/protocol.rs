@@ -24,6 +24,18 @@ pub(super) enum Request {
         /// Its format: qcow2 or flat.
         format: String,
     },
+    /// Brings home what is dirty in a disk's cache, and drops all of it.
+    CacheClear {
+        /// The name of the disk.
+        disk: String,
+    },
+    /// Lists what is in a disk's cache.
+    CacheList {
+        /// The name of the disk.
+        disk: String,
+        /// From this byte on.
+        offset: u64,
+    },
 }
 
 /// What became of it.
@@ -31,7 +43,22 @@ pub(super) enum Request {
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Reply {
     Done,
+    /// The first of the ranges that are cached, in order; none if there are no more.
+    Ranges(Vec<Range>),
     Error(String),
+}
+
+/// What is cached in one piece.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Range {
+    /// The first byte.
+    pub(super) offset: u64,
+    /// How many bytes.
+    pub(super) len: u64,
+    /// What they are to the guest.
+    pub(super) class: String,
+    /// Whether the disk lacks them.
+    pub(super) dirty: bool,
 }
 
 /// Sends a message.

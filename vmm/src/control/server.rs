@@ -7,9 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use disk::cache::CachedRange;
 
 use super::disks::Disks;
-use super::protocol::{Reply, Request, receive, send};
+use super::protocol::{Range, Reply, Request, receive, send};
 use crate::socket_path::{Access, SocketPath};
 
 /// A client has its request ready when it connects, and takes its reply at once.
@@ -46,16 +47,32 @@ fn serve(listener: &UnixListener, disks: &Disks) {
 fn answer(client: &UnixStream, disks: &Disks) -> Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let done = receive(client).and_then(|request| match request {
-        Request::Snapshot { disk, file, format } => disks.snapshot(&disk, file, format.parse()?),
-    });
-    send(
-        client,
-        &match done {
-            Ok(()) => Reply::Done,
-            Err(error) => Reply::Error(format!("{error:#}")),
-        },
-    )
+    let reply = receive(client).and_then(|request| obey(request, disks));
+    let reply = reply.unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
+    send(client, &reply)
+}
+
+fn obey(request: Request, disks: &Disks) -> Result<Reply> {
+    match request {
+        Request::Snapshot { disk, file, format } => disks.snapshot(&disk, file, format.parse()?)?,
+        Request::CacheClear { disk } => disks.clear_cache(&disk)?,
+        Request::CacheList { disk, offset } => {
+            let ranges = disks.list_cache(&disk, offset)?;
+            return Ok(Reply::Ranges(ranges.iter().map(Range::from).collect()));
+        }
+    }
+    Ok(Reply::Done)
+}
+
+impl From<&CachedRange> for Range {
+    fn from(range: &CachedRange) -> Self {
+        Self {
+            offset: range.offset,
+            len: range.len,
+            class: range.class.name().to_owned(),
+            dirty: range.is_dirty,
+        }
+    }
 }
 
 #[cfg(test)]
@@ -99,10 +116,18 @@ mod tests {
             (snapshot("vda", "flat"), "'vda' is no disk"),
             // It was never opened.
             (snapshot("blk0", "flat"), "just starting"),
+            (
+                "{\"command\":\"cache-clear\",\"disk\":\"blk7\"}\n".to_owned(),
+                "has blk0",
+            ),
+            (
+                "{\"command\":\"cache-list\",\"disk\":\"blk0\"}\n".to_owned(),
+                "missing field",
+            ),
         ] {
             match reply(line.as_bytes()) {
                 Reply::Error(said) => assert!(said.contains(part), "{line:.80}: {said}"),
-                Reply::Done => panic!("{line:.80}: it is done"),
+                reply => panic!("{line:.80}: {reply:?}"),
             }
         }
     }

@@ -86,7 +86,8 @@ impl Arguments {
         if self.readonly {
             options = options.read_only(true);
         }
-        let disk = options.open().await?;
+        let open = async || options.open().await;
+        let (disk, _) = self.image.open_behind_cache(open).await?;
         let lent = work(Rc::clone(&disk)).await;
         let closed = disk.close().await;
         lent?;

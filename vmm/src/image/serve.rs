@@ -150,6 +150,9 @@ impl Arguments {
         if self.snapshot.is_some() && self.files.iter().any(|lent| lent.disk.snapshot.is_some()) {
             bail!("--snapshot: the file has a snapshot= already");
         }
+        if self.snapshot.is_some() && self.files.iter().any(|lent| lent.disk.cache.is_some()) {
+            bail!("--snapshot: write FILE,snapshot=NAME where there is a cache=");
+        }
         if !self.readonly {
             lent::check_writers(&self.files)?;
         }
@@ -185,8 +188,9 @@ impl Arguments {
     async fn open(&self) -> Result<Vec<Rc<dyn Disk>>> {
         let mut disks = Vec::new();
         for lent in &self.files {
-            match self.options(lent).open().await {
-                Ok(disk) => disks.push(disk),
+            let open = async || self.options(lent).open().await;
+            match lent.disk.open_behind_cache(open).await {
+                Ok((disk, _)) => disks.push(disk),
                 Err(error) => {
                     // Nobody has written anything yet: there is nothing to lose.
                     let _ = close(&disks).await;

@@ -3,6 +3,8 @@
 use devices::virtio::BlockStatistics;
 use serde::Serialize;
 
+use super::cache::CacheCounts;
+
 /// What one disk did, as far as it does not matter who uses it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct DiskCounts {
@@ -48,6 +50,9 @@ struct EngineCounts {
     journal: JournalCounts,
     growth: GrowthCounts,
     copies: CopyCounts,
+    /// Absent where there was no cache.
+    #[serde(skip_serializing_if = "CacheCounts::is_empty")]
+    cache: CacheCounts,
 }
 
 /// [`disk::JournalStatistics`].
@@ -133,6 +138,7 @@ impl EngineCounts {
         self.journal.add(&counts.journal);
         self.growth.add(&counts.growth);
         self.copies.add(&counts.copies);
+        self.cache.add(&counts.cache);
     }
 }
 
@@ -206,6 +212,7 @@ mod tests {
                 on_read_bytes: 25,
                 prefetched_bytes: 26,
             },
+            cache: disk::CacheStatistics::default(),
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) async fn run(arguments: &Arguments) -> Result<()> {
     let found = match (arguments.suite, &arguments.file) {
         (Some(suite), _) => {
             let directory = &arguments.directory;
-            Found::Suite(suite::run(suite, job, directory, &interrupt).await?)
+            Found::Suite(Box::pin(suite::run(suite, job, directory, &interrupt)).await?)
         }
         (None, Some(file)) => Found::One(Box::new(job.run(file, &interrupt).await?)),
         (None, None) => bail!("neither FILE nor --suite is given"),
