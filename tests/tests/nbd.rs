@@ -3,6 +3,8 @@
 
 #[path = "nbd/authority.rs"]
 mod authority;
+#[path = "nbd/cached.rs"]
+mod cached;
 #[path = "nbd/clients.rs"]
 mod clients;
 #[path = "nbd/exports.rs"]
