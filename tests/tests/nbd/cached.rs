@@ -59,7 +59,8 @@ fn what_was_flushed_into_a_cache_file_outlives_a_kill() {
         client.go("vm");
         check(&mut client, 3);
         drop(client);
-        stop(server);
+        // A qcow2 that was not closed says so.
+        assert!(server.stop().unwrap().status.success());
         // Then the image stands alone.
         let server = setting.serve(&format!("{image},format={format}"));
         let mut client = Client::connect(&server);
