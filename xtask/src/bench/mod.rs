@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the project beside its peers.
 
 mod boot;
+mod cache;
 mod chart;
 mod contender;
 mod cpu_time;
@@ -60,6 +61,8 @@ enum What {
     Fs(fs::Arguments),
     /// The orders of qcow2's metadata on modelled devices, in virtual time, beside what papers found
     Model(model::Arguments),
+    /// A cache in front of a modelled disk with heads, by what leaves it, in virtual time
+    Cache(cache::Arguments),
     /// All of these, as they are without options; what this host cannot do is left out
     All(AllArguments),
 }
@@ -82,6 +85,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Far(arguments) => far::run(arguments, &mut report),
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
+        What::Cache(arguments) => cache::run(arguments, &mut report),
         What::All(arguments) => {
             all(arguments, &mut report);
             Ok(())
@@ -98,6 +102,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("flat", flat::run, arguments, report);
     measure("fs", fs::run, arguments, report);
     measure("model", model::run, arguments, report);
+    measure("cache", cache::run, arguments, report);
     measure("boot", boot::run, arguments, report);
     measure("far", far::run, arguments, report);
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::artifacts::{cargo, target_dir, workspace_dir};
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 20] = [
+const TRIALS: [(&str, u64); 22] = [
     ("open::name", 1),
     ("growth::tests::zeros", 20),
     ("flat::tests::behaviour", 1),
@@ -17,6 +17,8 @@ const TRIALS: [(&str, u64); 20] = [
     ("flat::tests::compact", 1),
     ("flat::tests::snapshots", 1),
     ("storage::remote", 3),
+    ("cache::tests::recovery", 1),
+    ("cache::tests::crash", 60),
     ("flat::tests::model", 200),
     ("flat::tests::crash", 20),
     ("flat::tests::faults", 100),
@@ -32,7 +34,7 @@ const TRIALS: [(&str, u64); 20] = [
     ("qcow2::tests::faults", 1000),
 ];
 /// So many of them are quick.
-const QUICK: usize = 16;
+const QUICK: usize = 18;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 

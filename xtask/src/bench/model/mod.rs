@@ -24,7 +24,7 @@ mod guest;
 mod host;
 mod neighbour;
 mod papers;
-mod random;
+pub(super) mod random;
 mod run;
 mod table;
 mod workload;
