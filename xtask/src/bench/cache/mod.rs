@@ -58,7 +58,7 @@ fn table(operations: u32) -> Result<String> {
         let (without_ns, _) = time(workload, operations, None)?;
         for size in SIZES {
             let seconds = Seconds(without_ns);
-            let _ = write!(text, "{:<24} {size:>4}% {seconds:>7.1} s", workload.name());
+            let _ = write!(text, "{:<24} {size:>4}% {seconds:>7} s", workload.name());
             for (_, policy, by_class) in CACHES {
                 let options = CacheOptions::new(DISK_BYTES / 100 * size)
                     .policy(policy)
