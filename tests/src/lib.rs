@@ -23,6 +23,8 @@ pub mod process;
 pub mod records;
 pub mod report;
 pub mod seeds;
+pub mod syscalls;
+
 mod vm;
 
 pub use guest::{Boot, Guest, guest};
