@@ -1,17 +1,21 @@
-//! The C header for hints, with this machine's compiler.
+//! Hints are in the registers where they are looked for: from Rust, and from C with this machine's
+//! compilers.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use insight_hints::{Class, MAGIC};
 use tests::artifacts::workspace_dir;
 use tests::report::skip;
+use tests::syscalls::calls_of;
 
 /// Takes what the header must be compiled with at its strictest, and prints its numbers.
 const PROGRAM: &str = r#"
 #include <insight_hints.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static int fail(const char *what) { perror(what); return 1; }
 
@@ -26,7 +30,7 @@ int main(int argc, char **argv)
 	if (argc != 2 || (fd = iopen(argv[1], O_RDWR | O_CREAT, 0600, INSIGHT_METADATA)) < 0)
 		return fail("iopen");
 	for (at = 0; at < 6; at++)
-		if (iwrite(fd, "twelve bytes", 12, classes[at]) != 12)
+		if (iwrite(fd, "twelve bytes", 12, classes[at]) != 12 || write(fd, "", 0))
 			return fail("iwrite");
 	if (ipwrite(fd, "dozen!", 6, 72, INSIGHT_OTHER) != 6)
 		return fail("ipwrite");
@@ -42,6 +46,47 @@ int main(int argc, char **argv)
 	return 0;
 }
 "#;
+
+/// The calls of it that have a hint, each with its class. What follows one has none by accident.
+const HINTS_OF_PROGRAM: [(i64, u64); 11] = [
+    (libc::SYS_openat, 5),
+    (libc::SYS_write, 0),
+    (libc::SYS_write, 1),
+    (libc::SYS_write, 2),
+    (libc::SYS_write, 3),
+    (libc::SYS_write, 4),
+    (libc::SYS_write, 5),
+    (libc::SYS_pwrite64, 0),
+    (libc::SYS_read, 0),
+    (libc::SYS_pread64, 0),
+    (libc::SYS_write, 0),
+];
+
+/// The calls of a program that have a hint, each with its class.
+fn hinted(command: &mut Command) -> Vec<(i64, u64)> {
+    let seen = calls_of(command.stdout(Stdio::null())).unwrap();
+    let hinted = seen.iter().filter(|call| call.arguments[4] == MAGIC);
+    let pairs = hinted.map(|call| (call.number.cast_signed(), call.arguments[5]));
+    pairs.collect()
+}
+
+#[test]
+fn the_crate_puts_hints_where_they_are_looked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-syscalls"));
+    let command = command.current_dir(directory.path());
+    let calls = [
+        libc::SYS_openat,
+        libc::SYS_write,
+        libc::SYS_pwrite64,
+        libc::SYS_pread64,
+        libc::SYS_read,
+        libc::SYS_pread64,
+        libc::SYS_read,
+    ];
+    let found = hinted(command.args(["hint", "file", "3", "2"]));
+    assert_eq!(found, calls.map(|call| (call, 3)));
+}
 
 /// The compilers by whose rules the header must be sound, with what each takes for C or C++.
 const COMPILERS: [(&str, &[&str]); 2] = [
@@ -72,6 +117,8 @@ fn the_header_says_what_the_crate_says() {
             .status();
         assert!(status.unwrap().success(), "{compiler}");
         let file = directory.path().join("file");
+        assert_eq!(hinted(Command::new(&program).arg(&file)), HINTS_OF_PROGRAM);
+        fs::remove_file(&file).unwrap();
         let output = Command::new(&program).arg(&file).output().unwrap();
         assert!(output.status.success(), "{compiler}: {output:?}");
         let numbers = Class::ALL.map(|class| format!(" {}", class as u8)).concat();

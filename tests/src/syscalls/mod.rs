@@ -26,6 +26,8 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 
+pub use traced::{Seen, calls_of};
+
 /// What there is, in the order of [`run`].
 const USAGE: &str = "\
 loop getppid|write|read|lseek COUNT

@@ -7,6 +7,8 @@
 use std::fs::File;
 use std::mem;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::ptr;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -31,11 +33,24 @@ struct Call {
 
 /// What a debugger sees of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Seen {
-    number: u64,
-    arguments: [u64; 6],
+pub struct Seen {
+    /// Which call it is.
+    pub number: u64,
+    /// All six, also those that the call does not have.
+    pub arguments: [u64; 6],
     /// Nothing before its end.
-    result: Option<i64>,
+    pub result: Option<i64>,
+}
+
+/// The calls of a program, from its start to its end, which must be with status 0.
+pub fn calls_of(command: &mut Command) -> Result<Vec<Seen>> {
+    // SAFETY: the hook makes one system call and touches no memory of the parent.
+    let command = unsafe { command.pre_exec(be_traced) };
+    let started = command.spawn().context("start the program")?;
+    let child = Pid::from_child(&started);
+    trace(child).inspect_err(|_| {
+        let _ = kill_process(child, Signal::KILL);
+    })
 }
 
 /// Traces a child.
@@ -46,11 +61,9 @@ pub(super) fn run() -> Result<String> {
     let mut buffer = vec![0_u64; 64];
     let calls = calls([&null, &zero, &exe], buffer.as_mut_ptr() as u64);
     let child = child::fork(|| make(&calls))?;
-    let seen = trace(child);
-    if seen.is_err() {
+    let seen = trace(child).inspect_err(|_| {
         let _ = kill_process(child, Signal::KILL);
-    }
-    let seen = seen?;
+    })?;
     check(&calls, &seen)?;
     Ok(format!("traced calls={}", seen.len()))
 }
@@ -89,11 +102,7 @@ fn calls([null, zero, exe]: [&File; 3], address: u64) -> Vec<Call> {
 
 /// The child: stops for its parent, then makes the calls.
 fn make(calls: &[Call]) -> u8 {
-    // SAFETY: the parent is about to wait for what follows.
-    if unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } != 0 {
-        return REFUSED;
-    }
-    if kill_process(rustix::process::getpid(), Signal::STOP).is_err() {
+    if be_traced().is_err() || kill_process(rustix::process::getpid(), Signal::STOP).is_err() {
         return REFUSED;
     }
     let all_right = calls.iter().all(|expected| {
@@ -104,11 +113,24 @@ fn make(calls: &[Call]) -> u8 {
     if all_right { 0 } else { WRONG }
 }
 
+/// Has this process traced by its parent.
+fn be_traced() -> std::io::Result<()> {
+    // SAFETY: the parent is about to wait for what follows.
+    match unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
 /// Follows the child to its end. The call that ends it is the last one, without a result.
 fn trace(child: Pid) -> Result<Vec<Seen>> {
     let stopped = child::wait(child)?;
+    // The child stops by itself, or for having been executed.
     ensure!(
-        stopped.stopping_signal() == Some(libc::SIGSTOP),
+        matches!(
+            stopped.stopping_signal(),
+            Some(libc::SIGSTOP | libc::SIGTRAP)
+        ),
         "the child cannot be traced: {stopped:?}"
     );
     let options = libc::PTRACE_O_TRACESYSGOOD | libc::PTRACE_O_EXITKILL;
