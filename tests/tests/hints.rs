@@ -110,7 +110,7 @@ fn the_header_says_what_the_crate_says() {
             .args(arguments)
             .args(["-O2", "-Wall", "-Wextra", "-Werror", "-pedantic"])
             .arg("-I")
-            .arg(workspace_dir().join("hints/include"))
+            .arg(workspace_dir().join("images/guest/hints/include"))
             .arg(&source)
             .arg("-o")
             .arg(&program)
