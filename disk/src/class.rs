@@ -1,5 +1,7 @@
 //! What blocks of a disk are to the guest that owns them.
 
+use std::ops::{AddAssign, Index, IndexMut};
+
 /// The unit in which blocks are told apart, in bytes: a page of the guest's memory, and the block
 /// of the file systems that it meets.
 pub const CLASS_BLOCK_BYTES: u64 = 4096;
@@ -58,6 +60,63 @@ impl Class {
             Self::Below2Mib => "below 2 MiB",
             Self::Below1Mib => "below 1 MiB",
             Self::Metadata => "metadata",
+        }
+    }
+}
+
+/// What was done with the blocks of one class. Requests that failed count as well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassCounts {
+    /// Reads.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Writes.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+}
+
+/// What was done with the blocks of each class. A request for blocks of several counts once for
+/// each run of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassStatistics([ClassCounts; Class::ALL.len()]);
+
+impl ClassStatistics {
+    /// Whether there was nothing, for example because nobody tells blocks apart.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Index<Class> for ClassStatistics {
+    type Output = ClassCounts;
+
+    fn index(&self, class: Class) -> &ClassCounts {
+        &self.0[class as usize]
+    }
+}
+
+impl IndexMut<Class> for ClassStatistics {
+    fn index_mut(&mut self, class: Class) -> &mut ClassCounts {
+        &mut self.0[class as usize]
+    }
+}
+
+impl AddAssign for ClassStatistics {
+    fn add_assign(&mut self, other: Self) {
+        for (own, other) in self.0.iter_mut().zip(other.0) {
+            // No field is left out.
+            let ClassCounts {
+                reads,
+                read_bytes,
+                writes,
+                written_bytes,
+            } = other;
+            own.reads += reads;
+            own.read_bytes += read_bytes;
+            own.writes += writes;
+            own.written_bytes += written_bytes;
         }
     }
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::ops::AddAssign;
 use std::pin::Pin;
 
-use crate::{CacheStatistics, Error, Request};
+use crate::{CacheStatistics, ClassStatistics, Error, Request};
 
 /// A future without a name, for a trait behind `dyn`.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -60,6 +60,9 @@ pub struct Statistics {
     pub copies: CopyStatistics,
     /// What a cache in front of the disk did.
     pub cache: CacheStatistics,
+    /// What the requests were for, where somebody tells blocks apart
+    /// ([`Classified`](crate::Classified)).
+    pub classes: ClassStatistics,
     /// Requests that failed.
     pub errors: u64,
 }
@@ -124,7 +127,7 @@ macro_rules! add_fields {
 
 pub(crate) use add_fields;
 
-add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, cache, errors);
+add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, cache, classes, errors);
 add_fields!(JournalStatistics: transactions, marks, checksummed_blocks, full_blocks, written_bytes, checkpoints, checkpoints_forced, checkpoint_bytes, data_syncs, recovered_transactions, recovery_ns);
 add_fields!(CopyStatistics: on_read_bytes, prefetched_bytes);
 add_fields!(GrowthStatistics: written_ahead_bytes, given_back_bytes);

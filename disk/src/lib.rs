@@ -15,6 +15,7 @@ mod buffers;
 pub mod cache;
 mod check_report;
 mod class;
+mod classify;
 mod commits;
 mod disk;
 mod error;
@@ -24,6 +25,7 @@ mod executor;
 pub mod flat;
 mod flush;
 mod format_error;
+pub mod graybox;
 mod growth;
 pub mod journal;
 mod latch;
@@ -49,7 +51,8 @@ mod wait_queue;
 pub use buffers::Buffers;
 pub use cache::CacheStatistics;
 pub use check_report::{CheckReport, Finding, Repair, Severity};
-pub use class::{CLASS_BLOCK_BYTES, Class};
+pub use class::{CLASS_BLOCK_BYTES, Class, ClassCounts, ClassStatistics};
+pub use classify::{Classified, Classifier};
 pub use disk::{
     BoxFuture, Content, CopyStatistics, Disk, Extent, GrowthStatistics, JournalStatistics,
     Properties, Statistics,

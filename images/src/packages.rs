@@ -26,6 +26,10 @@ pub enum Tool {
     Make,
     /// Makes ext4 file systems.
     Mke2fs,
+    /// Makes btrfs file systems.
+    MkfsBtrfs,
+    /// Makes XFS file systems.
+    MkfsXfs,
     /// Makes Debian root file systems.
     Mmdebstrap,
     /// Copies between NBD servers and files.
@@ -62,6 +66,8 @@ impl Tool {
             Self::Iasl => "iasl",
             Self::Make => "make",
             Self::Mke2fs => "mke2fs",
+            Self::MkfsBtrfs => "mkfs.btrfs",
+            Self::MkfsXfs => "mkfs.xfs",
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy => "nbdcopy",
             Self::NbdInfo => "nbdinfo",
@@ -87,6 +93,8 @@ impl Tool {
             Self::Iasl => "acpica-tools",
             Self::Make => "make",
             Self::Mke2fs => "e2fsprogs",
+            Self::MkfsBtrfs => "btrfs-progs",
+            Self::MkfsXfs => "xfsprogs",
             Self::Mmdebstrap => "mmdebstrap",
             Self::NbdCopy | Self::NbdInfo => "libnbd-bin",
             Self::NbdKit => "nbdkit",

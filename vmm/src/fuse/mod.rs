@@ -20,6 +20,8 @@ mod errno;
 mod file;
 mod flight;
 mod fusermount;
+#[cfg(test)]
+mod ground_truth;
 mod identity;
 mod inbox;
 mod init;

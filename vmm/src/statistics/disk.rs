@@ -1,7 +1,7 @@
 //! What a disk did: the requests made of it, and what they cost the host.
 
 use devices::virtio::BlockStatistics;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::cache::CacheCounts;
 
@@ -53,6 +53,22 @@ struct EngineCounts {
     /// Absent where there was no cache.
     #[serde(skip_serializing_if = "CacheCounts::is_empty")]
     cache: CacheCounts,
+    /// Only where blocks are told apart.
+    #[serde(skip_serializing_if = "ClassesCounts::is_empty")]
+    classes: ClassesCounts,
+}
+
+/// [`disk::ClassStatistics`], by the names of the classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct ClassesCounts(disk::ClassStatistics);
+
+/// [`disk::ClassCounts`].
+#[derive(Serialize)]
+struct ClassCounts {
+    reads: u64,
+    read_bytes: u64,
+    writes: u64,
+    written_bytes: u64,
 }
 
 /// [`disk::JournalStatistics`].
@@ -139,6 +155,28 @@ impl EngineCounts {
         self.growth.add(&counts.growth);
         self.copies.add(&counts.copies);
         self.cache.add(&counts.cache);
+        self.classes.0 += counts.classes;
+    }
+}
+
+impl ClassesCounts {
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for ClassesCounts {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(disk::Class::ALL.map(|class| {
+            let counts = self.0[class];
+            let counts = ClassCounts {
+                reads: counts.reads,
+                read_bytes: counts.read_bytes,
+                writes: counts.writes,
+                written_bytes: counts.written_bytes,
+            };
+            (class.name(), counts)
+        }))
     }
 }
 
@@ -213,7 +251,27 @@ mod tests {
                 prefetched_bytes: 26,
             },
             cache: disk::CacheStatistics::default(),
+            classes: disk::ClassStatistics::default(),
         }
+    }
+
+    #[test]
+    fn classes_are_told_where_there_are_some() {
+        let mut statistics = engine();
+        let counts = serde_json::to_value(DiskCounts::from(&statistics)).unwrap();
+        assert_eq!(counts.get("classes"), None);
+        statistics.classes[disk::Class::Metadata] = disk::ClassCounts {
+            reads: 27,
+            read_bytes: 28,
+            writes: 29,
+            written_bytes: 30,
+        };
+        let counts = serde_json::to_value(DiskCounts::from(&statistics)).unwrap();
+        assert_eq!(
+            counts["classes"]["metadata"],
+            json!({"reads": 27, "read_bytes": 28, "writes": 29, "written_bytes": 30})
+        );
+        assert_eq!(counts["classes"]["other"]["reads"], 0);
     }
 
     /// The engine's own counts, `times` over.

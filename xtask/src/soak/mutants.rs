@@ -9,8 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use tests::artifacts::{cargo, target_dir, workspace_dir};
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 22] = [
+const TRIALS: [(&str, u64); 23] = [
     ("open::name", 1),
+    ("graybox::tests::journal", 1),
     ("growth::tests::zeros", 20),
     ("flat::tests::behaviour", 1),
     ("flat::tests::reshape", 1),
@@ -34,7 +35,7 @@ const TRIALS: [(&str, u64); 22] = [
     ("qcow2::tests::faults", 1000),
 ];
 /// So many of them are quick.
-const QUICK: usize = 18;
+const QUICK: usize = 19;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 

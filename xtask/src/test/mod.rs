@@ -26,7 +26,13 @@ const GUESTS_AT_A_TIME: &str = "2";
 pub(crate) fn run() -> Result<ExitCode> {
     tools::require()?;
     // The disk engine's own tests ask QEMU.
-    require(&[Tool::QemuImg, Tool::QemuIo])?;
+    require(&[
+        Tool::QemuImg,
+        Tool::QemuIo,
+        Tool::Mke2fs,
+        Tool::MkfsBtrfs,
+        Tool::MkfsXfs,
+    ])?;
     let parts = Parts::for_tests()?;
     let choice = Choice::make(&parts.microvm)?;
     println!("guests run on: {choice}");
