@@ -110,6 +110,11 @@ impl CacheOptions {
         self
     }
 
+    /// Whether it matters to the cache what blocks are.
+    pub fn asks_for_classes(&self) -> bool {
+        self.by_class
+    }
+
     /// Puts a cache in front of the disk at `path`, which `open_disk` opens. Runs on an
     /// [`Executor`](crate::Executor), as does the disk.
     ///

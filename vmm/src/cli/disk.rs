@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use disk::cache::{CacheOptions, Cached};
 use disk::flat::{Copying, Prefetch};
-use disk::{Disk, Format, OpenOptions, Order, Trace};
+use disk::graybox::GrayBox;
+use disk::{Classified, Disk, Format, OpenOptions, Order, Trace};
 
 use super::cache::CacheFields;
 use super::parse_size;
@@ -125,6 +126,19 @@ impl DiskArgument {
         };
         let cached = Rc::new(options.open(&self.path, open).await?);
         Ok((Rc::clone(&cached) as Rc<dyn Disk>, Some(cached)))
+    }
+
+    /// Has `disk`, opened behind its cache, tell metadata from the rest, if the cache asks for that.
+    pub(crate) fn tell_metadata(&self, disk: Rc<dyn Disk>) -> Rc<dyn Disk> {
+        let asks = self
+            .cache
+            .as_ref()
+            .is_some_and(CacheOptions::asks_for_classes);
+        if !asks {
+            return disk;
+        }
+        let classifier = GrayBox::new(disk.properties().size_bytes);
+        Rc::new(Classified::new(disk, Rc::new(classifier)))
     }
 
     /// How to open the image, without its cache.

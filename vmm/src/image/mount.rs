@@ -88,6 +88,7 @@ impl Arguments {
         }
         let open = async || options.open().await;
         let (disk, _) = self.image.open_behind_cache(open).await?;
+        let disk = self.image.tell_metadata(disk);
         let lent = work(Rc::clone(&disk)).await;
         let closed = disk.close().await;
         lent?;

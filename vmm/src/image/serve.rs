@@ -190,7 +190,7 @@ impl Arguments {
         for lent in &self.files {
             let open = async || self.options(lent).open().await;
             match lent.disk.open_behind_cache(open).await {
-                Ok((disk, _)) => disks.push(disk),
+                Ok((disk, _)) => disks.push(lent.disk.tell_metadata(disk)),
                 Err(error) => {
                     // Nobody has written anything yet: there is nothing to lose.
                     let _ = close(&disks).await;

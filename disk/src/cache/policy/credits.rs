@@ -81,7 +81,7 @@ impl Credits {
     }
 }
 
-/// How many times a block goes on. Chosen by the benchmark's workloads: docs/cache.md.
+/// How many times a block goes on. docs/cache.md says why so often.
 fn worth(class: Class) -> u8 {
     match class {
         Class::Other => 0,

@@ -109,7 +109,7 @@ pub(super) async fn run(
             break;
         }
         let options = options(job.options, common)?;
-        make_image(&file, &options, job.filled, interrupt).await?;
+        Box::pin(make_image(&file, &options, job.filled, interrupt)).await?;
         let report = options.run(&file, interrupt).await?;
         rows.push(Row {
             options: job.options,
