@@ -80,11 +80,24 @@ pub(crate) fn max_cpus(kvm: &Kvm) -> usize {
     kvm.get_max_vcpus().min(254)
 }
 
+/// Tries again what a busy host interrupts: `KVM_CREATE_VM` waits for a kernel thread and for other
+/// processors, and gives up with EINTR for a signal that has nothing to do with it.
+fn patiently<T>(
+    mut attempt: impl FnMut() -> Result<T, kvm_ioctls::Error>,
+) -> Result<T, kvm_ioctls::Error> {
+    const TRIES: u32 = 5;
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            done => return done,
+        }
+    }
+    attempt()
+}
+
 /// Makes a virtual machine with the in-kernel interrupt controllers.
 pub(crate) fn create_vm(kvm: &Kvm) -> Result<kvm_ioctls::VmFd> {
-    let vm = kvm
-        .create_vm()
-        .context("KVM refuses to make a virtual machine")?;
+    let vm = patiently(|| kvm.create_vm()).context("KVM refuses to make a virtual machine")?;
     // Intel processors without unrestricted guest mode need three pages for the task state segment
     // and one for an identity map, anywhere below 4 GiB where the guest has no RAM.
     vm.set_identity_map_address(boot::layout::KVM_IDENTITY_MAP)
@@ -98,4 +111,36 @@ pub(crate) fn create_vm(kvm: &Kvm) -> Result<kvm_ioctls::VmFd> {
     };
     vm.create_pit2(pit).context("KVM_CREATE_PIT2 failed")?;
     Ok(vm)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_interrupted_is_tried_again_but_not_for_ever() {
+        let interrupted = || kvm_ioctls::Error::new(libc::EINTR);
+        let mut tries = 0;
+        let done = patiently(|| {
+            tries += 1;
+            if tries < 3 {
+                Err(interrupted())
+            } else {
+                Ok(tries)
+            }
+        });
+        assert_eq!(done.unwrap(), 3);
+        let mut tries = 0;
+        let given_up = patiently::<()>(|| {
+            tries += 1;
+            Err(interrupted())
+        });
+        assert_eq!((given_up.unwrap_err(), tries), (interrupted(), 5));
+        let mut tries = 0;
+        let refused = patiently::<()>(|| {
+            tries += 1;
+            Err(kvm_ioctls::Error::new(libc::ENOMEM))
+        });
+        assert_eq!((refused.unwrap_err().errno(), tries), (libc::ENOMEM, 1));
+    }
 }
