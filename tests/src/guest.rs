@@ -75,6 +75,15 @@ impl<'a> Guest<'a> {
         }
     }
 
+    /// Gives the guest the program `guest-syscalls`.
+    #[must_use]
+    pub fn with_syscalls(self) -> Self {
+        Self {
+            initrd: Some(self.host.parts().extra().syscalls.clone()),
+            ..self
+        }
+    }
+
     /// Expects these programs in the guest.
     #[must_use]
     pub fn userland(self, userland: Userland) -> Self {

@@ -36,6 +36,10 @@ pub struct Extra {
     pub bare_metal: PathBuf,
     /// An ext4 disk with fio and its libraries, to change the root to.
     pub fio_disk: PathBuf,
+    /// The initramfs that gives a shell, with the program `guest-syscalls`.
+    pub syscalls: PathBuf,
+    /// That program, for the host.
+    pub judge: PathBuf,
 }
 
 impl Parts {
@@ -71,6 +75,8 @@ impl Parts {
             debian: debian::Root::build(&cache, &[])?,
             bare_metal: baremetal::build(&cache)?,
             fio_disk: fio_disk(&self.busybox)?,
+            syscalls: self.initramfs_with("guest-syscalls")?,
+            judge: artifacts::static_program("tests", "guest-syscalls", Profile::Lab)?,
         };
         Ok(Self {
             extra: Some(extra),
@@ -80,15 +86,20 @@ impl Parts {
 
     /// The same, where guests have the program `guest-records`.
     pub fn with_records(self) -> Result<Self> {
-        let program = artifacts::static_program("tests", "guest-records", Profile::Lab)?;
-        let program = fs::read(&program).with_context(|| format!("{}: read", program.display()))?;
-        let cache = Cache::open()?;
-        let initramfs =
-            Initramfs::new(&cache, &self.kernel)?.file("bin/guest-records", 0o755, &program);
         Ok(Self {
-            initramfs: initramfs.build(&cache)?,
+            initramfs: self.initramfs_with("guest-records")?,
             ..self
         })
+    }
+
+    /// The initramfs that gives a shell, with a program of this crate.
+    fn initramfs_with(&self, name: &str) -> Result<PathBuf> {
+        let program = artifacts::static_program("tests", name, Profile::Lab)?;
+        let program = fs::read(&program).with_context(|| format!("{}: read", program.display()))?;
+        let cache = Cache::open()?;
+        let path = format!("bin/{name}");
+        let initramfs = Initramfs::new(&cache, &self.kernel)?.file(&path, 0o755, &program);
+        Ok(initramfs.build(&cache)?)
     }
 
     /// What only the tests need.
@@ -113,6 +124,8 @@ impl Parts {
             debian,
             bare_metal,
             fio_disk,
+            syscalls,
+            judge,
         }) = &self.extra
         {
             files.extend([
@@ -121,6 +134,8 @@ impl Parts {
                 (debian.initrd.clone(), "debian-initrd.img"),
                 (bare_metal.clone(), "bare-metal.elf"),
                 (fio_disk.clone(), "fio.img"),
+                (syscalls.clone(), "syscalls.cpio"),
+                (judge.clone(), "guest-syscalls"),
             ]);
         }
         files

@@ -12,6 +12,7 @@ mod copies;
 mod gates;
 mod generate;
 mod hint;
+mod judge;
 mod measure;
 mod probe;
 mod read;
@@ -39,7 +40,8 @@ encrypt FROM TO
 hint FILE CLASS COUNT
 seccomp | seccomp-filter | traced
 int80 | read-lstar | port-attack PORT
-exec-chain COUNT | setsid";
+exec-chain COUNT | setsid
+judge IMAGE LIST";
 
 /// Does what the words say, and returns the line that tells of it: what was done, then words
 /// `KEY=VALUE`.
@@ -82,6 +84,7 @@ pub fn run(words: &[&str]) -> Result<String> {
         ["port-attack", port] => gates::port_attack(number(port)?),
         ["exec-chain", count, ref rest @ ..] => sessions::exec_chain(number(count)?, rest),
         ["setsid"] => sessions::setsid(),
+        ["judge", image, list] => judge::run(Path::new(image), Path::new(list)),
         _ => bail!("what it can do:\n{USAGE}"),
     }
 }
