@@ -59,6 +59,22 @@ impl GrayBox {
         }
     }
 
+    /// Where a file system starts whose addresses are those of its volume, in bytes: that of a
+    /// partition by its number, in the order of the disk from 1 on, or for 0 that of a disk without
+    /// partitions. None if there is none that is known; btrfs has addresses of its own.
+    pub fn volume_start(&self, partition: usize) -> Option<u64> {
+        let seen = self.seen.borrow();
+        let parted = !seen.partitions.found().is_empty();
+        let index = match partition.checked_sub(1) {
+            Some(index) if parted => index,
+            None if !parted => 0,
+            _ => return None,
+        };
+        let volume = seen.volumes.get(index)?;
+        let system = volume.file_system.as_ref()?;
+        (!matches!(system, FileSystem::Btrfs(_))).then_some(volume.range.start)
+    }
+
     /// Roughly what is remembered, in bytes.
     #[cfg(test)]
     fn memory_bytes(&self) -> usize {

@@ -13,6 +13,8 @@ mod disks;
 mod ends;
 #[path = "guests/far.rs"]
 mod far;
+#[path = "guests/insight.rs"]
+mod insight;
 #[path = "guests/refusals.rs"]
 mod refusals;
 #[path = "guests/snapshots.rs"]

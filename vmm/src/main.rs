@@ -8,6 +8,7 @@ mod export;
 mod fuse;
 mod grow_command;
 mod image;
+mod insight;
 mod kvm;
 mod machine;
 mod memory;

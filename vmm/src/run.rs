@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::cli::RunArguments;
 use crate::console::Console;
 use crate::control::{self, Disks};
+use crate::insight::Board;
 use crate::kvm;
 use crate::machine::{Config, Ending, Machine, Session};
 use crate::memory::GuestRam;
@@ -44,22 +45,22 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         config.disks.clone(),
         arguments.control.is_some(),
     ));
+    let hooks = Arc::new(Board::new(arguments.insight.clone())?);
     let control = arguments.control.as_deref();
     let _control = control
-        .map(|path| control::Server::start(path, Arc::clone(&disks)))
+        .map(|path| control::Server::start(path, Arc::clone(&disks), Arc::clone(&hooks)))
         .transpose()?;
     let mut console = Console::open(&arguments.console)?;
     let mut statistics = Statistics::default();
+    let lasting = Lasting {
+        kvm: &kvm,
+        ram: &ram,
+        config: &config,
+        disks: &disks,
+        hooks: &hooks,
+    };
     let ending = loop {
-        let ending = boot(
-            &kvm,
-            &ram,
-            &config,
-            &disks,
-            console.as_mut(),
-            &mut signals,
-            &mut statistics,
-        );
+        let ending = boot(&lasting, console.as_mut(), &mut signals, &mut statistics);
         if !matches!(ending, Ok(Ending::Reset)) || arguments.no_reboot {
             break ending;
         }
@@ -80,17 +81,30 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
     Ok(ending.status())
 }
 
+/// What all boots of a run share.
+struct Lasting<'a> {
+    kvm: &'a Kvm,
+    ram: &'a GuestRam,
+    config: &'a Config,
+    disks: &'a Arc<Disks>,
+    hooks: &'a Board,
+}
+
 /// One boot: builds a machine, runs it to its ending, and closes its disks whatever happened.
 fn boot(
-    kvm: &Kvm,
-    ram: &GuestRam,
-    config: &Config,
-    disks: &Arc<Disks>,
+    lasting: &Lasting<'_>,
     mut console: Option<&mut Console>,
     signals: &mut Signals,
     statistics: &mut Statistics,
 ) -> Result<Ending> {
-    let mut machine = Machine::build(kvm, ram, config, disks, console.as_deref())?;
+    let Lasting {
+        kvm,
+        ram,
+        config,
+        disks,
+        hooks,
+    } = *lasting;
+    let mut machine = Machine::build(kvm, ram, config, disks, hooks, console.as_deref())?;
     if let Some(console) = console.as_deref_mut() {
         console.begin()?;
     }
@@ -100,6 +114,9 @@ fn boot(
     let (ending, exits) = run?;
     statistics.boots += 1;
     statistics.exits += exits;
+    if let Some(counts) = hooks.take_counts() {
+        *statistics.insight.get_or_insert_default() += counts;
+    }
     closed?;
     let panic = console.and_then(|console| console.output().take_panic());
     Ok(ending.with_panic(panic))

@@ -12,6 +12,8 @@ use std::sync::Arc;
 use devices::virtio::{BlockStatistics, TransportStatistics};
 use serde::Serialize;
 
+use crate::insight::InsightCounts;
+
 pub(crate) use disk::DiskCounts;
 use disk::GuestDiskCounts;
 pub(crate) use file::StatisticsFile;
@@ -22,6 +24,9 @@ pub(crate) struct Statistics {
     /// How often the guest was started: once, and once more for each reset.
     pub(crate) boots: u64,
     pub(crate) exits: ExitCounts,
+    /// What the hooks on system calls did, if there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) insight: Option<InsightCounts>,
     /// How many of the exits each device on the bus answered.
     device_exits: BTreeMap<String, u64>,
     /// What each disk did.
@@ -72,6 +77,8 @@ pub(crate) struct ExitCounts {
     pub(crate) memory_reads: u64,
     /// Writes of device registers in memory.
     pub(crate) memory_writes: u64,
+    /// System calls of watched processes, and insight-calls that came back.
+    pub(crate) system_calls: u64,
     /// Returns asked for by this program, to pause or to stop.
     pub(crate) kicks: u64,
 }
@@ -82,6 +89,7 @@ impl AddAssign for ExitCounts {
         self.port_writes += other.port_writes;
         self.memory_reads += other.memory_reads;
         self.memory_writes += other.memory_writes;
+        self.system_calls += other.system_calls;
         self.kicks += other.kicks;
     }
 }

@@ -13,6 +13,7 @@ use self::size::parse_size;
 use crate::console::Kind;
 use crate::control;
 use crate::image::ImageCommand;
+use crate::insight;
 
 /// A small KVM hypervisor whose built-in copy-on-write disk is the best there is.
 ///
@@ -90,6 +91,10 @@ pub(crate) struct RunArguments {
     /// grow[=COMMAND]; for what is far away deadline=SECONDS
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,
+
+    /// Watch the system calls of the guest's processes: on|off[,process=GLOB]...[,path=PREFIX]...[,log=FILE]
+    #[arg(long, value_name = "on|off[,OPTION=VALUE]...")]
+    pub(crate) insight: Option<insight::Options>,
 
     /// Listen at a Unix socket for `microvm control`
     #[arg(long, value_name = "PATH")]

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{PathBuf, absolute};
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use disk::Format;
 
 use super::protocol::{Reply, Request, receive, send};
@@ -40,6 +40,19 @@ enum Command {
     /// Look at the cache in front of a disk, or empty it
     #[command(subcommand)]
     Cache(CacheCommand),
+    /// Put hooks on the guest's system calls, or take them away
+    Insight {
+        /// Whether they shall be there
+        #[arg(value_enum)]
+        state: State,
+    },
+}
+
+/// Of what can be switched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum State {
+    On,
+    Off,
 }
 
 #[derive(Debug, Subcommand)]
@@ -76,6 +89,10 @@ impl Arguments {
                 self.ask(&Request::CacheClear { disk })?;
             }
             Command::Cache(CacheCommand::List { disk }) => self.list(disk)?,
+            Command::Insight { state } => {
+                let on = *state == State::On;
+                self.ask(&Request::Insight { on })?;
+            }
         }
         Ok(0)
     }

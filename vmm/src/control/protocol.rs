@@ -36,6 +36,11 @@ pub(super) enum Request {
         /// From this byte on.
         offset: u64,
     },
+    /// Switches the hooks on the guest's system calls.
+    Insight {
+        /// Whether they shall be there.
+        on: bool,
+    },
 }
 
 /// What became of it.

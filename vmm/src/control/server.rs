@@ -11,6 +11,7 @@ use disk::cache::CachedRange;
 
 use super::disks::Disks;
 use super::protocol::{Range, Reply, Request, receive, send};
+use crate::insight::Board;
 use crate::socket_path::{Access, SocketPath};
 
 /// A client has its request ready when it connects, and takes its reply at once.
@@ -23,38 +24,39 @@ pub(crate) struct Server {
 
 impl Server {
     /// Listens at `path`, one client after the other.
-    pub(crate) fn start(path: &Path, disks: Arc<Disks>) -> Result<Self> {
+    pub(crate) fn start(path: &Path, disks: Arc<Disks>, hooks: Arc<Board>) -> Result<Self> {
         let (listener, socket_path) = SocketPath::listen(path, Access::Owner)?;
         thread::Builder::new()
             .name("control".to_owned())
-            .spawn(move || serve(&listener, &disks))
+            .spawn(move || serve(&listener, &disks, &hooks))
             .context("cannot start the thread of the control socket")?;
         Ok(Self { _path: socket_path })
     }
 }
 
-fn serve(listener: &UnixListener, disks: &Disks) {
+fn serve(listener: &UnixListener, disks: &Disks, hooks: &Board) {
     for client in listener.incoming() {
         let served = client
             .map_err(Into::into)
-            .and_then(|client| answer(&client, disks));
+            .and_then(|client| answer(&client, disks, hooks));
         if let Err(error) = served {
             tracing::info!("control socket: {error:#}");
         }
     }
 }
 
-fn answer(client: &UnixStream, disks: &Disks) -> Result<()> {
+fn answer(client: &UnixStream, disks: &Disks, hooks: &Board) -> Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let reply = receive(client).and_then(|request| obey(request, disks));
+    let reply = receive(client).and_then(|request| obey(request, disks, hooks));
     let reply = reply.unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
     send(client, &reply)
 }
 
-fn obey(request: Request, disks: &Disks) -> Result<Reply> {
+fn obey(request: Request, disks: &Disks, hooks: &Board) -> Result<Reply> {
     match request {
         Request::Snapshot { disk, file, format } => disks.snapshot(&disk, file, format.parse()?)?,
+        Request::Insight { on } => hooks.switch(on)?,
         Request::CacheClear { disk } => disks.clear_cache(&disk)?,
         Request::CacheList { disk, offset } => {
             let ranges = disks.list_cache(&disk, offset)?;
@@ -86,8 +88,9 @@ mod tests {
     fn reply(bytes: &[u8]) -> Reply {
         let (mut client, server) = UnixStream::pair().unwrap();
         let disks = Disks::new(vec!["vm.img".parse().unwrap()], true);
+        let hooks = Board::new(None).unwrap();
         thread::scope(|scope| {
-            scope.spawn(|| answer(&server, &disks).unwrap());
+            scope.spawn(|| answer(&server, &disks, &hooks).unwrap());
             // It may be refused before it has all been sent.
             let _ = client.write_all(bytes);
             let _ = client.shutdown(Shutdown::Write);
@@ -114,6 +117,10 @@ mod tests {
             (snapshot("blk1", "flat"), "has blk0"),
             (snapshot("blk-1", "flat"), "has blk0"),
             (snapshot("vda", "flat"), "'vda' is no disk"),
+            (
+                "{\"command\":\"insight\",\"on\":true}\n".to_owned(),
+                "without --insight",
+            ),
             // It was never opened.
             (snapshot("blk0", "flat"), "just starting"),
             (

@@ -17,6 +17,7 @@ use super::{Config, Switch, disks};
 use crate::cli::Transport;
 use crate::console::Console;
 use crate::control::Disks;
+use crate::insight::{Board, Insight};
 use crate::kvm::{Cpuid, Interrupts, boot_registers, create_vm, measure_on, park_until_startup};
 use crate::memory::GuestRam;
 use crate::statistics::Statistics;
@@ -38,6 +39,7 @@ pub(crate) struct Machine {
     pub(super) disks: Vec<BlockHandle>,
     transports: Vec<Arc<TransportStatistics>>,
     vcpus: Vec<VcpuFd>,
+    pub(super) insight: Option<Arc<Insight>>,
 }
 
 impl Machine {
@@ -47,10 +49,12 @@ impl Machine {
         ram: &GuestRam,
         config: &Config,
         disks: &Arc<Disks>,
+        hooks: &Board,
         console: Option<&Console>,
     ) -> Result<Self> {
         let vm = Arc::new(create_vm(kvm)?);
         ram.attach(&vm)?;
+        let insight = hooks.prepare(kvm, &vm, ram.guest(), config.cpus)?;
         let switch = Arc::new(Switch::new()?);
         let interrupts = Interrupts::new(Arc::clone(&vm));
         let platform: Arc<dyn Platform> = Arc::new(KvmPlatform {
@@ -65,6 +69,7 @@ impl Machine {
             devices: Vec::new(),
             disks: Vec::new(),
             transports: Vec::new(),
+            insight: insight.clone(),
         };
         let serial = console
             .map(|console| parts.add_serial(console))
@@ -88,6 +93,7 @@ impl Machine {
             disks,
             transports,
             vcpus,
+            insight,
         })
     }
 
@@ -119,6 +125,7 @@ struct Parts<'a> {
     devices: Vec<Box<dyn Device>>,
     disks: Vec<BlockHandle>,
     transports: Vec<Arc<TransportStatistics>>,
+    insight: Option<Arc<Insight>>,
 }
 
 impl Parts<'_> {
@@ -154,7 +161,7 @@ impl Parts<'_> {
     fn virtio_devices(&mut self, disks: &Arc<Disks>) -> Result<Vec<Box<dyn VirtioDevice>>> {
         let mut virtio: Vec<Box<dyn VirtioDevice>> = Vec::new();
         for disk in disks.list().iter().enumerate() {
-            let block = disks::open(disk, disks, self.config.cpus)?;
+            let block = disks::open(disk, disks, self.insight.as_ref(), self.config.cpus)?;
             self.disks.push(block.handle());
             virtio.push(Box::new(block));
         }

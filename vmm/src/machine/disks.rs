@@ -1,12 +1,15 @@
 //! From `--disk` to a block device with its I/O thread.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use anyhow::Result;
 use devices::virtio::{Block, BlockConfig};
+use disk::{BoxFuture, Classified, Disk};
 
 use crate::cli::DiskArgument;
 use crate::control::Disks;
+use crate::insight::{DiskInsight, Insight};
 
 /// The size of each request queue: with indirect descriptors, the requests in flight.
 const QUEUE_SIZE: u16 = 256;
@@ -15,6 +18,7 @@ const QUEUE_SIZE: u16 = 256;
 pub(super) fn open(
     (number, argument): (usize, &DiskArgument),
     disks: &Arc<Disks>,
+    insight: Option<&Arc<Insight>>,
     cpus: u8,
 ) -> Result<Block> {
     let name = format!("blk{number}");
@@ -24,5 +28,18 @@ pub(super) fn open(
         queues: cpus.into(),
         queue_size: QUEUE_SIZE,
     };
-    Ok(Block::start(config, disks.opener(number, argument)?)?)
+    let open = disks.opener(number, argument)?;
+    let argument = argument.clone();
+    let insight = insight.map(|insight| DiskInsight::new(Arc::clone(insight), number));
+    let open = move || -> BoxFuture<'static, Result<Rc<dyn Disk>, disk::Error>> {
+        Box::pin(async move {
+            let disk = open().await?;
+            let Some(insight) = insight else {
+                return Ok(argument.tell_metadata(disk));
+            };
+            let classifier = insight.classifier(disk.properties().size_bytes);
+            Ok(Rc::new(Classified::new(disk, classifier)) as Rc<dyn Disk>)
+        })
+    };
+    Ok(Block::start(config, open)?)
 }

@@ -18,6 +18,11 @@ const ATTACH_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 500_000_000,
 };
+/// How often vCPUs are looked at for a moment in which their hooks can be put in place.
+const SETTLE_INTERVAL: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 4_000_000,
+};
 
 /// What the event loop was woken by.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -27,6 +32,7 @@ enum Source {
     ResumeSignal,
     Input,
     SerialRoom,
+    Unsettled,
 }
 
 /// A running machine and what acts on it.
@@ -38,6 +44,8 @@ pub(crate) struct Session<'a> {
     /// Input that the guest's serial port has no room for yet.
     pending: Vec<u8>,
     paused: bool,
+    /// Whether hooks are not yet as they are wanted.
+    unsettled: bool,
 }
 
 impl<'a> Session<'a> {
@@ -47,7 +55,12 @@ impl<'a> Session<'a> {
         console: Option<&'a mut Console>,
         signals: &'a mut Signals,
     ) -> Result<Self> {
-        let vcpus = Vcpus::start(machine.take_vcpus(), &machine.bus, &machine.switch)?;
+        let vcpus = Vcpus::start(
+            machine.take_vcpus(),
+            &machine.bus,
+            &machine.switch,
+            machine.insight.as_ref(),
+        )?;
         if let Some(console) = &console {
             console.output().limit(true);
         }
@@ -59,6 +72,7 @@ impl<'a> Session<'a> {
             vcpus,
             pending: Vec::new(),
             paused: false,
+            unsettled: false,
         })
     }
 
@@ -81,6 +95,7 @@ impl<'a> Session<'a> {
             for source in self.wait()? {
                 self.serve(source)?;
             }
+            self.settle_hooks();
         }
     }
 
@@ -91,11 +106,15 @@ impl<'a> Session<'a> {
             (Source::EndSignal, self.signals.end.as_fd()),
             (Source::ResumeSignal, self.signals.resume.as_fd()),
         ];
-        let mut timeout = None;
+        let mut timeout = self.unsettled.then_some(&SETTLE_INTERVAL);
+        if let Some(insight) = &self.machine.insight {
+            sources.push((Source::Unsettled, descriptor(insight.event())));
+        }
         if let (Some(console), Some(serial)) = (&self.console, &self.machine.serial) {
             if self.pending.is_empty() {
                 sources.extend(console.input_fd().map(|fd| (Source::Input, fd)));
-                timeout = console.may_attach().then_some(&ATTACH_INTERVAL);
+                let attach = console.may_attach().then_some(&ATTACH_INTERVAL);
+                timeout = timeout.or(attach);
             } else {
                 sources.push((Source::SerialRoom, descriptor(serial.room())));
             }
@@ -131,8 +150,26 @@ impl<'a> Session<'a> {
                 }
                 self.feed();
             }
+            Source::Unsettled => {
+                if let Some(insight) = &self.machine.insight {
+                    drop(insight.event().read());
+                    self.unsettled = true;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Has vCPUs leave the guest for a moment while their hooks are not as they are wanted.
+    fn settle_hooks(&mut self) {
+        if let Some(insight) = &self.machine.insight
+            && self.unsettled
+        {
+            self.unsettled = !insight.is_settled();
+            if self.unsettled {
+                self.vcpus.kick();
+            }
+        }
     }
 
     /// The first signal asks the guest to switch itself off, the next one does it.

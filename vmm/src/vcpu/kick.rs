@@ -99,6 +99,14 @@ impl Kickable {
         (usize::from(width).max(1), exit)
     }
 
+    /// The access of an MSR that the last exit was about is a fault for the guest.
+    pub(crate) fn refuse_msr(&mut self) {
+        // SAFETY: the page is mapped as long as `vcpu` lives, and the exit says that the field is
+        // of this kind.
+        let msr = unsafe { &mut self.vcpu.get_kvm_run().__bindgen_anon_1.msr };
+        msr.error = 1;
+    }
+
     /// The vCPU.
     pub(crate) fn vcpu(&mut self) -> &mut VcpuFd {
         &mut self.vcpu

@@ -14,6 +14,7 @@ pub(crate) use gate::{Gate, Wanted};
 pub(crate) use kick::install_handler;
 use kick::{Kickable, kick};
 
+use crate::insight::{self, Hook, Insight};
 use crate::machine::{Ending, Switch};
 use crate::statistics::ExitCounts;
 
@@ -32,27 +33,34 @@ struct Surroundings {
     bus: Arc<Bus>,
     switch: Arc<Switch>,
     gate: Arc<Gate>,
+    insight: Option<Arc<Insight>>,
 }
 
 impl Vcpus {
     /// Starts a thread for each of `vcpus`; they wait until [`Vcpus::set`] lets them run.
-    pub(crate) fn start(vcpus: Vec<VcpuFd>, bus: &Arc<Bus>, switch: &Arc<Switch>) -> Result<Self> {
+    pub(crate) fn start(
+        vcpus: Vec<VcpuFd>,
+        bus: &Arc<Bus>,
+        switch: &Arc<Switch>,
+        insight: Option<&Arc<Insight>>,
+    ) -> Result<Self> {
         let gate = Arc::new(Gate::new());
         let around = Surroundings {
             bus: bus.clone(),
             switch: switch.clone(),
             gate: gate.clone(),
+            insight: insight.cloned(),
         };
         let mut started = Self {
             gate,
             threads: Vec::new(),
         };
-        for (number, vcpu) in vcpus.into_iter().enumerate() {
+        for (number, vcpu) in (0..).zip(vcpus) {
             let around = around.clone();
             let thread = Builder::new()
                 .name(format!("vcpu{number}"))
                 .stack_size(STACK_BYTES)
-                .spawn(move || run(vcpu, &around))
+                .spawn(move || run(number, vcpu, &around))
                 .context("cannot start a vCPU thread")?;
             started.threads.push(thread);
         }
@@ -62,6 +70,11 @@ impl Vcpus {
     /// Lets the vCPUs run, or pauses them.
     pub(crate) fn set(&self, wanted: Wanted) {
         self.gate.set(wanted);
+        self.kick();
+    }
+
+    /// Has the vCPUs leave the guest for a moment.
+    pub(crate) fn kick(&self) {
         for thread in &self.threads {
             kick(thread);
         }
@@ -101,8 +114,10 @@ impl Drop for PanicGuard<'_> {
 }
 
 /// The life of a vCPU thread.
-fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
+fn run(number: u8, mut vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
     let _guard = PanicGuard(&around.switch);
+    let insight = around.insight.clone();
+    let mut hook = insight.map(|insight| Hook::new(insight, number, &mut vcpu));
     let mut vcpu = Kickable::new(vcpu);
     let mut counts = ExitCounts::default();
     loop {
@@ -110,7 +125,7 @@ fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
         if around.switch.ended() || !around.gate.pass() {
             return counts;
         }
-        if let Some(ending) = run_once(&mut vcpu, &around.bus, &mut counts) {
+        if let Some(ending) = run_once(&mut vcpu, &around.bus, hook.as_mut(), &mut counts) {
             around.switch.end(ending);
             return counts;
         }
@@ -118,9 +133,32 @@ fn run(vcpu: VcpuFd, around: &Surroundings) -> ExitCounts {
 }
 
 /// Runs guest code until the next exit and answers that.
-fn run_once(vcpu: &mut Kickable, bus: &Bus, counts: &mut ExitCounts) -> Option<Ending> {
+fn run_once(
+    vcpu: &mut Kickable,
+    bus: &Bus,
+    hook: Option<&mut Hook>,
+    counts: &mut ExitCounts,
+) -> Option<Ending> {
     let (port_width, exit) = vcpu.run();
     match exit {
+        Ok(VcpuExit::IoOut(insight::PORT, _)) if hook.is_some() => {
+            let hooked = hook.is_some_and(|hook| hook.call(vcpu.vcpu()));
+            if hooked {
+                counts.system_calls += 1;
+            } else {
+                counts.port_writes += 1;
+            }
+            None
+        }
+        Ok(VcpuExit::X86Rdmsr(exit)) => {
+            *exit.data = hook.map_or(0, |hook| hook.read_lstar());
+            None
+        }
+        Ok(VcpuExit::X86Wrmsr(exit)) => {
+            let entry = exit.data;
+            let taken = hook.map_or(Ok(false), |hook| hook.write_lstar(vcpu.vcpu(), entry));
+            refuse_unless(taken, vcpu)
+        }
         Ok(VcpuExit::IoOut(port, data)) => {
             counts.port_writes += 1;
             for item in data.chunks(port_width) {
@@ -145,20 +183,37 @@ fn run_once(vcpu: &mut Kickable, bus: &Bus, counts: &mut ExitCounts) -> Option<E
             bus.read(Space::Memory, address, data);
             None
         }
-        Ok(VcpuExit::Intr) => {
-            counts.kicks += 1;
-            None
-        }
+        Ok(VcpuExit::Intr) => kicked(vcpu, hook, counts),
         Ok(VcpuExit::Shutdown) => Some(Ending::TripleFault),
         Ok(exit) => {
             let exit = format!("{exit:?}");
             Some(Ending::Failure(explain_exit(vcpu.vcpu(), &exit)))
         }
         Err(error) if matches!(error.errno(), libc::EINTR | libc::EAGAIN) => {
-            counts.kicks += 1;
-            None
+            kicked(vcpu, hook, counts)
         }
         Err(error) => Some(Ending::Failure(format!("KVM_RUN failed: {error}"))),
+    }
+}
+
+/// The vCPU left the guest for a moment, in which its hook can be put in place or taken away.
+fn kicked(vcpu: &mut Kickable, hook: Option<&mut Hook>, counts: &mut ExitCounts) -> Option<Ending> {
+    counts.kicks += 1;
+    let settled = hook.map_or(Ok(()), |hook| hook.settle(vcpu.vcpu()));
+    settled
+        .err()
+        .map(|error| Ending::Failure(format!("{error:#}")))
+}
+
+/// Ends a guest's access of an MSR: with a fault if the processor does not take the value.
+fn refuse_unless(taken: anyhow::Result<bool>, vcpu: &mut Kickable) -> Option<Ending> {
+    match taken {
+        Ok(true) => None,
+        Ok(false) => {
+            vcpu.refuse_msr();
+            None
+        }
+        Err(error) => Some(Ending::Failure(format!("{error:#}"))),
     }
 }
 

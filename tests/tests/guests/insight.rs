@@ -1,0 +1,160 @@
+//! Hooks on the guest's system calls.
+
+use serde_json::Value;
+use tests::{Host, guest};
+
+/// What the counters of the hooks say in a file of statistics.
+fn counts(host: &Host, stats: &str) -> impl Fn(&str) -> u64 + use<> {
+    let text = host.must_run(&format!("cat '{stats}'"));
+    let stats: Value = serde_json::from_str(&text).unwrap();
+    move |name| {
+        let count = &stats["insight"][name];
+        count
+            .as_u64()
+            .unwrap_or_else(|| panic!("no {name} in {stats}"))
+    }
+}
+
+#[test]
+fn hooks_come_and_go_while_the_guest_runs() {
+    let host = Host::shared();
+    let microvm = host.microvm();
+    let stats = host.fresh_path("stats").display().to_string();
+    let socket = host.fresh_path("control").display().to_string();
+    let mut vm = guest()
+        .cpus(2)
+        .with(&["--insight", "off", "--stats", &stats, "--control", &socket])
+        .boot();
+    vm.shell("(while :; do echo x > /tmp/x; cat /tmp/x > /dev/null; done) & echo")
+        .assert_success();
+    for state in ["on", "off", "on", "off", "on"] {
+        host.must_run(&format!("{microvm} control '{socket}' insight {state}"));
+        vm.shell("for i in 1 2 3; do cat /proc/version | wc -l; done")
+            .assert_stdout("1\n1\n1");
+    }
+    vm.power_off().assert_status(0);
+    let counts = counts(host, &stats);
+    assert!(counts("calls") > 100, "{}", counts("calls"));
+    assert_eq!(counts("strangers"), 0);
+}
+
+/// Threads, signals, forks and reads that start again, all of whose calls are looked at and each of
+/// which checks that its own calls, registers and memory are its own.
+fn stress(cmdline: &str, cpus: u32) {
+    let host = Host::shared();
+    let stats = host.fresh_path("stats").display().to_string();
+    let mut vm = guest()
+        .with_syscalls()
+        .cpus(cpus)
+        .cmdline(cmdline)
+        .with(&["--insight", "on", "--stats", &stats])
+        .boot();
+    vm.shell("cd /tmp && guest-syscalls stress 4 20 1")
+        .assert_success();
+    for alone in ["seccomp", "seccomp-filter", "traced", "int80", "setsid"] {
+        vm.shell(&format!("cd /tmp && guest-syscalls {alone}"))
+            .assert_success();
+    }
+    vm.shell(
+        "mkdir /tmp/d && for i in $(seq 100); do echo $i > /tmp/d/$i; cat /tmp/d/$i; done \
+         | sha256sum | head -c 8",
+    )
+    .assert_stdout("93d4e5c7");
+    // What the emulated processor is warned of at boot is no fault of the hooks.
+    vm.shell(
+        "dmesg | grep -E 'BUG:|Oops|WARNING: CPU|segfault|protection fault' | grep -v 'PID: 0 ' | cat",
+    )
+    .assert_stdout("");
+    vm.power_off().assert_status(0);
+    let counts = counts(host, &stats);
+    println!(
+        "{} calls, {} asked, {} answered, {} overwritten, {} abandoned",
+        counts("calls"),
+        counts("asked"),
+        counts("answered"),
+        counts("overwritten"),
+        counts("abandoned")
+    );
+    assert!(counts("asked") > 500, "{}", counts("asked"));
+    assert_eq!(counts("asked"), counts("answered") + counts("abandoned"));
+    assert_eq!(counts("strangers"), 0);
+}
+
+#[test]
+fn nothing_is_lost_under_stress() {
+    stress("", 1);
+}
+
+#[test]
+fn nothing_is_lost_under_stress_on_two_processors_with_page_table_isolation() {
+    stress("pti=on", 2);
+}
+
+/// Whoever does what the stub does, without being it, is answered by nobody.
+#[test]
+fn the_port_answers_to_nobody_but_the_stub() {
+    let host = Host::shared();
+    let stats = host.fresh_path("stats").display().to_string();
+    let mut vm = guest()
+        .with_syscalls()
+        .with(&["--insight", "on", "--stats", &stats])
+        .boot();
+    vm.shell("guest-syscalls port-attack 0xe6").assert_success();
+    vm.power_off().assert_status(0);
+    assert_eq!(counts(host, &stats)("strangers"), 0);
+}
+
+/// What a cache says that the blocks are which it has, and how often that is right.
+fn verdicts(host: &Host, socket: &str, disk: &str) -> impl Fn(&str) -> u64 + use<> {
+    let list = host.fresh_path("list").display().to_string();
+    let judge = host.path(&host.parts().extra().judge).display().to_string();
+    let microvm = host.microvm();
+    host.must_run(&format!(
+        "{microvm} control '{socket}' cache list blk0 > '{list}'"
+    ));
+    let line = host.must_run(&format!("'{judge}' judge '{disk}' '{list}'"));
+    println!("{}", line.trim());
+    move |name| {
+        let mut words = line.split_whitespace();
+        let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap().parse().unwrap()
+    }
+}
+
+/// Files that are written in every way are told apart by their size, and from metadata, by what
+/// their blocks say themselves.
+#[test]
+fn blocks_are_what_processes_wrote() {
+    let host = Host::shared();
+    let disk = host.ext4_disk("600M");
+    let socket = host.fresh_path("control").display().to_string();
+    let mut vm = guest()
+        .with_syscalls()
+        .disk(&format!("{disk},cache=256M"))
+        .with(&["--insight", "on", "--control", &socket])
+        .boot();
+    let ways = [
+        "20 64 512 4096 write",
+        "2 3000 4000 65536 write",
+        "2 64 512 65536 pwrite",
+        "5 64 1500 65536 writev",
+        "5 64 512 65536 pwritev",
+        "5 64 512 65536 direct",
+        "5 64 128 1000 append",
+        "5 64 512 10000 dup",
+        "5 64 512 10000 fork",
+    ];
+    for (number, way) in ways.iter().enumerate() {
+        vm.shell(&format!(
+            "mkdir /disk/{number} && guest-syscalls generate /disk/{number} {way} {number} && sync"
+        ))
+        .assert_success();
+    }
+    let of = verdicts(host, &socket, &disk);
+    let files = of("right") + of("unknown") + of("wrong") + of("taken_for_metadata");
+    assert!(files > 4000 && of("metadata") > 100, "{files}");
+    assert_eq!(of("taken_for_metadata") + of("taken_for_files"), 0);
+    // The first blocks of a file that grows belong to a small one.
+    assert!(of("right") * 100 > files * 60, "{} of {files}", of("right"));
+    vm.power_off().assert_status(0);
+}

@@ -1,0 +1,195 @@
+//! What a process's descriptors stand for.
+
+use std::collections::HashMap;
+
+use disk::Class;
+
+use super::fingerprints::FileId;
+use super::question::Stat;
+
+/// Descriptors of one process that are remembered; more are asked for again.
+const FILES_MAX: usize = 1024;
+/// After so many calls through a descriptor, what was concluded from them is asked for again:
+/// another process may share it, and a call may do less than it was asked for.
+const AGE_MAX: u32 = 64;
+const MODE_KIND: u32 = 0o170_000;
+const MODE_REGULAR: u32 = 0o100_000;
+
+/// Whether something is so, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Known {
+    #[default]
+    NotYet,
+    Yes,
+    No,
+}
+
+/// A descriptor's file.
+#[derive(Clone, Debug)]
+pub(super) struct OpenFile {
+    pub(super) id: FileId,
+    pub(super) size_bytes: u64,
+    /// Whether it is a regular file, whose content is on a disk.
+    pub(super) regular: bool,
+    /// Whether its path is one that counts.
+    pub(super) wanted: Known,
+    /// Whether every write goes to its end.
+    pub(super) appends: Known,
+    /// The class that the application gave last, reading.
+    pub(super) hint: Option<Class>,
+    /// Where the descriptor stands.
+    pub(super) offset: Option<u64>,
+    /// How far the file's places on the disk are known, as far as there is anything.
+    pub(super) located_bytes: u64,
+    age: u32,
+}
+
+impl OpenFile {
+    /// What the kernel said of it; nothing if it refused.
+    pub(super) fn new(stat: Option<Stat>) -> Self {
+        Self {
+            id: stat.map_or_else(FileId::default, |stat| FileId {
+                device: stat.device,
+                inode: stat.inode,
+            }),
+            size_bytes: stat.map_or(0, |stat| stat.size_bytes),
+            regular: stat.is_some_and(|stat| stat.mode & MODE_KIND == MODE_REGULAR),
+            wanted: Known::NotYet,
+            appends: Known::NotYet,
+            hint: None,
+            offset: None,
+            located_bytes: 0,
+            age: 0,
+        }
+    }
+
+    /// A call through the descriptor wrote up to `end`, and it stands there now, if it moved.
+    fn wrote_to(&mut self, end: u64, moved: bool) {
+        self.size_bytes = self.size_bytes.max(end);
+        self.age += 1;
+        if moved {
+            self.offset = (self.age < AGE_MAX).then_some(end);
+        }
+        if self.age >= AGE_MAX {
+            self.age = 0;
+        }
+    }
+}
+
+/// The descriptors of a process, as they are met.
+#[derive(Debug, Default)]
+pub(super) struct Files {
+    files: HashMap<i32, OpenFile>,
+}
+
+impl Files {
+    pub(super) fn get(&self, fd: i32) -> Option<&OpenFile> {
+        self.files.get(&fd)
+    }
+
+    pub(super) fn get_mut(&mut self, fd: i32) -> Option<&mut OpenFile> {
+        self.files.get_mut(&fd)
+    }
+
+    pub(super) fn insert(&mut self, fd: i32, file: OpenFile) {
+        if self.files.len() >= FILES_MAX {
+            self.files.clear();
+        }
+        self.files.insert(fd, file);
+    }
+
+    /// These descriptors are something else from now on.
+    pub(super) fn forget(&mut self, first: u32, last: u32) {
+        let gone = |fd: i32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
+        self.files.retain(|&fd, _| !gone(fd));
+    }
+
+    /// Somebody else may have moved them.
+    pub(super) fn forget_offsets(&mut self) {
+        for file in self.files.values_mut() {
+            file.offset = None;
+        }
+    }
+
+    /// A write through `fd` ended at `end`. Other descriptors of the same file may share where it
+    /// stands.
+    pub(super) fn wrote(&mut self, fd: i32, end: u64, moved: bool) {
+        let Some(file) = self.files.get_mut(&fd) else {
+            return;
+        };
+        file.wrote_to(end, moved);
+        let id = file.id;
+        for (&other, file) in &mut self.files {
+            if other != fd && file.id == id {
+                file.size_bytes = file.size_bytes.max(end);
+                file.offset = file.offset.filter(|_| !moved);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64) -> OpenFile {
+        let mut file = OpenFile::new(Some(Stat {
+            device: 1,
+            inode,
+            mode: 0o100_644,
+            size_bytes: 10,
+        }));
+        file.offset = Some(0);
+        file
+    }
+
+    #[test]
+    fn writes_move_the_descriptor_and_are_asked_for_again_in_the_end() {
+        let mut files = Files::default();
+        files.insert(3, file(1));
+        for number in 1..u64::from(AGE_MAX) {
+            files.wrote(3, number * 100, true);
+            assert_eq!(files.get(3).unwrap().offset, Some(number * 100));
+        }
+        files.wrote(3, 10_000, true);
+        assert_eq!(files.get(3).unwrap().offset, None);
+        assert_eq!(files.get(3).unwrap().size_bytes, 10_000);
+    }
+
+    #[test]
+    fn descriptors_of_the_same_file_may_move_together() {
+        let mut files = Files::default();
+        for (fd, inode) in [(3, 1), (4, 1), (5, 2)] {
+            files.insert(fd, file(inode));
+        }
+        files.wrote(3, 100, true);
+        let offset = |fd| files.get(fd).unwrap().offset;
+        assert_eq!(
+            [offset(3), offset(4), offset(5)],
+            [Some(100), None, Some(0)]
+        );
+    }
+
+    #[test]
+    fn closed_descriptors_are_forgotten() {
+        let mut files = Files::default();
+        for fd in [-1, 3, 4, 5] {
+            files.insert(fd, file(1));
+        }
+        files.forget(4, u32::MAX);
+        let left: Vec<_> = [-1, 3, 4, 5]
+            .into_iter()
+            .filter(|&fd| files.get(fd).is_some())
+            .collect();
+        assert_eq!(left, [-1, 3]);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut files = Files::default();
+        for fd in 0..10_000 {
+            files.insert(fd, file(1));
+        }
+        assert!(files.files.len() <= FILES_MAX);
+    }
+}

@@ -1,0 +1,40 @@
+//! A line for each call that was looked at, for whoever wants to see what the hooks see.
+
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::call::Call;
+use super::process::Process;
+
+/// The file that the lines go to, until it cannot be written.
+pub(super) struct Log {
+    file: Option<BufWriter<File>>,
+}
+
+impl Log {
+    /// Begins a new file.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path)
+            .with_context(|| format!("{}: cannot write the log of --insight", path.display()))?;
+        Ok(Self {
+            file: Some(BufWriter::new(file)),
+        })
+    }
+
+    /// `PID EXECUTABLE CALL`, with what is not known as `-`.
+    pub(super) fn note(&mut self, process: &Process, call: &Call) {
+        let Some(file) = &mut self.file else {
+            return;
+        };
+        let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
+        let executable = process.executable.as_deref().unwrap_or(b"-");
+        let executable = executable.escape_ascii();
+        if let Err(error) = writeln!(file, "{pid} {executable} {call}") {
+            tracing::warn!("the log of --insight ends here: {error}");
+            self.file = None;
+        }
+    }
+}

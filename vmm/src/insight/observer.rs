@@ -1,0 +1,548 @@
+//! What is concluded from the calls of a guest's processes, and what is asked for that.
+//!
+//! A call is considered as often as it takes: what is missing is asked, and when the answer is
+//! there, the same call is considered again. Every answer, a refusal too, makes one thing known, so
+//! that there is an end.
+
+use std::ops::AddAssign;
+use std::sync::{Arc, Mutex};
+
+use disk::Class;
+use kvm_bindings::kvm_regs;
+
+use super::call::{ALWAYS, Call, CloneFlags, LAST_WORDS, Made, WATCHED};
+use super::content::{Contents, hinted};
+use super::file::{Known, OpenFile};
+use super::fingerprints::Fingerprinter;
+use super::glob::Glob;
+use super::located::{Located, Waiting};
+use super::lock;
+use super::log::Log;
+use super::options::Options;
+use super::paging::{Memory, Root};
+use super::pending::{Pending, PendingQuestions};
+use super::process::{Processes, Standing};
+use super::question::{Answer, FileExtent, Question};
+use super::scratch::{Scratch, Taken};
+use super::stub::process_bit;
+use super::window::Window;
+
+/// How often a question is asked again whose answer was overwritten.
+const TRIES_MAX: u32 = 3;
+/// Questions that a single call may lead to.
+const QUESTIONS_MAX: u32 = 12;
+const PATH_MAX: usize = 512;
+const O_APPEND: u64 = 0o2000;
+
+/// What the observer needs for one call.
+pub(super) struct Scene<'a> {
+    pub(super) memory: Memory<'a>,
+    pub(super) window: &'a Window,
+    /// The page tables of the process.
+    pub(super) root: Root,
+    /// Its FS base, which takes a moment to find out.
+    pub(super) fs_base: &'a dyn Fn() -> Option<u64>,
+}
+
+/// What was counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub(crate) struct InsightCounts {
+    /// Calls of processes that came here.
+    pub(crate) calls: u64,
+    /// Insight-calls that were made, and those that came back.
+    pub(crate) asked: u64,
+    pub(crate) answered: u64,
+    /// Answers that a signal handler overwrote; they were asked for again.
+    pub(crate) overwritten: u64,
+    /// Processes that ended with a question open.
+    pub(crate) abandoned: u64,
+    /// Calls that looked like an insight-call that comes back, and were not.
+    pub(crate) strangers: u64,
+}
+
+impl AddAssign for InsightCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.calls += other.calls;
+        self.asked += other.asked;
+        self.answered += other.answered;
+        self.overwritten += other.overwritten;
+        self.abandoned += other.abandoned;
+        self.strangers += other.strangers;
+    }
+}
+
+/// What is known.
+pub(super) struct Observer {
+    globs: Vec<Glob>,
+    paths: Vec<Vec<u8>>,
+    log: Option<Arc<Mutex<Log>>>,
+    nonce: u64,
+    /// Whether anything is asked; not while the hooks are about to be taken away.
+    asks: bool,
+    processes: Processes,
+    questions: PendingQuestions,
+    pub(super) contents: Contents,
+    pub(super) located: Waiting,
+    pub(super) counts: InsightCounts,
+}
+
+impl Observer {
+    pub(super) fn new(
+        options: &Options,
+        log: Option<Arc<Mutex<Log>>>,
+        nonce: u64,
+        fingerprinter: Fingerprinter,
+    ) -> Self {
+        Self {
+            globs: options.processes.clone(),
+            paths: options
+                .paths
+                .iter()
+                .map(|path| path.clone().into_bytes())
+                .collect(),
+            log,
+            nonce,
+            asks: false,
+            processes: Processes::default(),
+            questions: PendingQuestions::default(),
+            contents: Contents::new(fingerprinter),
+            located: Waiting::default(),
+            counts: InsightCounts::default(),
+        }
+    }
+
+    /// Begins to look at calls, or ends it: then only answers are still waited for.
+    pub(super) fn set(&mut self, window: &Window, on: bool) {
+        self.asks = on;
+        window.set_nonce(self.nonce);
+        if on {
+            self.processes.clear();
+            window.watch_all(true);
+            window.set_calls(&ALWAYS, &WATCHED);
+        } else {
+            window.set_calls(&LAST_WORDS, &[]);
+        }
+    }
+
+    /// Whether nothing stands in the way of taking the hooks away.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.asks && self.questions.is_empty()
+    }
+
+    /// A call is at the stub. Whether its registers have changed.
+    pub(super) fn call(&mut self, scene: &Scene<'_>, regs: &mut kvm_regs) -> bool {
+        if regs.r8 == self.nonce {
+            if let Some(pending) = self.questions.remove(scene.root.table, regs) {
+                self.counts.answered += 1;
+                self.answered(scene, pending, regs);
+                return true;
+            }
+            // A signal handler's, or somebody plays with our number. It is their own call.
+            self.counts.strangers += u64::from(!self.questions.contains(regs.r9));
+        }
+        self.counts.calls += 1;
+        let call = *regs;
+        self.consider(scene, &call, 0, regs)
+    }
+
+    /// An insight-call came back: the process goes on with its own call, or with another question.
+    fn answered(&mut self, scene: &Scene<'_>, mut pending: Pending, regs: &mut kvm_regs) {
+        let returned = regs.rax;
+        let call = pending.call;
+        *regs = kvm_regs {
+            rip: regs.rip,
+            rsp: regs.rsp,
+            rcx: regs.rcx,
+            r11: regs.r11,
+            rflags: regs.rflags,
+            ..call
+        };
+        let taken = match pending.scratch.take() {
+            Some(scratch) => scratch.take(scene.memory),
+            None => Taken::Whole(Vec::new()),
+        };
+        let answer = match taken {
+            Taken::Whole(bytes) => pending.question.answer(returned, &bytes),
+            Taken::Overwritten => {
+                self.counts.overwritten += 1;
+                let tries = pending.tries + 1;
+                if tries <= TRIES_MAX
+                    && self.ask(scene, pending.question, &call, pending.asked, tries, regs)
+                {
+                    return;
+                }
+                Answer::Refused
+            }
+        };
+        self.learn(scene.root.table, pending.question, answer);
+        self.consider(scene, &call, pending.asked, regs);
+    }
+
+    /// Asks what is missing to understand a call, or else draws its conclusions. Whether the
+    /// registers have changed.
+    fn consider(
+        &mut self,
+        scene: &Scene<'_>,
+        regs: &kvm_regs,
+        asked: u32,
+        out: &mut kvm_regs,
+    ) -> bool {
+        let call = Call::decode(regs);
+        let cr3 = scene.root.table;
+        self.processes.meet(cr3, scene.fs_base);
+        self.note_hint(cr3, &call);
+        if self.asks
+            && asked < QUESTIONS_MAX
+            && let Some(question) = self.missing(cr3, &call)
+        {
+            if self.ask(scene, question, regs, asked + 1, 0, out) {
+                return true;
+            }
+            // What cannot be asked here is not asked for again.
+            if question != Question::Pid {
+                self.learn(cr3, question, Answer::Refused);
+            }
+        }
+        self.settle_standing(scene, cr3);
+        self.conclude(scene, cr3, &call);
+        false
+    }
+
+    fn ask(
+        &mut self,
+        scene: &Scene<'_>,
+        question: Question,
+        call: &kvm_regs,
+        asked: u32,
+        tries: u32,
+        out: &mut kvm_regs,
+    ) -> bool {
+        if !self.questions.has_room() {
+            return false;
+        }
+        let serial = self.questions.next_serial();
+        let scratch = if question.scratch_bytes() == 0 {
+            None
+        } else {
+            let seed = (self.nonce ^ serial).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let content = question.scratch();
+            match Scratch::place(scene.memory, scene.root, call.rsp, &content, seed) {
+                Some(scratch) => Some(scratch),
+                None => return false,
+            }
+        };
+        let address = scratch.as_ref().map_or(0, Scratch::address);
+        *out = kvm_regs {
+            rip: out.rip,
+            rsp: out.rsp,
+            r11: out.r11,
+            rflags: out.rflags,
+            ..question.registers(call, address, self.nonce, serial)
+        };
+        let pending = Pending {
+            question,
+            cr3: scene.root.table,
+            call: *call,
+            scratch,
+            asked,
+            tries,
+        };
+        self.questions.insert(serial, pending);
+        self.counts.asked += 1;
+        true
+    }
+
+    /// What must be known before a call can be understood.
+    fn missing(&self, cr3: u64, call: &Call) -> Option<Question> {
+        let process = self.processes.get(cr3)?;
+        // Who confines itself may be confined already, and be killed for a question.
+        let last_words = matches!(call, Call::Exit | Call::Confine | Call::Trace { .. });
+        if process.standing == Standing::LeftAlone || last_words {
+            return None;
+        }
+        if self.processes.is_doubtful(cr3) {
+            return Some(Question::Pid);
+        }
+        if process.standing == Standing::Unknown && process.executable.is_none() {
+            return Some(Question::Executable);
+        }
+        if process.standing == Standing::Unknown
+            && process.parent.is_none()
+            && !self.globs.is_empty()
+        {
+            return Some(Question::ParentPid);
+        }
+        if process.standing == Standing::Ignored {
+            return None;
+        }
+        match *call {
+            Call::Write { fd, at, .. } => self.missing_of_file(cr3, fd, at.is_none()),
+            Call::Read { fd, .. } | Call::Map { fd } => self.missing_to_read(cr3, fd),
+            Call::Transfer { from, to } => self
+                .missing_to_read(cr3, from)
+                .or_else(|| self.missing_of_file(cr3, to, false)),
+            _ => None,
+        }
+    }
+
+    /// An application says of which class a file is that it reads: what is known of its places is to
+    /// be said anew.
+    fn note_hint(&mut self, cr3: u64, call: &Call) {
+        if let Call::Read { fd, hint, .. } = *call
+            && let Some(class) = hinted(hint)
+            && let Some(process) = self.processes.get_mut(cr3)
+            && let Some(file) = process.files.get_mut(fd)
+            && file.hint.replace(class) != Some(class)
+        {
+            file.located_bytes = 0;
+        }
+    }
+
+    fn missing_to_read(&self, cr3: u64, fd: i32) -> Option<Question> {
+        if let Some(question) = self.missing_of_file(cr3, fd, false) {
+            return Some(question);
+        }
+        let file = self.processes.get(cr3)?.files.get(fd)?;
+        let counts = file.regular && file.wanted != Known::No;
+        let from = file.located_bytes;
+        (counts && from < file.size_bytes).then_some(Question::Extents { fd, from })
+    }
+
+    fn missing_of_file(&self, cr3: u64, fd: i32, moves: bool) -> Option<Question> {
+        let Some(file) = self.processes.get(cr3)?.files.get(fd) else {
+            return Some(Question::Stat { fd });
+        };
+        if !file.regular {
+            return None;
+        }
+        if file.wanted == Known::NotYet && !self.paths.is_empty() {
+            return Some(Question::Path { fd });
+        }
+        if file.wanted == Known::No || !moves {
+            return None;
+        }
+        match (file.appends, file.offset) {
+            (Known::NotYet, _) => Some(Question::Flags { fd }),
+            (Known::No, None) => Some(Question::Offset { fd }),
+            _ => None,
+        }
+    }
+
+    fn learn(&mut self, cr3: u64, question: Question, answer: Answer) {
+        if let (Question::Pid, Answer::Number(pid)) = (question, &answer) {
+            let pid = u32::try_from(*pid).unwrap_or_default();
+            self.processes.identify(cr3, pid);
+            return;
+        }
+        let Some(process) = self.processes.get_mut(cr3) else {
+            return;
+        };
+        match (question, answer) {
+            (Question::Pid, _) => process.standing = Standing::LeftAlone,
+            (Question::ParentPid, Answer::Number(pid)) => process.parent = u32::try_from(pid).ok(),
+            (Question::ParentPid, _) => process.parent = Some(0),
+            (Question::Executable, Answer::Text(path)) => process.executable = Some(path),
+            (Question::Executable, _) => process.executable = Some(Vec::new()),
+            (Question::Stat { fd }, Answer::Stat(stat)) => {
+                process.files.insert(fd, OpenFile::new(Some(stat)));
+            }
+            (Question::Stat { fd }, _) => process.files.insert(fd, OpenFile::new(None)),
+            (Question::Path { fd } | Question::Flags { fd } | Question::Offset { fd }, answer) => {
+                if let Some(file) = process.files.get_mut(fd) {
+                    learn_of_file(file, question, &answer, &self.paths);
+                }
+            }
+            (Question::Extents { fd, .. }, answer) => {
+                let Some(file) = process.files.get_mut(fd) else {
+                    return;
+                };
+                let extents = match answer {
+                    Answer::Extents(extents) => extents,
+                    _ => Vec::new(),
+                };
+                locate(file, &extents, &mut self.located);
+            }
+        }
+    }
+
+    /// Has the stub look away from processes that are of no interest.
+    fn settle_standing(&mut self, scene: &Scene<'_>, cr3: u64) {
+        let Some(process) = self.processes.get(cr3) else {
+            return;
+        };
+        let mut standing = process.standing;
+        if standing == Standing::Unknown && process.pid.is_some() {
+            standing = self.processes.judge(cr3, &self.globs);
+        }
+        if matches!(standing, Standing::Ignored | Standing::LeftAlone) {
+            let bit = process_bit(cr3);
+            let shared = self.processes.iter().any(|(other, process)| {
+                process_bit(other) == bit && process.standing == Standing::Watched
+            });
+            if !shared {
+                scene.window.watch(bit, false);
+            }
+        }
+    }
+
+    fn conclude(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
+        if let (Some(log), Some(process)) = (&self.log, self.processes.get(cr3))
+            && process.standing != Standing::Ignored
+        {
+            lock(log).note(process, call);
+        }
+        match *call {
+            Call::Execute { path } => self.executes(scene, cr3, path),
+            Call::Clone { flags } => self.clones(scene, cr3, flags),
+            Call::Exit => {
+                self.answers_no_more(cr3);
+                self.processes.ends(cr3);
+                scene.window.watch(process_bit(cr3), true);
+            }
+            Call::Confine | Call::Trace { pid: None } => self.leave_alone(cr3),
+            Call::Trace { pid: Some(pid) } => {
+                if let Some(traced) = self.processes.is_traced(pid, scene.fs_base) {
+                    self.leave_alone(traced);
+                }
+            }
+            _ => self.conclude_of_file(scene, cr3, call),
+        }
+    }
+
+    fn leave_alone(&mut self, cr3: u64) {
+        if let Some(process) = self.processes.get_mut(cr3) {
+            process.standing = Standing::LeftAlone;
+        }
+    }
+
+    fn clones(&mut self, scene: &Scene<'_>, cr3: u64, flags: CloneFlags) {
+        let flags = match flags {
+            CloneFlags::Are(flags) => flags,
+            CloneFlags::At(address) => {
+                let mut word = [0; 8];
+                scene.memory.read_user(scene.root, address, &mut word);
+                u64::from_le_bytes(word)
+            }
+        };
+        let made = Made::by(flags);
+        if made != Made::Thread {
+            let in_its_memory = made == Made::Guest;
+            self.processes.forks(cr3, in_its_memory, scene.fs_base);
+            self.look_at_all(scene);
+        }
+    }
+
+    /// The threads of a process end, and with them what they were asked. Where a child may be in the
+    /// memory of its parent, it is not known whose threads those are.
+    fn answers_no_more(&mut self, cr3: u64) {
+        if self
+            .processes
+            .get(cr3)
+            .is_some_and(|process| !process.shared)
+        {
+            self.counts.abandoned += self.questions.forget(cr3) as u64;
+        }
+    }
+
+    fn executes(&mut self, scene: &Scene<'_>, cr3: u64, path: u64) {
+        let path = scene.memory.read_user_text(scene.root, path, PATH_MAX);
+        self.answers_no_more(cr3);
+        self.processes.executes(cr3, path.unwrap_or_default());
+        self.look_at_all(scene);
+    }
+
+    /// Page tables that are new, or used again, are to be met, whoever had them before.
+    fn look_at_all(&self, scene: &Scene<'_>) {
+        if self.asks {
+            scene.window.watch_all(true);
+        }
+    }
+
+    fn conclude_of_file(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
+        let Some(process) = self.processes.get_mut(cr3) else {
+            return;
+        };
+        if process.standing != Standing::Watched {
+            return;
+        }
+        match *call {
+            Call::Write { fd, data, at, hint } => {
+                let Some(file) = process.files.get(fd) else {
+                    return;
+                };
+                if !file.regular || file.wanted == Known::No {
+                    return;
+                }
+                let appends = file.appends == Known::Yes;
+                let start = at.or(if appends {
+                    Some(file.size_bytes)
+                } else {
+                    file.offset
+                });
+                let Some(start) = start else { return };
+                let (id, size) = (file.id, file.size_bytes);
+                let end =
+                    self.contents
+                        .write(scene.memory, scene.root, id, size, start, data, hint);
+                process.files.wrote(fd, end, at.is_none());
+            }
+            Call::Change { fd } => {
+                if let Some(file) = process.files.get_mut(fd) {
+                    file.offset = None;
+                    file.appends = Known::NotYet;
+                }
+            }
+            Call::Read { fd, at: None, .. } => {
+                if let Some(file) = process.files.get_mut(fd) {
+                    file.offset = None;
+                }
+            }
+            Call::Transfer { from, to } => {
+                for fd in [from, to] {
+                    if let Some(file) = process.files.get_mut(fd) {
+                        file.offset = None;
+                    }
+                }
+            }
+            Call::Forget { first, last } => process.files.forget(first, last),
+            _ => {}
+        }
+    }
+}
+
+/// Notes where a file is, and how far that is known now.
+fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
+    let class = file.hint.unwrap_or_else(|| Class::of_file(file.size_bytes));
+    for extent in extents.iter().filter(|extent| extent.located) {
+        located.push(Located {
+            device: file.id.device,
+            range: extent.physical..extent.physical.saturating_add(extent.len),
+            class,
+        });
+    }
+    file.located_bytes = match extents.last() {
+        Some(extent) if !extent.last => {
+            let end = extent.logical.saturating_add(extent.len);
+            end.max(file.located_bytes.saturating_add(1))
+        }
+        _ => u64::MAX,
+    };
+}
+
+fn learn_of_file(file: &mut OpenFile, question: Question, answer: &Answer, paths: &[Vec<u8>]) {
+    let known = |so| if so { Known::Yes } else { Known::No };
+    match (question, answer) {
+        (Question::Path { .. }, Answer::Text(path)) => {
+            file.wanted = known(paths.iter().any(|prefix| path.starts_with(prefix)));
+        }
+        (Question::Path { .. }, _) => file.wanted = Known::No,
+        (Question::Flags { .. }, Answer::Number(flags)) => {
+            file.appends = known(flags & O_APPEND != 0);
+        }
+        (Question::Flags { .. }, _) => file.appends = Known::No,
+        (Question::Offset { .. }, Answer::Number(offset)) => file.offset = Some(*offset),
+        // Nothing is written there that could be met again.
+        (Question::Offset { .. }, _) => file.offset = Some(u64::MAX),
+        _ => {}
+    }
+}
