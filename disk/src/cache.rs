@@ -7,7 +7,7 @@
 //!                 v
 //!               Home: the disk
 //! ```
-//! [`blocks`] says which block is in which slot, and `policy` what leaves; neither does I/O.
+//! `blocks` says which block is in which slot, and `policy` what leaves; neither does I/O.
 //! Requests hold the blocks they touch, shared to read them, exclusively to change them. A block
 //! that is *dirty* is newer in the cache than on the disk: what is in a cache file is durable with
 //! that, by the order that docs/cache-format.md proves.
