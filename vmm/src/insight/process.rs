@@ -188,7 +188,8 @@ impl Processes {
         process.files = Files::default();
         if process.standing == Standing::LeftAlone {
             self.expect_heir(0);
-        } else if let Some(pid) = process.pid {
+        } else if let Some(pid) = process.pid.take() {
+            // Whoever has these page tables afterwards says so: the same, if it comes to nothing.
             self.take_executed(pid);
             if self.executed.len() >= EXECUTED_MAX {
                 self.executed.pop_front();
@@ -386,7 +387,7 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let mut processes = Processes::default();
-        for number in 0..20_000 {
+        for number in 0..6_000 {
             let cr3 = u64::from(number) << 13;
             met(&mut processes, cr3, number);
             processes.executes(cr3, vec![b'x'; 10]);
