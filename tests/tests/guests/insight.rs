@@ -1,5 +1,6 @@
 //! Hooks on the guest's system calls.
 
+use images::initramfs::FIRST_LINE;
 use serde_json::Value;
 use tests::{Host, guest};
 
@@ -157,4 +158,29 @@ fn blocks_are_what_processes_wrote() {
     // The first blocks of a file that grows belong to a small one.
     assert!(of("right") * 100 > files * 60, "{} of {files}", of("right"));
     vm.power_off().assert_status(0);
+}
+
+#[test]
+fn hooks_are_there_again_after_a_reset() {
+    let host = Host::shared();
+    let stats = host.fresh_path("stats").display().to_string();
+    let log = host.fresh_path("log").display().to_string();
+    let insight = format!("on,process=guest-*,log={log}");
+    let mut vm = guest()
+        .with_syscalls()
+        .with(&["--insight", &insight, "--stats", &stats])
+        .boot();
+    vm.shell("guest-syscalls loop write 20; cat /proc/version")
+        .assert_success();
+    vm.write("reboot -f\n");
+    vm.expect(FIRST_LINE);
+    vm.wait_for_prompt();
+    vm.shell("guest-syscalls loop write 20; cat /proc/version")
+        .assert_success();
+    vm.power_off().assert_status(0);
+    assert_eq!(counts(host, &stats)("strangers"), 0);
+    let log = host.must_run(&format!("cat '{log}'"));
+    let of = |part: &str| log.lines().filter(|line| line.contains(part)).count();
+    assert_eq!(of("/guest-syscalls write fd=3 bytes=1"), 40, "{log}");
+    assert_eq!(of("busybox write"), 0, "{log}");
 }

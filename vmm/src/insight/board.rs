@@ -73,6 +73,9 @@ impl Board {
 
     /// What the machine that is about to be closed counted, if it had hooks.
     pub(crate) fn take_counts(&self) -> Option<InsightCounts> {
+        if let Some(log) = &self.log {
+            lock(log).flush();
+        }
         let insight = lock(&self.current).take()?;
         Some(insight.counts())
     }

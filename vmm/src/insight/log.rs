@@ -1,7 +1,7 @@
 //! A line for each call that was looked at, for whoever wants to see what the hooks see.
 
 use std::fs::File;
-use std::io::{BufWriter, Write as _};
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -24,6 +24,19 @@ impl Log {
         })
     }
 
+    /// Has the file hold all lines so far.
+    pub(super) fn flush(&mut self) {
+        let flushed = self.file.as_mut().map(BufWriter::flush);
+        self.end_at(flushed.unwrap_or(Ok(())));
+    }
+
+    fn end_at(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
+            tracing::warn!("the log of --insight ends here: {error}");
+            self.file = None;
+        }
+    }
+
     /// `PID EXECUTABLE CALL`, with what is not known as `-`.
     pub(super) fn note(&mut self, process: &Process, call: &Call) {
         let Some(file) = &mut self.file else {
@@ -32,9 +45,7 @@ impl Log {
         let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
         let executable = process.executable.as_deref().unwrap_or(b"-");
         let executable = executable.escape_ascii();
-        if let Err(error) = writeln!(file, "{pid} {executable} {call}") {
-            tracing::warn!("the log of --insight ends here: {error}");
-            self.file = None;
-        }
+        let written = writeln!(file, "{pid} {executable} {call}");
+        self.end_at(written);
     }
 }
