@@ -103,6 +103,26 @@ impl GrayBox {
     }
 }
 
+/// Whether the bytes at `offset` are metadata, and how many of `len` are the same, where
+/// `first_metadata` says which of some blocks is the first that is.
+fn metadata_run(
+    block_bytes: u64,
+    offset: u64,
+    len: u64,
+    first_metadata: impl Fn(&Range<u64>) -> Option<u64>,
+) -> (bool, u64) {
+    let end = offset.saturating_add(len);
+    let blocks = offset / block_bytes..end.div_ceil(block_bytes);
+    let first = first_metadata(&blocks).unwrap_or(blocks.end);
+    if first > blocks.start {
+        return (false, (first * block_bytes).min(end) - offset);
+    }
+    let is_one = |block: &u64| first_metadata(&(*block..block + 1)).is_some();
+    let other = blocks.clone().find(|block| !is_one(block));
+    let other = other.unwrap_or(blocks.end);
+    (true, other.saturating_mul(block_bytes).min(end) - offset)
+}
+
 impl Classifier for GrayBox {
     fn class_of(&self, offset: u64, len: u64) -> (Class, u64) {
         let (is_metadata, len) = self.seen.borrow().is_metadata(offset, len);

@@ -20,6 +20,7 @@ use std::ops::Range;
 use zerocopy::FromBytes as _;
 
 use super::bits::Bits;
+use super::metadata_run;
 use super::passing::Passing;
 use crate::mutant::mutant;
 use crate::ranges::Ranges;
@@ -378,17 +379,9 @@ impl Ext4 {
 
     /// Whether the bytes at `offset` are metadata, and how many of `len` are the same.
     pub(super) fn is_metadata(&self, offset: u64, len: u64) -> (bool, u64) {
-        let bytes = self.layout.block_bytes;
-        let end = offset.saturating_add(len);
-        let blocks = offset / bytes..end.div_ceil(bytes);
-        let first = self.first_metadata(&blocks).unwrap_or(blocks.end);
-        if first > blocks.start {
-            return (false, (first * bytes).min(end) - offset);
-        }
-        let is_one = |block: &u64| self.first_metadata(&(*block..block + 1)).is_some();
-        let other = blocks.clone().find(|block| !is_one(block));
-        let other = other.unwrap_or(blocks.end);
-        (true, other.saturating_mul(bytes).min(end) - offset)
+        metadata_run(self.layout.block_bytes, offset, len, |blocks| {
+            self.first_metadata(blocks)
+        })
     }
 
     fn first_metadata(&self, blocks: &Range<u64>) -> Option<u64> {
