@@ -96,6 +96,8 @@ impl<S: Storage> Shared<S> {
             offset,
             len,
             class,
+            // What a block is like its cache does not know any more when it goes home.
+            dedup: _,
         } = request;
         if self.properties.read_only && !matches!(op, Op::Read(_) | Op::Flush) {
             return Err(Error::ReadOnly {

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 
 use crate::{
-    BoxFuture, Buffers, Class, ClassStatistics, Disk, Error, Extent, Op, Properties, Request,
-    Statistics,
+    BoxFuture, Buffers, Class, ClassStatistics, DedupHint, Disk, Error, Extent, Op, Properties,
+    Request, Statistics,
 };
 
 /// Tells what the blocks of a disk are, as they pass by. All offsets and lengths are bytes from the
@@ -20,6 +20,13 @@ pub trait Classifier {
     /// the same: at least 1 and at most `len`.
     fn class_of(&self, offset: u64, len: u64) -> (Class, u64);
 
+    /// Whether data like that from `offset` on is elsewhere, and how many of the `len` bytes there are
+    /// alike in that: as [`Classifier::class_of`] says it.
+    fn dedup_hint(&self, offset: u64, len: u64) -> (DedupHint, u64) {
+        let _ = offset;
+        (DedupHint::None, len)
+    }
+
     /// Learns from what is about to be written, before it is asked for its class. The memory may be
     /// the guest's, so what matters is copied out of it once.
     fn written(&self, offset: u64, content: &Buffers);
@@ -30,6 +37,9 @@ pub trait Classifier {
     /// The guest needs this no more: it is discarded, or becomes zeros.
     fn discarded(&self, range: Range<u64>);
 }
+
+/// What is said of some blocks.
+type Label = (Class, DedupHint);
 
 /// Passes everything on to a disk, and says of each request what its blocks are. One with blocks of
 /// several classes becomes one for each run of a class, all of them at once.
@@ -49,12 +59,13 @@ impl Classified {
         }
     }
 
-    /// The class at `at`, and where its run within `range` ends.
-    fn run(&self, at: u64, range: &Range<u64>) -> (Class, u64) {
+    /// What is at `at`, and where its run within `range` ends.
+    fn run(&self, at: u64, range: &Range<u64>) -> (Label, u64) {
         let (class, len) = self.classifier.class_of(at, range.end - at);
+        let (dedup, alike) = self.classifier.dedup_hint(at, range.end - at);
         // Requests are cut between sectors only, and each step goes on.
-        let end = (at + len.max(1)).next_multiple_of(512);
-        (class, end.min(range.end))
+        let end = (at + len.min(alike).max(1)).next_multiple_of(512);
+        ((class, dedup), end.min(range.end))
     }
 
     async fn perform(&self, request: Request) -> Result<(), Error> {
@@ -73,10 +84,11 @@ impl Classified {
             Op::Discard | Op::WriteZeroes { .. } => self.classifier.discarded(range.clone()),
             Op::Flush => {}
         }
-        let outcome = match self.whole_class(&request.op, &range) {
-            Some(class) => {
+        let outcome = match self.whole_label(&request.op, &range) {
+            Some((class, dedup)) => {
                 self.count(&request.op, class, request.len);
-                self.disk.submit(request.of_class(class)).await
+                let labelled = request.of_class(class).with_dedup_hint(dedup);
+                self.disk.submit(labelled).await
             }
             None => self.perform_in_parts(&request, &range).await,
         };
@@ -86,15 +98,15 @@ impl Classified {
         outcome
     }
 
-    /// The class of all blocks, if there is one. What has no memory needs none: it may be as large as
+    /// What all blocks are, if they are alike. What has no memory needs none: it may be as large as
     /// the disk, and is to be forgotten.
-    fn whole_class(&self, op: &Op, range: &Range<u64>) -> Option<Class> {
+    fn whole_label(&self, op: &Op, range: &Range<u64>) -> Option<Label> {
         match op {
             Op::Read(_) | Op::Write(_) => {
-                let (class, end) = self.run(range.start, range);
-                (end == range.end).then_some(class)
+                let (label, end) = self.run(range.start, range);
+                (end == range.end).then_some(label)
             }
-            Op::Flush | Op::Discard | Op::WriteZeroes { .. } => Some(Class::default()),
+            Op::Flush | Op::Discard | Op::WriteZeroes { .. } => Some(Label::default()),
         }
     }
 
@@ -103,8 +115,10 @@ impl Classified {
         let parts = FuturesUnordered::new();
         let mut at = range.start;
         while at < range.end {
-            let (class, end) = self.run(at, range);
-            let part = part(request, at..end).of_class(class);
+            let ((class, dedup), end) = self.run(at, range);
+            let part = part(request, at..end)
+                .of_class(class)
+                .with_dedup_hint(dedup);
             self.count(&part.op, class, part.len);
             parts.push(self.disk.submit(part));
             at = end;
@@ -146,7 +160,7 @@ fn part(request: &Request, range: Range<u64>) -> Request {
         op,
         offset: range.start,
         len,
-        class: request.class,
+        ..*request
     }
 }
 

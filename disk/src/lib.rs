@@ -17,6 +17,7 @@ mod check_report;
 mod class;
 mod classify;
 mod commits;
+mod dedup_hint;
 mod disk;
 mod error;
 mod event;
@@ -53,6 +54,7 @@ pub use cache::CacheStatistics;
 pub use check_report::{CheckReport, Finding, Repair, Severity};
 pub use class::{CLASS_BLOCK_BYTES, Class, ClassCounts, ClassStatistics};
 pub use classify::{Classified, Classifier};
+pub use dedup_hint::DedupHint;
 pub use disk::{
     BoxFuture, Content, CopyStatistics, Disk, Extent, GrowthStatistics, JournalStatistics,
     Properties, Statistics,

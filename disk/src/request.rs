@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use crate::{Buffers, Class, Error, Statistics};
+use crate::{Buffers, Class, DedupHint, Error, Statistics};
 
 /// The unit of virtio-blk and of all older disks.
 pub(crate) const SECTOR_BYTES: u64 = 512;
@@ -37,6 +37,8 @@ pub struct Request {
     pub len: u64,
     /// What its blocks are to the guest.
     pub class: Class,
+    /// Whether data like its own is elsewhere.
+    pub dedup: DedupHint,
 }
 
 impl Request {
@@ -48,6 +50,7 @@ impl Request {
             offset,
             len,
             class: Class::default(),
+            dedup: DedupHint::default(),
         }
     }
 
@@ -59,6 +62,7 @@ impl Request {
             offset,
             len,
             class: Class::default(),
+            dedup: DedupHint::default(),
         }
     }
 
@@ -69,6 +73,7 @@ impl Request {
             offset: 0,
             len: 0,
             class: Class::default(),
+            dedup: DedupHint::default(),
         }
     }
 
@@ -79,6 +84,7 @@ impl Request {
             offset,
             len,
             class: Class::default(),
+            dedup: DedupHint::default(),
         }
     }
 
@@ -89,6 +95,7 @@ impl Request {
             offset,
             len,
             class: Class::default(),
+            dedup: DedupHint::default(),
         }
     }
 }
@@ -98,6 +105,12 @@ impl Request {
     #[must_use]
     pub fn of_class(self, class: Class) -> Self {
         Self { class, ..self }
+    }
+
+    /// The same, of data of which `dedup` is known.
+    #[must_use]
+    pub fn with_dedup_hint(self, dedup: DedupHint) -> Self {
+        Self { dedup, ..self }
     }
 }
 
