@@ -10,7 +10,8 @@ fn info(shop: &Shop, image: &str) -> serde_json::Value {
     let text = shop.qemu_img(&format!("info --output json {image}"));
     without(
         serde_json::from_str(&text).unwrap(),
-        &["filename", "actual-size"],
+        // QEMU 10 tells of the files below an image.
+        &["filename", "actual-size", "children"],
     )
 }
 
