@@ -58,6 +58,8 @@ pub struct Statistics {
     pub growth: GrowthStatistics,
     /// What was copied from a base.
     pub copies: CopyStatistics,
+    /// What was not written because it was there already.
+    pub dedup: DedupStatistics,
     /// What a cache in front of the disk did.
     pub cache: CacheStatistics,
     /// What the requests were for, where somebody tells blocks apart
@@ -103,6 +105,21 @@ pub struct CopyStatistics {
     pub prefetched_bytes: u64,
 }
 
+/// What an image that shares data did about it since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DedupStatistics {
+    /// Bytes that were looked up, in whole clusters.
+    pub looked_up_bytes: u64,
+    /// Bytes of those that were there already, or zeros, and so were not written.
+    pub shared_bytes: u64,
+    /// Bytes that were not looked up because there is nothing like them
+    /// ([`DedupHint::NoDedup`](crate::DedupHint::NoDedup)).
+    pub unique_bytes: u64,
+    /// Bytes that were read and remembered because they are being copied
+    /// ([`DedupHint::Prefetch`](crate::DedupHint::Prefetch)).
+    pub prefetched_bytes: u64,
+}
+
 /// How much an image's file has grown ahead of need since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GrowthStatistics {
@@ -127,8 +144,9 @@ macro_rules! add_fields {
 
 pub(crate) use add_fields;
 
-add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, cache, classes, errors);
+add_fields!(Statistics: reads, read_bytes, writes, written_bytes, flushes, discards, write_zeroes, host_syncs, barriers, metadata_bytes, journal, growth, copies, dedup, cache, classes, errors);
 add_fields!(JournalStatistics: transactions, marks, checksummed_blocks, full_blocks, written_bytes, checkpoints, checkpoints_forced, checkpoint_bytes, data_syncs, recovered_transactions, recovery_ns);
+add_fields!(DedupStatistics: looked_up_bytes, shared_bytes, unique_bytes, prefetched_bytes);
 add_fields!(CopyStatistics: on_read_bytes, prefetched_bytes);
 add_fields!(GrowthStatistics: written_ahead_bytes, given_back_bytes);
 

@@ -56,8 +56,8 @@ pub use class::{CLASS_BLOCK_BYTES, Class, ClassCounts, ClassStatistics};
 pub use classify::{Classified, Classifier};
 pub use dedup_hint::DedupHint;
 pub use disk::{
-    BoxFuture, Content, CopyStatistics, Disk, Extent, GrowthStatistics, JournalStatistics,
-    Properties, Statistics,
+    BoxFuture, Content, CopyStatistics, DedupStatistics, Disk, Extent, GrowthStatistics,
+    JournalStatistics, Properties, Statistics,
 };
 pub use error::Error;
 pub use event::EventReceiver;

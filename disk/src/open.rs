@@ -88,6 +88,7 @@ pub struct OpenOptions {
     snapshot: Option<String>,
     l2_cache_bytes: Option<u64>,
     order: Option<Order>,
+    dedup_bytes: Option<u64>,
     copying: Copying,
     record_trace: Option<PathBuf>,
     barrier_syscall: Option<u32>,
@@ -112,6 +113,7 @@ impl OpenOptions {
             snapshot: None,
             l2_cache_bytes: None,
             order: None,
+            dedup_bytes: None,
             copying: Copying::default(),
             record_trace: None,
             barrier_syscall: None,
@@ -187,6 +189,14 @@ impl OpenOptions {
         self
     }
 
+    /// Stores data that is alike once, in qcow2 images: the memory, in bytes, to remember what is where.
+    /// Other formats refuse it.
+    #[must_use]
+    pub fn dedup_bytes(mut self, bytes: u64) -> Self {
+        self.dedup_bytes = Some(bytes);
+        self
+    }
+
     /// How the image copies from its base. Only flat images can.
     #[must_use]
     pub fn copying(mut self, copying: Copying) -> Self {
@@ -242,7 +252,8 @@ impl OpenOptions {
     /// Opens and locks the image. Runs on an [`Executor`](crate::Executor), as does the disk.
     pub async fn open(mut self) -> Result<Rc<dyn Disk>, Error> {
         let record_trace = self.record_trace.take();
-        let disk = self.chain().await?.into_disk().await?;
+        // What it takes to open an image is much, and is not needed afterwards.
+        let disk = Box::pin(async { self.chain().await?.into_disk().await }).await?;
         match record_trace {
             Some(path) => Ok(Rc::new(Recorder::new(disk, &path)?)),
             None => Ok(disk),
@@ -251,7 +262,7 @@ impl OpenOptions {
 
     /// Opens and locks a qcow2 image. Runs on an [`Executor`](crate::Executor), as does the disk.
     pub async fn open_qcow2(self) -> Result<Rc<Qcow2<FileStorage>>, Error> {
-        self.chain().await?.into_qcow2().await
+        Box::pin(async { self.chain().await?.into_qcow2().await }).await
     }
 
     /// Opens and locks a flat image. Runs on an [`Executor`](crate::Executor), as does the disk.

@@ -4,6 +4,7 @@
 
 mod bitmap;
 mod check;
+mod copied;
 mod counts;
 mod create;
 mod empty;
@@ -25,7 +26,7 @@ mod tests;
 
 pub use check::check;
 pub use create::{CreateOptions, create};
-pub use engine::{Parts, Preallocation, Qcow2};
+pub use engine::{DedupOptions, Parts, Preallocation, Qcow2};
 pub use journal::{give_up_journal, inspect, recover};
 pub use preallocated::preallocated_bytes;
 pub use snapshot::NewSnapshot;

@@ -42,11 +42,21 @@ impl RangeLocks {
 
     /// Locks as [`RangeLocks::shared`] does, if that takes no waiting.
     pub(crate) fn try_shared(&self, first: u64, last: u64) -> Option<RangeGuard<'_>> {
+        self.try_lock(first, last, false)
+    }
+
+    /// Locks as [`RangeLocks::exclusive`] does, if that takes no waiting: so does whoever has locked
+    /// another range already.
+    pub(crate) fn try_exclusive(&self, first: u64, last: u64) -> Option<RangeGuard<'_>> {
+        self.try_lock(first, last, true)
+    }
+
+    fn try_lock(&self, first: u64, last: u64, exclusive: bool) -> Option<RangeGuard<'_>> {
         let own = Ticket {
             id: self.next_id.get(),
             first,
             last,
-            exclusive: false,
+            exclusive,
         };
         let mut tickets = self.tickets.borrow_mut();
         if tickets.iter().any(|earlier| earlier.excludes(&own)) {

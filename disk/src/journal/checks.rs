@@ -109,6 +109,11 @@ impl Checks {
         }
     }
 
+    /// Whether the pending transaction has all of a range's checksums, as it is now.
+    pub(crate) fn vouches_for(&self, range: &Range<u64>) -> bool {
+        self.fresh.borrow().missing(range).is_empty()
+    }
+
     /// The pending transaction points to data that is made durable before it.
     pub(crate) fn note_unchecked(&self) {
         self.unchecked.set(true);

@@ -10,7 +10,7 @@ use super::{Format, OpenOptions, name};
 use crate::flat::{self, Flat, Grow};
 use crate::journal::{Identity, RecoveryReport, unclosed};
 use crate::qcow2::format::{BitmapEntry, FormatError, Header, SnapshotEntry};
-use crate::qcow2::{self, Parts, Qcow2, file, snapshot};
+use crate::qcow2::{self, DedupOptions, Parts, Qcow2, file, snapshot};
 use crate::request::SECTOR_BYTES;
 use crate::storage::Address;
 use crate::{AnyStorage, Disk, Error, FileStorage, Raw, RemoteStorage, Storage, is_remote};
@@ -353,6 +353,12 @@ async fn disk<S: Storage>(
     snapshot: Option<String>,
     options: &OpenOptions,
 ) -> Result<Rc<dyn Disk>, Error> {
+    if format != Format::Qcow2 && options.dedup_bytes.is_some() && !storage.geometry().read_only {
+        return Err(Error::Unsupported {
+            path: storage.path().to_owned(),
+            problem: format!("{format} has no place for shared data; dedup takes a qcow2 image"),
+        });
+    }
     match format {
         Format::Raw => Ok(Rc::new(Raw::with_order(storage, options.order)?)),
         Format::Flat => Ok(flat(storage, backing, snapshot, options).await?),
@@ -392,10 +398,27 @@ async fn qcow2<S: Storage>(
         snapshot,
         l2_cache_bytes: options.l2_cache_bytes,
         order: options.order,
+        dedup: dedup(&storage, options)?,
         journal_bytes: None,
         clock: Some(Instant::now),
     };
     Ok(Rc::new(Qcow2::open(storage, parts).await?))
+}
+
+/// What finds data that is alike, in an image that is written.
+fn dedup<S: Storage>(storage: &S, options: &OpenOptions) -> Result<Option<DedupOptions>, Error> {
+    let Some(index_bytes) = options
+        .dedup_bytes
+        .filter(|_| !storage.geometry().read_only)
+    else {
+        return Ok(None);
+    };
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: format!("dedup needs random bytes from the host: {error}"),
+    })?;
+    Ok(Some(DedupOptions { index_bytes, key }))
 }
 
 /// Opens the external data file of the image in `storage`, if it has one.

@@ -15,6 +15,7 @@ mod commit;
 mod committer;
 mod compressed;
 mod decompressed;
+mod dedup;
 mod direct;
 mod extent;
 mod free_space;
@@ -42,11 +43,12 @@ use crate::executor::uninterrupted;
 use crate::journal::{Journal, Journaled as _, overwrite, watch_idleness};
 use crate::request::{Counted, located};
 use crate::{
-    BoxFuture, Buffers, Disk, Error, Extent, Op, Properties, Request, Statistics, Storage, spawn,
+    BoxFuture, Buffers, DedupHint, Disk, Error, Extent, Op, Properties, Request, Statistics,
+    Storage, spawn,
 };
 use image::Image;
 pub use maintain::Preallocation;
-pub use open::Parts;
+pub use open::{DedupOptions, Parts};
 use reclaim::Reclaim;
 
 /// A qcow2 image.
@@ -127,7 +129,11 @@ impl<S: Storage> Image<S> {
         self.check(&request)?;
         let name = request.op.name();
         let Request {
-            op, offset, len, ..
+            op,
+            offset,
+            len,
+            dedup,
+            ..
         } = request;
         match op {
             Op::Flush if self.storage.geometry().read_only => return Ok(()),
@@ -141,26 +147,38 @@ impl<S: Storage> Image<S> {
                 return Ok(());
             }
             _ if len == 0 => return Ok(()),
+            Op::Read(buffers) if dedup == DedupHint::Prefetch => {
+                return self.read_copied(offset, &buffers).await;
+            }
             Op::Read(buffers) => return self.read_locked(offset, &buffers).await,
             Op::Write(_) | Op::Discard | Op::WriteZeroes { .. } => {}
         }
         let _change = self.changes.shared(0, 0).await;
         self.prepare(name).await?;
         watch_idleness(&self);
-        let mut result = self.change(op.clone(), offset, len).await;
+        let mut result = self.change(op.clone(), offset, len, dedup).await;
         let is_full = matches!(&result, Err(error) if error.is_no_space());
         if is_full && self.give_back_spare().await? {
             // What was set aside is for this.
-            result = self.change(op, offset, len).await;
+            result = self.change(op, offset, len, dedup).await;
         }
         self.start_growing();
         result
     }
 
-    async fn change(self: &Rc<Self>, op: Op, offset: u64, len: u64) -> Result<(), Error> {
+    async fn change(
+        self: &Rc<Self>,
+        op: Op,
+        offset: u64,
+        len: u64,
+        dedup: DedupHint,
+    ) -> Result<(), Error> {
         // Before, not after: while commits fail, nothing more is taken in.
         self.relieve().await?;
         match op {
+            Op::Write(buffers) if self.dedup.is_some() => {
+                self.write_alike(offset, buffers, dedup).await
+            }
             Op::Write(buffers) => self.write(offset, buffers).await,
             Op::WriteZeroes { unmap } => self.write_zeroes(offset, len, unmap).await,
             Op::Discard => self.discard(offset, len).await,
@@ -292,6 +310,11 @@ impl<S: Storage> Disk for Qcow2<S> {
                 None => image.past_journals.get(),
             },
             growth: image.growth.statistics(),
+            dedup: image
+                .dedup
+                .as_ref()
+                .map(|dedup| dedup.statistics())
+                .unwrap_or_default(),
             ..*image.statistics.borrow()
         }
     }

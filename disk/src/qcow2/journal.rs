@@ -7,8 +7,8 @@ mod tests;
 
 pub use give_up::give_up_journal;
 
-use super::file;
 use super::format::{FormatError, Header, JournalExtension};
+use super::{copied, file};
 use crate::journal::{RecoveryReport, find, unclosed};
 use crate::mutant::mutant;
 use crate::{CheckReport, Error, Storage};
@@ -78,6 +78,10 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
     header
         .check_tables(storage.size_bytes())
         .map_err(FormatError::at(storage.path()))?;
+    if extension.shared {
+        Box::pin(copied::settle(storage, &header)).await?;
+        storage.sync().await?;
+    }
     let sector = sector_without_journal(&found.kept, &header);
     file::write(storage, 0, sector).await?;
     storage.sync().await?;
@@ -99,7 +103,10 @@ pub async fn inspect(
     storage: &impl Storage,
     header: &Header,
 ) -> Result<Option<RecoveryReport>, Error> {
-    let Some(JournalExtension { region, identity }) = header.journal.clone() else {
+    let Some(JournalExtension {
+        region, identity, ..
+    }) = header.journal.clone()
+    else {
         return Ok(None);
     };
     let found = find(storage, region, identity).await?;

@@ -31,6 +31,10 @@ pub(crate) async fn resize(
     // Behind the disk's end there may also be the state of a VM that was restored.
     let kept = size_bytes.min(header.size_bytes);
     let changed = cut(&mut rewrite, &mut l1, kept).await?;
+    if rewrite.is_unsettled {
+        // Of clusters that were shared, one part may be cut off.
+        rewrite.settle_copied(&mut l1, 1).await?;
+    }
     rewrite.fit_l1(&mut l1)?;
     let hidden = header.size_bytes..size_bytes.min(backing_bytes);
     let hidden = hide_backing(&mut rewrite, &mut l1, hidden).await?;

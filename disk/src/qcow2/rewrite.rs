@@ -34,6 +34,8 @@ pub(crate) struct Rewrite<'a, S> {
     freed: Counts,
     /// No cluster below is free.
     next_free: u64,
+    /// Whether a cluster has lost all references but one.
+    pub(crate) is_unsettled: bool,
 }
 
 impl<'a, S: Storage> Rewrite<'a, S> {
@@ -47,6 +49,7 @@ impl<'a, S: Storage> Rewrite<'a, S> {
             changed: BTreeSet::new(),
             freed: Counts::default(),
             next_free: 0,
+            is_unsettled: false,
         };
         rewrite.refuse_damaged()?;
         rewrite.load().await?;
@@ -75,6 +78,7 @@ impl<'a, S: Storage> Rewrite<'a, S> {
             counts,
             blocks: BTreeMap::new(),
             freed: Counts::default(),
+            is_unsettled: false,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The engine against models, power cuts and errors.
 
 mod crash;
+mod dedup;
 mod faults;
 mod gaps;
 mod geometry;

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::content::{SECTOR_BYTES, Stamp, bytes_of, stamp_of};
 use super::history::{Event, History};
-use crate::{Buffers, Disk, Error, Request};
+use crate::{Buffers, DedupHint, Disk, Error, Request};
 
 /// What happens to a disk. Sectors are numbered from 0 within what a program uses of it.
 pub(crate) struct Witness<'a> {
@@ -87,6 +87,14 @@ impl<'a> Witness<'a> {
         (stamps, bytes)
     }
 
+    /// The stamps of other sectors, so many from `from` on, as they are just now or are about to be.
+    pub(crate) fn again(&self, from: usize, count: usize) -> (Vec<Stamp>, Buffers) {
+        let history = self.history.borrow();
+        let stamps: Vec<_> = (from..from + count).map(|n| history.newest(n)).collect();
+        let bytes = Buffers::from_vec(bytes_of(&stamps));
+        (stamps, bytes)
+    }
+
     /// Sees sectors changed; whether that worked.
     pub(crate) async fn change(
         &self,
@@ -143,9 +151,15 @@ impl<'a> Witness<'a> {
 
     /// Reads sectors, which must have what they can have.
     pub(crate) async fn read(&self, disk: &dyn Disk, range: Range<usize>) {
+        self.read_hinted(disk, range, DedupHint::None).await;
+    }
+
+    /// The same, with a hint.
+    pub(crate) async fn read_hinted(&self, disk: &dyn Disk, range: Range<usize>, hint: DedupHint) {
         let before = self.history.borrow().before(range.start, range.len());
         let buffers = Buffers::zeroed(range.len() * SECTOR_BYTES);
         let request = Request::read(self.offset(range.start), buffers.clone());
+        let request = request.with_dedup_hint(hint);
         if !self.succeeded(disk.submit(request).await) {
             return;
         }

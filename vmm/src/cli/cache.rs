@@ -96,7 +96,7 @@ fn check_memory(bytes: u64) -> Result<(), String> {
 }
 
 /// How much memory the host has, if it says so.
-fn host_memory_bytes() -> Option<u64> {
+pub(super) fn host_memory_bytes() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
         .lines()

@@ -11,16 +11,19 @@ use disk::flat::{Copying, Prefetch};
 use disk::graybox::GrayBox;
 use disk::{Classified, Disk, Format, OpenOptions, Order, Trace};
 
-use super::cache::CacheFields;
+use super::cache::{CacheFields, host_memory_bytes};
 use super::parse_size;
 use crate::grow_command::GrowCommand;
 
 /// The most bytes of a serial number that virtio-blk has room for (virtio 1.2 section 5.2.6).
 const SERIAL_MAX_BYTES: usize = 20;
 
+/// The least memory for an index of what is where: some hundred clusters.
+const INDEX_BYTES_MIN: u64 = 64 << 10;
+
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
-                     order=MODE, barrier-syscall=N, copy-on-read, prefetch[=RATE], trace=FILE, \
+                     order=MODE, barrier-syscall=N, dedup=SIZE, copy-on-read, prefetch[=RATE], trace=FILE, \
                      record-trace=FILE, deadline=SECONDS, grow[=COMMAND], cache=SIZE, \
                      cache-file=PATH, cache-write=through|back, cache-policy=s3-fifo|lru, \
                      cache-classes=on|off and serial=S";
@@ -44,6 +47,8 @@ pub(crate) struct DiskArgument {
     pub(crate) order: Option<Order>,
     /// The number of the host's system call `fdatabarrier`.
     pub(crate) barrier_syscall: Option<u32>,
+    /// Whether a qcow2 image stores alike data once, and the memory for the index of what is where.
+    pub(crate) dedup_bytes: Option<u64>,
     /// How the image copies from its base.
     pub(crate) copying: Copying,
     /// Where to write what is read first.
@@ -81,6 +86,7 @@ impl DiskArgument {
             l2_cache_bytes: None,
             order: None,
             barrier_syscall: None,
+            dedup_bytes: None,
             copying: Copying::default(),
             record_trace: None,
             deadline: None,
@@ -106,6 +112,9 @@ impl DiskArgument {
             return Err(
                 "copy-on-read and prefetch write to the image; leave out readonly".to_owned(),
             );
+        }
+        if argument.dedup_bytes.is_some() && argument.read_only {
+            return Err("dedup is for disks that are written; leave out readonly".to_owned());
         }
         if argument.grow.is_some() && argument.read_only {
             return Err("grow is for disks that are written; leave out readonly".to_owned());
@@ -161,6 +170,9 @@ impl DiskArgument {
         if let Some(order) = self.order {
             options = options.order(order);
         }
+        if let Some(bytes) = self.dedup_bytes {
+            options = options.dedup_bytes(bytes);
+        }
         if let Some(path) = &self.record_trace {
             options = options.record_trace(path);
         }
@@ -182,6 +194,7 @@ impl DiskArgument {
             path,
             format: Some(format),
             data_file: None,
+            dedup_bytes: self.dedup_bytes.filter(|_| format == Format::Qcow2),
             copying: Copying::default(),
             record_trace: None,
             grow: None,
@@ -217,6 +230,7 @@ impl DiskArgument {
             Some(("barrier-syscall", number)) => {
                 self.barrier_syscall = Some(parse_syscall(number)?);
             }
+            Some(("dedup", size)) => self.dedup_bytes = Some(parse_index_size(size)?),
             Some(("deadline", seconds)) => self.deadline = Some(parse_deadline(seconds)?),
             Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
             _ => return Err(format!("unknown option '{field}': there are {KNOWN}")),
@@ -233,6 +247,20 @@ pub(super) fn parse<T: FromStr<Err = disk::Error>>(name: &str) -> Result<T, Stri
 fn load_trace(path: &str) -> Result<Arc<Trace>, String> {
     let trace = Trace::load(Path::new(path));
     trace.map(Arc::new).map_err(|error| error.to_string())
+}
+
+/// The memory for an index of what is where.
+fn parse_index_size(size: &str) -> Result<u64, String> {
+    let bytes = parse_size(size)?;
+    if bytes < INDEX_BYTES_MIN {
+        return Err(format!("dedup={size}: give 64K or more"));
+    }
+    match host_memory_bytes() {
+        Some(host) if bytes > host / 2 => Err(format!(
+            "dedup={size}: is more than half of the host's memory ({host} bytes); give less"
+        )),
+        _ => Ok(bytes),
+    }
 }
 
 fn parse_syscall(number: &str) -> Result<u32, String> {
@@ -352,6 +380,17 @@ mod tests {
     }
 
     #[test]
+    fn alike_data_may_be_stored_once() {
+        let dedup = |text: &str| text.parse::<DiskArgument>().unwrap().dedup_bytes;
+        assert_eq!(dedup("a,format=qcow2"), None);
+        assert_eq!(dedup("a,format=qcow2,dedup=16M"), Some(16 << 20));
+        let disk: DiskArgument = "a,format=qcow2,dedup=16M".parse().unwrap();
+        let overlaid = |format| disk.overlaid("b".into(), format).dedup_bytes;
+        assert_eq!(overlaid(Format::Qcow2), Some(16 << 20));
+        assert_eq!(overlaid(Format::Flat), None);
+    }
+
+    #[test]
     fn a_deadline_is_in_seconds() {
         let deadline = |text: &str| text.parse::<DiskArgument>().unwrap().deadline;
         assert_eq!(deadline("nbd://host/a,readonly"), None);
@@ -437,6 +476,9 @@ mod tests {
             ("a,prefetch=fast", "unknown unit"),
             ("a,record-trace=", "'record-trace='"),
             ("a,readonly,copy-on-read", "leave out readonly"),
+            ("a,dedup=1K", "64K or more"),
+            ("a,dedup=1000T", "half of the host's memory"),
+            ("a,dedup=1M,readonly", "leave out readonly"),
             ("a,deadline=", "deadline=: give"),
             ("a,deadline=0", "number of seconds"),
             ("a,deadline=-1", "number of seconds"),

@@ -86,8 +86,8 @@ pub(crate) struct RunArguments {
     /// Disk: an image, a block device or the URL of one; may be given more than once
     ///
     /// More options: data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, serial=S,
-    /// order=journal|ordered|barrier|unsafe, barrier-syscall=N, record-trace=FILE; for flat images
-    /// copy-on-read, prefetch[=RATE], trace=FILE; for compact ones on a block device
+    /// order=journal|ordered|barrier|unsafe, barrier-syscall=N, record-trace=FILE; for qcow2 images
+    /// dedup=SIZE; for flat ones copy-on-read, prefetch[=RATE], trace=FILE; for compact ones on a block device
     /// grow[=COMMAND]; for what is far away deadline=SECONDS
     #[arg(long, value_name = "PATH[,readonly][,format=F][,OPTION=VALUE]...")]
     pub(crate) disk: Vec<DiskArgument>,

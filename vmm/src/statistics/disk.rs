@@ -50,6 +50,9 @@ struct EngineCounts {
     journal: JournalCounts,
     growth: GrowthCounts,
     copies: CopyCounts,
+    /// Absent where nothing was looked for.
+    #[serde(skip_serializing_if = "DedupCounts::is_empty")]
+    dedup: DedupCounts,
     /// Absent where there was no cache.
     #[serde(skip_serializing_if = "CacheCounts::is_empty")]
     cache: CacheCounts,
@@ -92,6 +95,22 @@ struct JournalCounts {
 struct CopyCounts {
     on_read_bytes: u64,
     prefetched_bytes: u64,
+}
+
+/// [`disk::DedupStatistics`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the unit is a part of the name")]
+struct DedupCounts {
+    looked_up_bytes: u64,
+    shared_bytes: u64,
+    unique_bytes: u64,
+    prefetched_bytes: u64,
+}
+
+impl DedupCounts {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// [`disk::GrowthStatistics`].
@@ -154,6 +173,7 @@ impl EngineCounts {
         self.journal.add(&counts.journal);
         self.growth.add(&counts.growth);
         self.copies.add(&counts.copies);
+        self.dedup.add(&counts.dedup);
         self.cache.add(&counts.cache);
         self.classes.0 += counts.classes;
     }
@@ -200,6 +220,15 @@ impl GrowthCounts {
     fn add(&mut self, counts: &disk::GrowthStatistics) {
         self.written_ahead_bytes += counts.written_ahead_bytes;
         self.given_back_bytes += counts.given_back_bytes;
+    }
+}
+
+impl DedupCounts {
+    fn add(&mut self, counts: &disk::DedupStatistics) {
+        self.looked_up_bytes += counts.looked_up_bytes;
+        self.shared_bytes += counts.shared_bytes;
+        self.unique_bytes += counts.unique_bytes;
+        self.prefetched_bytes += counts.prefetched_bytes;
     }
 }
 
@@ -250,6 +279,12 @@ mod tests {
                 on_read_bytes: 25,
                 prefetched_bytes: 26,
             },
+            dedup: disk::DedupStatistics {
+                looked_up_bytes: 27,
+                shared_bytes: 28,
+                unique_bytes: 29,
+                prefetched_bytes: 30,
+            },
             cache: disk::CacheStatistics::default(),
             classes: disk::ClassStatistics::default(),
         }
@@ -299,6 +334,12 @@ mod tests {
         object["copies"] = json!({
             "on_read_bytes": 25 * times,
             "prefetched_bytes": 26 * times,
+        });
+        object["dedup"] = json!({
+            "looked_up_bytes": 27 * times,
+            "shared_bytes": 28 * times,
+            "unique_bytes": 29 * times,
+            "prefetched_bytes": 30 * times,
         });
         object
     }

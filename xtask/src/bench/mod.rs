@@ -5,6 +5,7 @@ mod cache;
 mod chart;
 mod contender;
 mod cpu_time;
+mod dedup;
 mod disk;
 mod far;
 mod figures;
@@ -63,6 +64,8 @@ enum What {
     Model(model::Arguments),
     /// A cache in front of a modelled disk with heads, by what leaves it, in virtual time
     Cache(cache::Arguments),
+    /// Copying and encrypting a file on an image that stores alike data once, in virtual time
+    Dedup(dedup::Arguments),
     /// All of these, as they are without options; what this host cannot do is left out
     All(AllArguments),
 }
@@ -86,6 +89,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
         What::Cache(arguments) => cache::run(arguments, &mut report),
+        What::Dedup(arguments) => dedup::run(arguments, &mut report),
         What::All(arguments) => {
             all(arguments, &mut report);
             Ok(())
@@ -103,6 +107,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("fs", fs::run, arguments, report);
     measure("model", model::run, arguments, report);
     measure("cache", cache::run, arguments, report);
+    measure("dedup", dedup::run, arguments, report);
     measure("boot", boot::run, arguments, report);
     measure("far", far::run, arguments, report);
 }

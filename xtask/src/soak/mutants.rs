@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::artifacts::{cargo, target_dir, workspace_dir};
 
 /// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 23] = [
+const TRIALS: [(&str, u64); 24] = [
     ("open::name", 1),
     ("graybox::tests::journal", 1),
     ("growth::tests::zeros", 20),
@@ -29,13 +29,14 @@ const TRIALS: [(&str, u64); 23] = [
     ("qcow2::tests::model", 200),
     ("qcow2::tests::crash", 20),
     ("qcow2::tests::faults", 100),
+    ("qcow2::tests::dedup", 60),
     ("flat::tests::crash", 200),
     ("qcow2::tests::model", 2000),
     ("qcow2::tests::crash", 260),
     ("qcow2::tests::faults", 1000),
 ];
 /// So many of them are quick.
-const QUICK: usize = 19;
+const QUICK: usize = 20;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 

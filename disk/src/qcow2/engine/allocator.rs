@@ -86,6 +86,7 @@ impl<S: Storage> Image<S> {
         space.hint.set(start + count);
         let is_zero = space.hand_out(start..start + count, layout);
         let bytes = start << layout.cluster_bits..(start + count) << layout.cluster_bits;
+        self.forget_alike(&bytes);
         self.growth.claim(bytes).await;
         Ok(Allocation {
             offset: start << layout.cluster_bits,
@@ -350,7 +351,7 @@ impl<S: Storage> Image<S> {
 
     /// Keeps a cluster once more that others use or keep; false if it has as many users as can be
     /// counted, or none.
-    async fn pin_shared(&self, offset: u64) -> Result<bool, Error> {
+    pub(super) async fn pin_shared(&self, offset: u64) -> Result<bool, Error> {
         let layout = self.layout();
         let cluster = layout.cluster_index(offset);
         let Some(refcounts) = self.refcounts_of(cluster).await? else {

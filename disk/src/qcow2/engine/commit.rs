@@ -12,7 +12,7 @@ use super::reclaim::Reclaim;
 use super::transaction::{Sealed, Stage, Transaction};
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
-use crate::qcow2::file;
+use crate::qcow2::{copied, file};
 use crate::{Error, Order, Storage};
 
 impl<S: Storage> Image<S> {
@@ -126,8 +126,28 @@ impl<S: Storage> Image<S> {
         // What was written in place changed no metadata.
         self.make_durable().await?;
         self.let_go_of_zeros();
+        self.settle_copied().await?;
         self.end_journal().await?;
         self.shrink().await;
+        Ok(())
+    }
+
+    /// Has the entries of clusters that are not shared any more say so, once that is certain.
+    async fn settle_copied(&self) -> Result<(), Error> {
+        if !self.is_unsettled.get() {
+            return Ok(());
+        }
+        if let Some(journal) = self.journal() {
+            journal.checkpoint(self).await?;
+            self.make_durable().await?;
+        }
+        let header = self.header.borrow().clone();
+        let settled = copied::settle(&self.storage, &header).await;
+        self.flusher.changed();
+        self.metadata.clear();
+        settled?;
+        self.make_durable().await?;
+        self.is_unsettled.set(false);
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ impl<S: Storage> Image<S> {
         };
         let Request { offset, len, .. } = *request;
         let is_sound = len > 0 && self.check(request).is_ok();
-        if !is_sound || (writes && !self.takes_writes()) {
+        if self.looks_at_content(request) || !is_sound || (writes && !self.takes_writes()) {
             return None;
         }
         let layout = self.layout();

@@ -9,6 +9,7 @@ use foldhash::fast::RandomState;
 
 use super::committer::Committer;
 use super::decompressed::Decompressed;
+use super::dedup::Dedup;
 use super::free_space::FreeSpace;
 use super::journaled::JournalState;
 use super::metadata::Metadata;
@@ -63,6 +64,11 @@ pub(super) struct Image<S> {
     pub(super) data_flusher: Flusher,
     pub(super) committer: Committer,
     pub(super) decompressed: Decompressed,
+    /// What finds data that is alike, if that is stored once.
+    pub(super) dedup: Option<Box<Dedup>>,
+    /// Whether a cluster may have lost all but one of those that shared it, which says still that it
+    /// must not be overwritten.
+    pub(super) is_unsettled: Cell<bool>,
     /// What was found to be wrong while running. Nothing is written from then on.
     pub(super) damage: RefCell<Option<(u64, String)>>,
     /// Whether what must precede the first write is done.
@@ -114,10 +120,11 @@ impl<S: Storage> Image<S> {
             snapshot: _,
             l2_cache_bytes,
             order,
+            dedup,
             journal_bytes,
             clock: _,
         } = parts;
-        let needs_journal = order == Some(Order::Journal);
+        let needs_journal = order == Some(Order::Journal) || dedup.is_some();
         let order = order.unwrap_or_default();
         let layout = header.layout;
         let cache_bytes = l2_cache_bytes.unwrap_or_else(|| default_l2_cache_bytes(&header));
@@ -148,6 +155,8 @@ impl<S: Storage> Image<S> {
             data_flusher: Flusher::new(read_only, order == Order::Unsafe),
             committer: Committer::default(),
             decompressed: Decompressed::default(),
+            dedup: dedup.map(|options| Box::new(Dedup::new(&options))),
+            is_unsettled: Cell::default(),
             damage: RefCell::default(),
             is_prepared: Cell::default(),
             is_closed: Cell::default(),

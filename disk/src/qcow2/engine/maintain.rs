@@ -108,6 +108,7 @@ impl<S: Storage> Image<S> {
         self.header.replace(header.clone());
         self.metadata.clear();
         self.decompressed.clear();
+        self.forget_all_alike();
         self.kinds.borrow_mut().clear();
         self.free_space.reset(file_clusters);
         self.learn_kinds(header).await

@@ -272,10 +272,25 @@ impl<S: Storage> Image<S> {
         new: Cluster,
         give_back: bool,
     ) -> Result<(), Error> {
+        self.map_beside(offset, old, new, give_back, None).await
+    }
+
+    /// As [`Image::map`] does, and says in the same transaction what the cluster at another offset is,
+    /// which stays in its place. The caller holds that exclusively too.
+    pub(super) async fn map_beside(
+        &self,
+        offset: u64,
+        old: Cluster,
+        new: Cluster,
+        give_back: bool,
+        beside: Option<(u64, Cluster)>,
+    ) -> Result<(), Error> {
         let layout = self.layout();
-        let table = self.own_l2_table(offset).await?;
-        let at = table + layout.l2_index(offset) * layout.l2_entry_bytes();
-        let page = self.metadata.page(&self.storage, at).await?;
+        let beside = match beside {
+            Some((offset, cluster)) => Some((self.own_entry(offset).await?, cluster)),
+            None => None,
+        };
+        let own = self.own_entry(offset).await?;
         let place = |cluster: Cluster| {
             let counted = self.data_file.is_none();
             cluster.host_range(layout).filter(|_| counted)
@@ -297,15 +312,31 @@ impl<S: Storage> Image<S> {
         } else {
             L2Entry::encode(new, layout)
         };
-        self.metadata
-            .set_word(Stage::L2, &page, at, entry.descriptor);
-        if layout.extended_l2 {
-            self.metadata
-                .set_word(Stage::L2, &page, at + 8, entry.bitmap);
+        self.set_entry(&own, entry);
+        if let Some((place, cluster)) = &beside {
+            self.set_entry(place, L2Entry::encode(*cluster, layout));
         }
         self.add_references(&taken);
+        if moves {
+            self.note_unsettled(old);
+        }
         self.drop_prepared(dropped);
         Ok(())
+    }
+
+    /// The entry for `offset` of the disk, in a table that is ours to change.
+    async fn own_entry(&self, offset: u64) -> Result<(Rc<Page>, u64), Error> {
+        let table = self.own_l2_table(offset).await?;
+        let at = self.l2_offset(table, offset);
+        Ok((self.metadata.page(&self.storage, at).await?, at))
+    }
+
+    fn set_entry(&self, (page, at): &(Rc<Page>, u64), entry: L2Entry) {
+        let (metadata, at) = (&self.metadata, *at);
+        metadata.set_word(Stage::L2, page, at, entry.descriptor);
+        if self.layout().extended_l2 {
+            metadata.set_word(Stage::L2, page, at + 8, entry.bitmap);
+        }
     }
 
     /// Makes everything ready to drop a reference to `freed` without a wait.

@@ -25,10 +25,21 @@ pub struct Parts<S> {
     pub l2_cache_bytes: Option<u64>,
     /// How metadata is kept in order with data; absent: by a journal where the image can have one.
     pub order: Option<Order>,
+    /// Whether data that is alike is stored once, and what with.
+    pub dedup: Option<DedupOptions>,
     /// The size of the journal; absent: what suits most.
     pub journal_bytes: Option<u64>,
     /// What measures how long recovery takes; absent: nothing does.
     pub clock: Option<fn() -> Instant>,
+}
+
+/// How data that is alike is found.
+#[derive(Clone, Debug)]
+pub struct DedupOptions {
+    /// The most memory for the index of what is where, in bytes.
+    pub index_bytes: u64,
+    /// What nobody else knows: who does could make content that is taken for other content.
+    pub key: [u8; 32],
 }
 
 impl<S> Default for Parts<S> {
@@ -39,6 +50,7 @@ impl<S> Default for Parts<S> {
             snapshot: None,
             l2_cache_bytes: None,
             order: None,
+            dedup: None,
             journal_bytes: None,
             clock: None,
         }
@@ -100,6 +112,9 @@ async fn made_whole<S: Storage>(
         header = file::read_header(storage).await?;
     }
     check_order(storage, &header, parts.order).await?;
+    if parts.dedup.is_some() {
+        check_dedup(storage, &header, parts.order)?;
+    }
     Ok((header, recovered))
 }
 
@@ -146,4 +161,22 @@ async fn check_order(
         }),
         _ => Ok(()),
     }
+}
+
+/// Refuses an image that cannot share data: two of its tables must change at once then, which takes a
+/// journal.
+fn check_dedup(storage: &impl Storage, header: &Header, order: Option<Order>) -> Result<(), Error> {
+    let problem = if header.has_data_file() {
+        "an image with a data file cannot share data; leave out dedup"
+    } else if header.version < 3 {
+        "version 2 of the format cannot have the journal that dedup needs; convert the image"
+    } else if order.is_some_and(|order| order != Order::Journal) {
+        "dedup needs order=journal"
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unsupported {
+        path: storage.path().to_owned(),
+        problem: problem.to_owned(),
+    })
 }

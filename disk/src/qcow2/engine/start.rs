@@ -79,6 +79,7 @@ impl<S: Storage> Image<S> {
             journal: Some(JournalExtension {
                 region,
                 identity: journal.identity(),
+                shared: self.dedup.is_some(),
             }),
             ..header
         };

@@ -14,7 +14,7 @@ use crate::qcow2::format::{Cluster, Layout, Subclusters};
 use crate::{Buffers, Error, Storage};
 
 /// Some bytes of a host cluster, to write at once.
-struct Piece {
+pub(super) struct Piece {
     host: u64,
     buffers: Buffers,
 }
@@ -35,7 +35,11 @@ impl<S: Storage> Image<S> {
     }
 
     /// Where the data goes, if all of it has a place that is its own.
-    async fn in_place(&self, offset: u64, buffers: &Buffers) -> Result<Option<Vec<Piece>>, Error> {
+    pub(super) async fn in_place(
+        &self,
+        offset: u64,
+        buffers: &Buffers,
+    ) -> Result<Option<Vec<Piece>>, Error> {
         let len = buffers.len() as u64;
         let mut pieces = Vec::new();
         let mut done = 0;
@@ -60,7 +64,10 @@ impl<S: Storage> Image<S> {
 
     /// Writes guest data. Waits for all of it even if some fails, for the clusters may be another's
     /// afterwards.
-    async fn write_pieces(&self, pieces: Vec<Piece>) -> Result<(), Error> {
+    pub(super) async fn write_pieces(&self, pieces: Vec<Piece>) -> Result<(), Error> {
+        for Piece { host, buffers } in &pieces {
+            self.forget_alike(&(*host..*host + buffers.len() as u64));
+        }
         let writes = pieces
             .into_iter()
             .map(|piece| overwrite(self, piece.host, piece.buffers));
@@ -113,6 +120,7 @@ impl<S: Storage> Image<S> {
         let tail = missing(end - 1).then_some((end, tail_end));
         let (at, data) = self.surrounded(offset, buffers, head, tail, false).await?;
         let place = host + layout.in_cluster(at);
+        self.forget_alike(&(host..host + layout.cluster_bytes()));
         let in_place = overwrite(self, place, data).await?;
         if before.allocated & touched == touched {
             return Ok(());

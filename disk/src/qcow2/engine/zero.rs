@@ -86,7 +86,12 @@ impl<S: Storage> Image<S> {
     }
 
     /// Makes `start` to `end` zeros, which are in one cluster.
-    async fn zero_in_cluster(&self, start: u64, end: u64, how: Zeroing) -> Result<(), Error> {
+    pub(super) async fn zero_in_cluster(
+        &self,
+        start: u64,
+        end: u64,
+        how: Zeroing,
+    ) -> Result<(), Error> {
         let cluster = self.cluster_at(start).await?;
         let layout = self.layout();
         if self.data_file.is_some() && !self.zero_data_file(start, end, cluster, how).await? {

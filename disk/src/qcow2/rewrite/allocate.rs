@@ -63,6 +63,7 @@ impl<S: Storage> Rewrite<'_, S> {
         if count == 0 {
             self.freed.set(cluster, 1);
         }
+        self.is_unsettled |= count == 1;
         self.set_count(cluster, count);
         Ok(())
     }

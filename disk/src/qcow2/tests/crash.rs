@@ -153,8 +153,18 @@ fn cut_recovery(executor: &Executor, rig: &Rig, rng: &mut Rng) -> Rig {
 fn run_and_cut(seed: u64, errors: Option<fn(&Rig, &mut Rng)>) -> u64 {
     let mut rng = Rng::new(seed);
     let geometry = Geometry::small(&mut rng);
-    let trace = Trace::new(&geometry);
-    let mut generator = Generator::new(&geometry, seed);
+    run_on_and_cut(&geometry, rng, seed, errors)
+}
+
+/// The same on an image like this.
+pub(super) fn run_on_and_cut(
+    geometry: &Geometry,
+    mut rng: Rng,
+    seed: u64,
+    errors: Option<fn(&Rig, &mut Rng)>,
+) -> u64 {
+    let trace = Trace::new(geometry);
+    let mut generator = Generator::new(geometry, seed);
     let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
     let (rig, recording, log) = executor.run(async {
         let rig = Rig::create(geometry.clone(), seed).await;

@@ -21,6 +21,8 @@ pub(super) struct Geometry {
     pub(super) l2_cache_bytes: Option<u64>,
     pub(super) order: Order,
     pub(super) journal_bytes: Option<u64>,
+    /// Whether data that is alike is stored once, with so much memory for the index.
+    pub(super) dedup_bytes: Option<u64>,
 }
 
 /// A backing file.
@@ -120,7 +122,20 @@ impl Geometry {
             ),
             // The least there can be, so that programs fill it.
             journal_bytes: (rng.below(16) > 0).then_some(1),
+            dedup_bytes: None,
         }
+    }
+
+    /// The same, with data that is alike stored once.
+    pub(super) fn sharing(mut self, rng: &mut Rng) -> Self {
+        if self.options.version < 3 {
+            self.options.version = 3;
+            self.options.refcount_bits = *pick(rng, &[2, 4, 16]);
+        }
+        self.options.data_file = None;
+        self.order = Order::Journal;
+        self.dedup_bytes = Some(*pick(rng, &[300, 2000, 1 << 20]));
+        self
     }
 
     /// Whether metadata goes through a journal, so that power cuts leave no fault at all.

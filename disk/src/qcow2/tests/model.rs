@@ -46,9 +46,13 @@ impl Drop for Trace {
 
 /// Runs a program on any image; `look` sees what it left, still open.
 pub(super) fn run_program(seed: u64, look: impl AsyncFnOnce(&Rig, &Run<'_>)) {
-    let geometry = Geometry::any(&mut Rng::new(seed));
-    let trace = Trace::new(&geometry);
-    let mut generator = Generator::new(&geometry, seed).with_commits();
+    run_on(&Geometry::any(&mut Rng::new(seed)), seed, look);
+}
+
+/// Runs a program on an image like this; `look` sees what it left, still open.
+pub(super) fn run_on(geometry: &Geometry, seed: u64, look: impl AsyncFnOnce(&Rig, &Run<'_>)) {
+    let trace = Trace::new(geometry);
+    let mut generator = Generator::new(geometry, seed).with_commits();
     let executor = Executor::with_backend(Backend::Simulated { seed }).unwrap();
     executor.run(async {
         let rig = Rig::create(geometry.clone(), seed).await;

@@ -38,7 +38,7 @@ fn store_content(path: &Path, run: &Run<'_>) {
 }
 
 /// QEMU finds no fault in the image, which is closed, and reads the same.
-fn agrees(rig: &Rig, run: &Run<'_>) {
+pub(super) fn agrees(rig: &Rig, run: &Run<'_>) {
     let workshop = Workshop::new();
     for (name, storage) in rig.files() {
         store(&workshop.path(&name), &storage.to_bytes());

@@ -35,6 +35,15 @@ pub(super) type Task = Vec<Action>;
 pub(super) enum Action {
     Read(Range<usize>),
     Write(Range<usize>),
+    /// Writes what sectors elsewhere have.
+    Again {
+        sectors: Range<usize>,
+        from: usize,
+    },
+    /// Writes what is nowhere else.
+    Unique(Range<usize>),
+    /// Reads what is written elsewhere next.
+    ReadToCopy(Range<usize>),
     /// Whole clusters, or the disk's last.
     Compressed(Range<usize>),
     Zero {
@@ -138,6 +147,12 @@ impl<'a> Generator<'a> {
     }
 
     fn action(&mut self, sectors: Range<usize>) -> Action {
+        if self.geometry.dedup_bytes.is_some()
+            && self.rng.coin()
+            && let Some(action) = self.sharing(sectors.clone())
+        {
+            return action;
+        }
         match self.rng.below(33) {
             0 => Action::Preallocate(sectors, self.preallocation()),
             1..=14 => Action::Write(sectors),
@@ -153,6 +168,24 @@ impl<'a> Generator<'a> {
                 None => Action::Write(sectors),
             },
         }
+    }
+
+    /// What concerns data that is alike.
+    fn sharing(&mut self, sectors: Range<usize>) -> Option<Action> {
+        let (window, base) = self.window_of(sectors.start)?;
+        let cluster = 1_usize << (self.geometry.options.cluster_bits - 9);
+        let len = usize::try_from(window.end - window.start).expect("small");
+        // As far from the start of a cluster as what is written.
+        let first = (sectors.start - base) % cluster;
+        let places = (len - first).checked_sub(sectors.len())? / cluster;
+        Some(match self.rng.below(12) {
+            0 => Action::Unique(sectors),
+            1..=2 => Action::ReadToCopy(sectors),
+            _ => {
+                let from = base + first + self.rng.index(places + 1) * cluster;
+                Action::Again { sectors, from }
+            }
+        })
     }
 
     fn preallocation(&mut self) -> Preallocation {

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::geometry::{Geometry, Layer};
-use crate::qcow2::{CreateOptions, Parts, Qcow2, check, create};
+use crate::qcow2::{CreateOptions, DedupOptions, Parts, Qcow2, check, create};
 use crate::test_support::content::bytes_of;
 use crate::{Buffers, Disk, Error, Order, Raw, Request, SimulatedStorage, Storage as _};
 use crate::{CheckReport, Repair};
@@ -63,6 +63,10 @@ impl Rig {
             // Version 2 cannot have a journal if one is asked for.
             order: (self.geometry.order != Order::Journal).then_some(self.geometry.order),
             journal_bytes: self.geometry.journal_bytes,
+            dedup: self.geometry.dedup_bytes.map(|index_bytes| DedupOptions {
+                index_bytes,
+                key: [7; 32],
+            }),
             ..Parts::default()
         };
         Qcow2::open(self.image.clone(), parts).await

@@ -10,7 +10,7 @@ use crate::qcow2::NewSnapshot;
 use crate::test_support::content::{SECTOR_BYTES, Stamp};
 use crate::test_support::history::{Event, History};
 use crate::test_support::{Witness, join_all};
-use crate::{Buffers, Content, Disk, Error, Request};
+use crate::{Buffers, Content, DedupHint, Disk, Error, Request};
 
 /// A run of a program.
 pub(super) struct Run<'a> {
@@ -109,11 +109,22 @@ impl<'a> Run<'a> {
             Action::Read(range) => self.witness.read(&*self.disk(), range).await,
             Action::Write(range) => {
                 let (stamps, bytes) = self.witness.fresh(&range);
-                let request = Request::write(self.witness.offset(range.start), bytes);
-                self.change(range.start, stamps, true, async |disk| {
-                    disk.submit(request).await
-                })
-                .await;
+                self.write(range.start, stamps, bytes, DedupHint::None)
+                    .await;
+            }
+            Action::Again { sectors, from } => {
+                let (stamps, bytes) = self.witness.again(from, sectors.len());
+                self.write(sectors.start, stamps, bytes, DedupHint::None)
+                    .await;
+            }
+            Action::Unique(range) => {
+                let (stamps, bytes) = self.witness.fresh(&range);
+                self.write(range.start, stamps, bytes, DedupHint::NoDedup)
+                    .await;
+            }
+            Action::ReadToCopy(range) => {
+                let hint = DedupHint::Prefetch;
+                self.witness.read_hinted(&*self.disk(), range, hint).await;
             }
             Action::Compressed(range) => {
                 let (stamps, bytes) = self.witness.fresh(&range);
@@ -152,6 +163,12 @@ impl<'a> Run<'a> {
                     .await,
             ),
         }
+    }
+
+    async fn write(&self, first: usize, stamps: Vec<Stamp>, bytes: Buffers, hint: DedupHint) {
+        let request = Request::write(self.witness.offset(first), bytes).with_dedup_hint(hint);
+        self.change(first, stamps, true, async |disk| disk.submit(request).await)
+            .await;
     }
 
     /// Changes sectors; whether that worked.

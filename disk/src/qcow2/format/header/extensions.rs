@@ -46,6 +46,9 @@ struct JournalFields {
 }
 const _: () = assert!(size_of::<JournalFields>() == 32);
 
+/// Follows [`JournalFields`] if clusters may be shared.
+const SHARED: [u8; 8] = 1_u64.to_be_bytes();
+
 /// Where the journal of an image is that is open for writing, or was not closed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct JournalExtension {
@@ -53,6 +56,9 @@ pub struct JournalExtension {
     pub region: Range<u64>,
     /// What tells it from journals that were there before.
     pub identity: Identity,
+    /// Whether clusters of the disk may share their place, so that after a power cut the last one that
+    /// is left in one may still say that it is shared.
+    pub shared: bool,
 }
 
 impl JournalExtension {
@@ -62,15 +68,24 @@ impl JournalExtension {
             bytes: (self.region.end - self.region.start).into(),
             identity: self.identity,
         };
-        fields.as_bytes().to_vec()
+        let mut data = fields.as_bytes().to_vec();
+        if self.shared {
+            data.extend(SHARED);
+        }
+        data
     }
 
     fn parse(data: &[u8]) -> Option<Self> {
+        let (data, shared) = match data.strip_suffix(&SHARED) {
+            Some(fields) if fields.len() == size_of::<JournalFields>() => (fields, true),
+            _ => (data, false),
+        };
         let fields = JournalFields::read_from_bytes(data).ok()?;
         let start = fields.offset.get();
         Some(Self {
             region: start..start.checked_add(fields.bytes.get())?,
             identity: fields.identity,
+            shared,
         })
     }
 }
