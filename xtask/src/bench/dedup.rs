@@ -70,7 +70,13 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
 fn table(file_bytes: u64) -> Result<String> {
     let mut text = format!(
         "{:<9} {:<6} {:<6} {:>9} {:>12} {:>11}  {}\n",
-        "", "index", "hints", "disk", "written", "processor", "time without hints by time with"
+        "",
+        "index",
+        "hints",
+        "disk",
+        "written",
+        "processor",
+        "without hints by with: disk, processor"
     );
     for (load, name) in [(Load::Copy, "copy"), (Load::Encrypt, "encrypt")] {
         let without = measure(load, file_bytes, None, false)?;
@@ -106,7 +112,13 @@ fn line(
     );
     if let Some(without) = without {
         let hundredths = without.virtual_ns * 100 / outcome.virtual_ns.max(1);
-        let _ = write!(text, "  {}.{:02}", hundredths / 100, hundredths % 100);
+        let processor = without.processor.as_secs_f64() / outcome.processor.as_secs_f64();
+        let _ = write!(
+            text,
+            "  {}.{:02} {processor:>6.2}",
+            hundredths / 100,
+            hundredths % 100
+        );
     }
     text.push('\n');
 }

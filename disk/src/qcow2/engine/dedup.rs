@@ -31,10 +31,17 @@ use index::{Index, Place};
 /// After so much was looked up, other requests get a turn.
 const TURN_BYTES: u64 = 1 << 20;
 
+/// The memory for what was read to be copied, beside the index: the guest's page cache may hold back
+/// 146 MiB of a copy in clusters of 4 KiB.
+const COPIES_BYTES: u64 = 4 << 20;
+
 /// What finds data that is alike.
 pub(super) struct Dedup {
     fingerprinter: Fingerprinter,
+    /// What was written.
     index: RefCell<Index>,
+    /// What was read to be copied, until it is.
+    copies: RefCell<Index>,
     statistics: Cell<DedupStatistics>,
 }
 
@@ -63,12 +70,25 @@ impl Dedup {
         Self {
             fingerprinter: Fingerprinter::new(&options.key),
             index: RefCell::new(Index::new(options.index_bytes)),
+            copies: RefCell::new(Index::new(COPIES_BYTES)),
             statistics: Cell::default(),
         }
     }
 
     pub(super) fn statistics(&self) -> DedupStatistics {
         self.statistics.get()
+    }
+
+    /// Where this content is.
+    fn find(&self, content: &Fingerprint) -> Option<Place> {
+        let copied = self.copies.borrow_mut().find(content);
+        copied.or_else(|| self.index.borrow_mut().find(content))
+    }
+
+    /// The cluster at `host` of the file is about to have other content.
+    fn forget(&self, host: u64) {
+        self.index.borrow_mut().forget(host);
+        self.copies.borrow_mut().forget(host);
     }
 
     fn count(&self, count: impl FnOnce(&mut DedupStatistics)) {
@@ -97,9 +117,8 @@ impl<S: Storage> Image<S> {
             .filter(|_| !mutant("overwritten content is found"))
         {
             let layout = self.layout();
-            let mut index = dedup.index.borrow_mut();
             for cluster in layout.cluster_index(bytes.start)..layout.clusters_for(bytes.end) {
-                index.forget(cluster << layout.cluster_bits);
+                dedup.forget(cluster << layout.cluster_bits);
             }
         }
     }
@@ -108,6 +127,7 @@ impl<S: Storage> Image<S> {
     pub(super) fn forget_all_alike(&self) {
         if let Some(dedup) = &self.dedup {
             dedup.index.borrow_mut().clear();
+            dedup.copies.borrow_mut().clear();
         }
     }
 
@@ -212,7 +232,7 @@ impl<S: Storage> Image<S> {
         }
         for (at, content) in unknown.clusters.drain(..) {
             if write.is_kept {
-                self.note_content(write.dedup, at, content).await?;
+                self.note_content(&write.dedup.index, at, content).await?;
             }
         }
         Ok(())
@@ -222,7 +242,7 @@ impl<S: Storage> Image<S> {
     /// The caller holds it exclusively since that was read or written. Whether that is so.
     async fn note_content(
         &self,
-        dedup: &Dedup,
+        index: &RefCell<Index>,
         guest: u64,
         content: Fingerprint,
     ) -> Result<bool, Error> {
@@ -232,7 +252,7 @@ impl<S: Storage> Image<S> {
         };
         let mark = self.flusher.mark();
         let place = Place { host, guest, mark };
-        dedup.index.borrow_mut().note(content, place);
+        index.borrow_mut().note(content, place);
         Ok(true)
     }
 
@@ -245,8 +265,7 @@ impl<S: Storage> Image<S> {
         content: &Fingerprint,
     ) -> Result<bool, Error> {
         let layout = self.layout();
-        let found = write.dedup.index.borrow_mut().find(content);
-        let Some(place) = found else {
+        let Some(place) = write.dedup.find(content) else {
             return Ok(false);
         };
         let owner = layout.cluster_index(place.guest);
@@ -258,14 +277,18 @@ impl<S: Storage> Image<S> {
         }
         let first = self.cluster_at(place.guest).await?;
         if whole_place(first, layout) != Some(place.host) {
-            write.dedup.index.borrow_mut().forget(place.host);
+            write.dedup.forget(place.host);
             return Ok(false);
         }
         let old = self.cluster_at(at).await?;
-        if whole_place(old, layout) == Some(place.host) {
-            return Ok(true);
+        let shares = whole_place(old, layout) == Some(place.host)
+            || self
+                .point_to(place, (place.guest, first), (at, old))
+                .await?;
+        if shares && !write.is_kept {
+            write.dedup.copies.borrow_mut().forget(place.host);
         }
-        self.point_to(place, (place.guest, first), (at, old)).await
+        Ok(shares)
     }
 
     /// Maps a cluster to where another one is, neither of which may be overwritten in its place from
@@ -333,7 +356,7 @@ impl<S: Storage> Image<S> {
             let start = usize_of(at - offset);
             let cluster = &content[start..start + cluster_bytes];
             let fingerprint = dedup.fingerprinter.of(cluster);
-            if self.note_content(dedup, at, fingerprint).await? {
+            if self.note_content(&dedup.copies, at, fingerprint).await? {
                 dedup.count(|counts| counts.prefetched_bytes += layout.cluster_bytes());
             }
         }
