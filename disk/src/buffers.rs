@@ -177,19 +177,32 @@ impl Buffers {
     /// When the lengths differ.
     pub fn copy_to(&self, target: &mut [u8]) {
         assert_eq!(target.len(), self.len, "lengths differ");
-        let mut done = 0;
+        self.for_each_piece(target, |_, _| ());
+    }
+
+    /// Copies the bytes out piece by piece: fills `piece` with those that come next, and shows it
+    /// with where they start, until fewer are left than it takes.
+    pub fn for_each_piece(&self, piece: &mut [u8], mut each: impl FnMut(usize, &[u8])) {
+        if piece.is_empty() {
+            return;
+        }
+        let (mut start, mut filled) = (0, 0);
         for segment in self.segments() {
-            let piece = &mut target[done..done + segment.iov_len];
-            // SAFETY: the segment is valid while `self.owner` lives, and `piece` is as long. They
-            // do not overlap, for no reference to the segment's memory exists.
-            unsafe {
-                ptr::copy_nonoverlapping(
-                    segment.iov_base.cast::<u8>(),
-                    piece.as_mut_ptr(),
-                    segment.iov_len,
-                );
+            let mut done = 0;
+            while done < segment.iov_len {
+                let count = (segment.iov_len - done).min(piece.len() - filled);
+                let target = &mut piece[filled..filled + count];
+                let source = segment.iov_base.cast::<u8>().wrapping_add(done);
+                // SAFETY: the segment is valid while `self.owner` lives, and has as much as
+                // `target` takes. They do not overlap, for no reference to the segment's memory
+                // exists.
+                unsafe { ptr::copy_nonoverlapping(source, target.as_mut_ptr(), count) };
+                (done, filled) = (done + count, filled + count);
+                if filled == piece.len() {
+                    each(start, piece);
+                    (start, filled) = (start + filled, 0);
+                }
             }
-            done += segment.iov_len;
         }
     }
 
@@ -336,6 +349,28 @@ mod tests {
         assert_eq!(buffers.slice(2..6).slice(1..3).to_vec(), b"ef");
         assert_eq!(buffers.slice(4..4).segments().count(), 0);
         assert_eq!(buffers.slice(3..5).segments().count(), 1);
+    }
+
+    #[test]
+    fn pieces_are_whole_wherever_segments_end() {
+        let (buffers, _memory) = scattered();
+        let pieces = |buffers: &Buffers, len: usize| {
+            let mut seen = Vec::new();
+            buffers.for_each_piece(&mut vec![0; len], |at, piece| {
+                seen.push((at, String::from_utf8(piece.to_vec()).unwrap()));
+            });
+            seen
+        };
+        let of = |seen: &[(usize, &str)]| -> Vec<_> {
+            seen.iter()
+                .map(|&(at, text)| (at, text.to_owned()))
+                .collect()
+        };
+        assert_eq!(pieces(&buffers, 4), of(&[(0, "abce"), (4, "fghi")]));
+        let inner = buffers.slice(1..7);
+        assert_eq!(pieces(&inner, 2), of(&[(0, "bc"), (2, "ef"), (4, "gh")]));
+        assert_eq!(pieces(&buffers, 10), of(&[]));
+        assert_eq!(pieces(&buffers, 0), of(&[]));
     }
 
     #[test]
