@@ -303,6 +303,11 @@ fn hints_are_in_the_marks() {
         }
     }
     assert!(place.refuse("hint hinted 6 1").contains("6 is no class"));
+    let values = place.run("open-hint hinted prefetch 3");
+    assert_eq!(values["bytes"], "12288");
+    let bytes = fs::read(place.path("hinted")).unwrap();
+    assert_eq!(bytes, [b'x'; 3 * BLOCK_BYTES]);
+    assert!(place.refuse("open-hint hinted maybe 1").contains("maybe"));
 }
 
 #[test]

@@ -38,6 +38,10 @@ int main(int argc, char **argv)
 		return fail("iread");
 	if (ipread(fd, found, 5, 67, INSIGHT_OTHER) != 5 || memcmp(found, "bytes", 5))
 		return fail("ipread");
+	if (iwrite(fd, "", 0, INSIGHT_BY_SIZE | INSIGHT_NO_DEDUP))
+		return fail("iwrite with no class");
+	if (iread(fd, found, 0, INSIGHT_BELOW_1_MIB | INSIGHT_PREFETCH))
+		return fail("iread of a copy");
 	if (iwrite(-1, "", 1, INSIGHT_OTHER) != -1 || errno != EBADF)
 		return fail("iwrite to nowhere");
 	printf("%#lx", INSIGHT_MAGIC);
@@ -47,8 +51,8 @@ int main(int argc, char **argv)
 }
 "#;
 
-/// The calls of it that have a hint, each with its class. What follows one has none by accident.
-const HINTS_OF_PROGRAM: [(i64, u64); 11] = [
+/// The calls of it that have a hint, each with that. What follows one has none by accident.
+const HINTS_OF_PROGRAM: [(i64, u64); 13] = [
     (libc::SYS_openat, 5),
     (libc::SYS_write, 0),
     (libc::SYS_write, 1),
@@ -59,10 +63,12 @@ const HINTS_OF_PROGRAM: [(i64, u64); 11] = [
     (libc::SYS_pwrite64, 0),
     (libc::SYS_read, 0),
     (libc::SYS_pread64, 0),
+    (libc::SYS_write, 0x1f),
+    (libc::SYS_read, 0x24),
     (libc::SYS_write, 0),
 ];
 
-/// The calls of a program that have a hint, each with its class.
+/// The calls of a program that have a hint, each with that.
 fn hinted(command: &mut Command) -> Vec<(i64, u64)> {
     let seen = calls_of(command.stdout(Stdio::null())).unwrap();
     let hinted = seen.iter().filter(|call| call.arguments[4] == MAGIC);
@@ -86,6 +92,10 @@ fn the_crate_puts_hints_where_they_are_looked_for() {
     ];
     let found = hinted(command.args(["hint", "file", "3", "2"]));
     assert_eq!(found, calls.map(|call| (call, 3)));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guest-syscalls"));
+    let command = command.current_dir(directory.path());
+    let found = hinted(command.args(["open-hint", "file", "no-dedup", "2"]));
+    assert_eq!(found, [(libc::SYS_openat, 0x1f)]);
 }
 
 /// The compilers by whose rules the header must be sound, with what each takes for C or C++.

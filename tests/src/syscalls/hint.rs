@@ -1,16 +1,36 @@
 //! Writes and reads that say what their data is worth.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, ensure};
-use insight_hints::{Class, iopen, ipread, ipwrite, iread, iwrite};
+use anyhow::{Context as _, Result, bail, ensure};
+use insight_hints::{Class, Dedup, iopen, ipread, ipwrite, iread, iwrite};
 
 use super::content::{BLOCK_BYTES, Content, Kind};
 
 /// The number that the marks have for a file of hints.
 const FILE_NUMBER: u32 = 0;
 const READ_WRITE_NEW: i32 = libc::O_RDWR | libc::O_CREAT | libc::O_TRUNC;
+
+/// Says at open whether there is more of the data, and writes `count` blocks without a word.
+pub(super) fn at_open(path: &Path, dedup: &str, count: u64) -> Result<String> {
+    let problem = || path.display().to_string();
+    let hint = match dedup {
+        "no-dedup" => Dedup::No,
+        "prefetch" => Dedup::Prefetch,
+        _ => bail!("{dedup}: no-dedup or prefetch"),
+    };
+    let file = iopen(path, READ_WRITE_NEW, 0o600, hint).with_context(problem)?;
+    let mut file = File::from(file);
+    for _ in 0..count {
+        file.write_all(&[b'x'; BLOCK_BYTES]).with_context(problem)?;
+    }
+    let bytes = count * BLOCK_BYTES as u64;
+    Ok(format!(
+        "open-hint dedup={dedup} blocks={count} bytes={bytes}"
+    ))
+}
 
 /// Writes `count` blocks with the hint of this class, which their marks have too, whatever the size
 /// of the file; the odd ones are written at their offsets. Then reads them.

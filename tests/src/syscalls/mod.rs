@@ -38,6 +38,7 @@ read DIR | find DIR | remove DIR
 copy FROM TO CHUNK
 encrypt FROM TO
 hint FILE CLASS COUNT
+open-hint FILE no-dedup|prefetch COUNT
 seccomp | seccomp-filter | traced
 int80 | read-lstar | port-attack PORT
 exec-chain COUNT | setsid
@@ -76,6 +77,7 @@ pub fn run(words: &[&str]) -> Result<String> {
         ["copy", from, to, chunk] => copies::copy(Path::new(from), Path::new(to), number(chunk)?),
         ["encrypt", from, to] => copies::encrypt(Path::new(from), Path::new(to)),
         ["hint", file, class, count] => hint::run(Path::new(file), number(class)?, number(count)?),
+        ["open-hint", file, dedup, count] => hint::at_open(Path::new(file), dedup, number(count)?),
         ["seccomp"] => confined::strict(),
         ["seccomp-filter"] => confined::filtered(),
         ["traced"] => traced::run(),

@@ -5,8 +5,12 @@
  * microvm --insight on gives each block of a disk the class of the file that it belongs to: the
  * smaller the file, the more is gained by keeping it close. A program that knows better says so in
  * the call itself, with two numbers in the argument registers that reads and writes leave unused:
- * INSIGHT_MAGIC in r8, and a class in r9. The kernel does not look at them: without insight, on
+ * INSIGHT_MAGIC in r8, and a hint in r9. The kernel does not look at them: without insight, on
  * another hypervisor and on bare metal, the calls are what they are without a hint.
+ *
+ * A hint is a class, and by | what is known of whether there is more data like it:
+ * INSIGHT_BELOW_1_MIB | INSIGHT_NO_DEDUP. What is said at iopen holds for the reads and writes of
+ * that descriptor that say nothing.
  *
  *     #include <insight_hints.h>
  *
@@ -29,7 +33,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 
-/* Says that the next argument is a class: SKYHINT1 when read from the highest byte on. */
+/* Says that the next argument is a hint: SKYHINT1 when read from the highest byte on. */
 #define INSIGHT_MAGIC 0x534b5948494e5431ul
 
 /* What data can be worth, from the least on. */
@@ -39,15 +43,19 @@ enum insight_class {
 	INSIGHT_BELOW_5_MIB = 2,
 	INSIGHT_BELOW_2_MIB = 3,
 	INSIGHT_BELOW_1_MIB = 4,
-	INSIGHT_METADATA = 5      /* as the metadata of a file system */
+	INSIGHT_METADATA = 5,     /* as the metadata of a file system */
+	INSIGHT_BY_SIZE = 15      /* as the size of the file says: no class is given */
 };
 
-static inline long insight_call(long number, long a, long b, long c, long d,
-				enum insight_class worth)
+/* Whether there is data like it on the disk, or will be. */
+#define INSIGHT_NO_DEDUP 0x10ul /* there is none, as of encrypted data: do not look for it */
+#define INSIGHT_PREFETCH 0x20ul /* it is being copied: be ready for more of it */
+
+static inline long insight_call(long number, long a, long b, long c, long d, unsigned long hint)
 {
 	register long r10 __asm__("r10") = d;
 	register unsigned long r8 __asm__("r8") = INSIGHT_MAGIC;
-	register unsigned long r9 __asm__("r9") = (unsigned long)worth;
+	register unsigned long r9 __asm__("r9") = hint;
 	long result;
 
 	/* The kernel leaves r8, and a call without a hint may find it there: so it is cleared. */
@@ -63,36 +71,36 @@ static inline long insight_call(long number, long a, long b, long c, long d,
 }
 
 /* write(2) with a hint. */
-static inline ssize_t iwrite(int fd, const void *buf, size_t count, enum insight_class worth)
+static inline ssize_t iwrite(int fd, const void *buf, size_t count, unsigned long hint)
 {
-	return insight_call(SYS_write, fd, (long)buf, (long)count, 0, worth);
+	return insight_call(SYS_write, fd, (long)buf, (long)count, 0, hint);
 }
 
 /* pwrite(2) with a hint. */
 static inline ssize_t ipwrite(int fd, const void *buf, size_t count, off_t offset,
-			      enum insight_class worth)
+			      unsigned long hint)
 {
-	return insight_call(SYS_pwrite64, fd, (long)buf, (long)count, (long)offset, worth);
+	return insight_call(SYS_pwrite64, fd, (long)buf, (long)count, (long)offset, hint);
 }
 
 /* read(2) with a hint. */
-static inline ssize_t iread(int fd, void *buf, size_t count, enum insight_class worth)
+static inline ssize_t iread(int fd, void *buf, size_t count, unsigned long hint)
 {
-	return insight_call(SYS_read, fd, (long)buf, (long)count, 0, worth);
+	return insight_call(SYS_read, fd, (long)buf, (long)count, 0, hint);
 }
 
 /* pread(2) with a hint. */
 static inline ssize_t ipread(int fd, void *buf, size_t count, off_t offset,
-			     enum insight_class worth)
+			     unsigned long hint)
 {
-	return insight_call(SYS_pread64, fd, (long)buf, (long)count, (long)offset, worth);
+	return insight_call(SYS_pread64, fd, (long)buf, (long)count, (long)offset, hint);
 }
 
 /* open(2) with a hint for all of the file's data, unless a call says otherwise. Unlike there, the
  * mode is always given; it counts where flags has O_CREAT or O_TMPFILE. */
-static inline int iopen(const char *path, int flags, mode_t mode, enum insight_class worth)
+static inline int iopen(const char *path, int flags, mode_t mode, unsigned long hint)
 {
-	return (int)insight_call(SYS_openat, AT_FDCWD, (long)path, flags, (long)mode, worth);
+	return (int)insight_call(SYS_openat, AT_FDCWD, (long)path, flags, (long)mode, hint);
 }
 
 #endif

@@ -7,7 +7,7 @@
 use core::arch::asm;
 use core::ffi::{CStr, c_int};
 
-use crate::{Class, MAGIC};
+use crate::{Hint, MAGIC};
 
 /// What the kernel answered instead: a number of `errno`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,45 +31,50 @@ const ERRNO_MAX: u64 = 4095;
 ///
 /// # Safety
 /// `fd` is an open descriptor that the caller may write to.
-pub unsafe fn iwrite(fd: c_int, buf: &[u8], class: Class) -> Result<usize> {
+pub unsafe fn iwrite(fd: c_int, buf: &[u8], hint: impl Into<Hint>) -> Result<usize> {
     let arguments = [word(fd), buf.as_ptr() as u64, buf.len() as u64, 0];
     // SAFETY: the kernel reads no more than the buffer; the caller answers for the descriptor.
-    unsafe { call(WRITE, arguments, class) }
+    unsafe { call(WRITE, arguments, hint.into()) }
 }
 
 /// Writes `buf` at `offset`; returns how many bytes were written.
 ///
 /// # Safety
 /// `fd` is an open descriptor that the caller may write to.
-pub unsafe fn ipwrite(fd: c_int, buf: &[u8], offset: u64, class: Class) -> Result<usize> {
+pub unsafe fn ipwrite(fd: c_int, buf: &[u8], offset: u64, hint: impl Into<Hint>) -> Result<usize> {
     let arguments = [word(fd), buf.as_ptr() as u64, buf.len() as u64, offset];
     // SAFETY: the kernel reads no more than the buffer; the caller answers for the descriptor.
-    unsafe { call(PWRITE, arguments, class) }
+    unsafe { call(PWRITE, arguments, hint.into()) }
 }
 
 /// Reads into `buf` from the descriptor's offset; returns how many bytes were read.
 ///
 /// # Safety
 /// `fd` is an open descriptor that the caller may read from.
-pub unsafe fn iread(fd: c_int, buf: &mut [u8], class: Class) -> Result<usize> {
+pub unsafe fn iread(fd: c_int, buf: &mut [u8], hint: impl Into<Hint>) -> Result<usize> {
     let arguments = [word(fd), buf.as_mut_ptr() as u64, buf.len() as u64, 0];
     // SAFETY: the kernel writes no more than the buffer; the caller answers for the descriptor.
-    unsafe { call(READ, arguments, class) }
+    unsafe { call(READ, arguments, hint.into()) }
 }
 
 /// Reads into `buf` from `offset`; returns how many bytes were read.
 ///
 /// # Safety
 /// `fd` is an open descriptor that the caller may read from.
-pub unsafe fn ipread(fd: c_int, buf: &mut [u8], offset: u64, class: Class) -> Result<usize> {
+pub unsafe fn ipread(
+    fd: c_int,
+    buf: &mut [u8],
+    offset: u64,
+    hint: impl Into<Hint>,
+) -> Result<usize> {
     let arguments = [word(fd), buf.as_mut_ptr() as u64, buf.len() as u64, offset];
     // SAFETY: the kernel writes no more than the buffer; the caller answers for the descriptor.
-    unsafe { call(PREAD, arguments, class) }
+    unsafe { call(PREAD, arguments, hint.into()) }
 }
 
 /// Opens the file `path`, with the `flags` and `mode` of `open(2)`; returns the descriptor, whose
-/// data has this class unless a call says another.
-pub fn iopen(path: &CStr, flags: c_int, mode: u32, class: Class) -> Result<c_int> {
+/// data is as this hint says unless a call says another.
+pub fn iopen(path: &CStr, flags: c_int, mode: u32, hint: impl Into<Hint>) -> Result<c_int> {
     let arguments = [
         word(AT_FDCWD),
         path.as_ptr() as u64,
@@ -77,7 +82,7 @@ pub fn iopen(path: &CStr, flags: c_int, mode: u32, class: Class) -> Result<c_int
         u64::from(mode),
     ];
     // SAFETY: the kernel reads the path up to its end, and nothing else.
-    let opened = unsafe { call(OPENAT, arguments, class) };
+    let opened = unsafe { call(OPENAT, arguments, hint.into()) };
     // A descriptor is an int for the kernel too.
     opened.map(|fd| c_int::try_from(fd).unwrap_or(c_int::MAX))
 }
@@ -89,7 +94,7 @@ fn word(value: c_int) -> u64 {
 
 /// # Safety
 /// The kernel may do what the call with these arguments means.
-unsafe fn call(number: u64, arguments: [u64; 4], class: Class) -> Result<usize> {
+unsafe fn call(number: u64, arguments: [u64; 4], hint: Hint) -> Result<usize> {
     let result: u64;
     // SAFETY: the registers that change are named, and what the caller allows.
     unsafe {
@@ -103,7 +108,7 @@ unsafe fn call(number: u64, arguments: [u64; 4], class: Class) -> Result<usize> 
             in("rdx") arguments[2],
             in("r10") arguments[3],
             inlateout("r8") MAGIC => _,
-            in("r9") class as u64,
+            in("r9") hint.word(),
             lateout("rcx") _,
             lateout("r11") _,
             options(nostack),

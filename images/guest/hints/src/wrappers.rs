@@ -7,45 +7,55 @@ use std::os::fd::{AsFd, AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
-use crate::Class;
+use crate::Hint;
 use crate::raw::{self, Errno};
 
 /// `O_CLOEXEC`: as all that the standard library opens.
 const CLOSE_ON_EXEC: c_int = 0o2_000_000;
 
-/// `write(2)`, with what the data is worth. It may write a part.
-pub fn iwrite(fd: impl AsFd, buf: &[u8], class: Class) -> io::Result<usize> {
+/// `write(2)`, with what is known of the data. It may write a part.
+pub fn iwrite(fd: impl AsFd, buf: &[u8], hint: impl Into<Hint>) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed.
-    unsafe { raw::iwrite(fd, buf, class) }.map_err(error)
+    unsafe { raw::iwrite(fd, buf, hint) }.map_err(error)
 }
 
-/// `pwrite(2)`, with what the data is worth. It may write a part.
-pub fn ipwrite(fd: impl AsFd, buf: &[u8], offset: u64, class: Class) -> io::Result<usize> {
+/// `pwrite(2)`, with what is known of the data. It may write a part.
+pub fn ipwrite(fd: impl AsFd, buf: &[u8], offset: u64, hint: impl Into<Hint>) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed.
-    unsafe { raw::ipwrite(fd, buf, offset, class) }.map_err(error)
+    unsafe { raw::ipwrite(fd, buf, offset, hint) }.map_err(error)
 }
 
-/// `read(2)`, with what the data is worth. It may read a part; 0 bytes are the end.
-pub fn iread(fd: impl AsFd, buf: &mut [u8], class: Class) -> io::Result<usize> {
+/// `read(2)`, with what is known of the data. It may read a part; 0 bytes are the end.
+pub fn iread(fd: impl AsFd, buf: &mut [u8], hint: impl Into<Hint>) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed.
-    unsafe { raw::iread(fd, buf, class) }.map_err(error)
+    unsafe { raw::iread(fd, buf, hint) }.map_err(error)
 }
 
-/// `pread(2)`, with what the data is worth. It may read a part; 0 bytes are the end.
-pub fn ipread(fd: impl AsFd, buf: &mut [u8], offset: u64, class: Class) -> io::Result<usize> {
+/// `pread(2)`, with what is known of the data. It may read a part; 0 bytes are the end.
+pub fn ipread(
+    fd: impl AsFd,
+    buf: &mut [u8],
+    offset: u64,
+    hint: impl Into<Hint>,
+) -> io::Result<usize> {
     let fd = fd.as_fd().as_raw_fd();
     // SAFETY: the descriptor is borrowed.
-    unsafe { raw::ipread(fd, buf, offset, class) }.map_err(error)
+    unsafe { raw::ipread(fd, buf, offset, hint) }.map_err(error)
 }
 
-/// `open(2)` with these flags and this mode, and what the file's data is worth unless a call says
-/// otherwise. The descriptor is closed on exec.
-pub fn iopen(path: impl AsRef<Path>, flags: c_int, mode: u32, class: Class) -> io::Result<OwnedFd> {
+/// `open(2)` with these flags and this mode, and what is known of the file's data unless a call
+/// says otherwise. The descriptor is closed on exec.
+pub fn iopen(
+    path: impl AsRef<Path>,
+    flags: c_int,
+    mode: u32,
+    hint: impl Into<Hint>,
+) -> io::Result<OwnedFd> {
     let path = CString::new(path.as_ref().as_os_str().as_bytes())?;
-    let fd = raw::iopen(&path, flags | CLOSE_ON_EXEC, mode, class).map_err(error)?;
+    let fd = raw::iopen(&path, flags | CLOSE_ON_EXEC, mode, hint).map_err(error)?;
     // SAFETY: the kernel has just opened it for nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -59,13 +69,15 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::{Class, Dedup};
 
     const READ_WRITE_CREATE: c_int = 0o102;
 
     #[test]
     fn hints_change_nothing_that_the_kernel_does() {
         let path = std::env::temp_dir().join(format!("insight-hints-{}", std::process::id()));
-        for class in Class::ALL {
+        let classes = Class::ALL.map(Hint::from);
+        for class in classes.into_iter().chain([Dedup::No.into()]) {
             let file = iopen(&path, READ_WRITE_CREATE, 0o600, class).unwrap();
             assert_eq!(iwrite(&file, b"twelve bytes", class).unwrap(), 12);
             assert_eq!(ipwrite(&file, b"dozen!", 12, class).unwrap(), 6);
