@@ -3,12 +3,12 @@
 
 use std::fmt;
 
+use disk::DedupHint;
 use kvm_bindings::kvm_regs;
 use libc::c_long;
 
-/// What an application puts into the fifth argument of a call to say that the sixth is the class of
-/// what it reads or writes.
-const HINT_MAGIC: u64 = 0x534b_5948_494e_5431;
+use super::hint::{Hint, MAGIC};
+
 const PR_SET_SECCOMP: u64 = 22;
 const SECCOMP_SET_MODES: u64 = 1;
 const PTRACE_TRACEME: u64 = 0;
@@ -107,20 +107,24 @@ impl Made {
 /// A call that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Call {
+    /// Opens a file, whose path is at an address, and says what its data is. Other opens are not
+    /// looked at.
+    Open { path: u64, hint: Hint },
     /// Reads a file; without `at`, where its descriptor stands.
     Read {
         fd: i32,
+        data: UserData,
         at: Option<u64>,
-        /// The class that the application gives.
-        hint: Option<u64>,
+        /// What the application says.
+        hint: Hint,
     },
     /// Writes a file; without `at`, where its descriptor stands.
     Write {
         fd: i32,
         data: UserData,
         at: Option<u64>,
-        /// The class that the application gives.
-        hint: Option<u64>,
+        /// What the application says.
+        hint: Hint,
     },
     /// The kernel copies from one descriptor to another by itself.
     Transfer { from: i32, to: i32 },
@@ -193,25 +197,16 @@ impl Call {
     fn read(number: c_long, regs: &kvm_regs) -> Self {
         Self::Read {
             fd: fd(regs.rdi),
+            data: data(number, regs),
             at: position(number, regs),
             hint: hint(number, regs),
         }
     }
 
     fn write(number: c_long, regs: &kvm_regs) -> Self {
-        let data = match number {
-            libc::SYS_write | libc::SYS_pwrite64 => UserData::One {
-                address: regs.rsi,
-                len: regs.rdx,
-            },
-            _ => UserData::Vector {
-                address: regs.rsi,
-                count: regs.rdx,
-            },
-        };
         Self::Write {
             fd: fd(regs.rdi),
-            data,
+            data: data(number, regs),
             at: position(number, regs),
             hint: hint(number, regs),
         }
@@ -225,6 +220,13 @@ impl Call {
             _ => (low(regs.rsi), low(regs.rsi)),
         };
         Self::Forget { first, last }
+    }
+
+    fn opened(path: u64, regs: &kvm_regs) -> Self {
+        Self::Open {
+            path,
+            hint: Hint::of(regs.r9),
+        }
     }
 
     fn of_process(number: c_long, regs: &kvm_regs) -> Self {
@@ -244,6 +246,8 @@ impl Call {
                 pid: u32::try_from(regs.rsi).ok(),
             },
             libc::SYS_setsid => Self::Standing,
+            libc::SYS_open if regs.r8 == MAGIC => Self::opened(regs.rdi, regs),
+            libc::SYS_openat if regs.r8 == MAGIC => Self::opened(regs.rsi, regs),
             _ => Self::Other,
         }
     }
@@ -253,14 +257,14 @@ impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let place = |at: &Option<u64>| at.map_or(String::new(), |at| format!(" at={at}"));
         match self {
-            Self::Read { fd, at, .. } => write!(f, "read fd={fd}{}", place(at)),
+            Self::Open { hint, .. } => write!(f, "open{hint}"),
+            Self::Read { fd, at, hint, .. } => write!(f, "read fd={fd}{}{hint}", place(at)),
             Self::Write { fd, data, at, hint } => {
                 write!(f, "write fd={fd}{}", place(at))?;
                 match data {
-                    UserData::One { len, .. } => write!(f, " bytes={len}")?,
-                    UserData::Vector { count, .. } => write!(f, " pieces={count}")?,
+                    UserData::One { len, .. } => write!(f, " bytes={len}{hint}"),
+                    UserData::Vector { count, .. } => write!(f, " pieces={count}{hint}"),
                 }
-                hint.map_or(Ok(()), |class| write!(f, " class={class}"))
             }
             Self::Transfer { from, to } => write!(f, "transfer from={from} to={to}"),
             Self::Map { fd } => write!(f, "map fd={fd}"),
@@ -279,10 +283,42 @@ impl fmt::Display for Call {
     }
 }
 
-/// The class that an application gives in the last two arguments, which no call but these two has.
-fn hint(number: c_long, regs: &kvm_regs) -> Option<u64> {
+impl fmt::Display for Hint {
+    /// What is said, with a space before each.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(class) = self.class {
+            write!(f, " class={}", class as u8)?;
+        }
+        match self.dedup {
+            Some(DedupHint::NoDedup) => f.write_str(" no-dedup"),
+            Some(DedupHint::Prefetch) => f.write_str(" prefetch"),
+            Some(DedupHint::None) | None => Ok(()),
+        }
+    }
+}
+
+/// Memory that is read from a file or written to it.
+fn data(number: c_long, regs: &kvm_regs) -> UserData {
+    let (address, count) = (regs.rsi, regs.rdx);
+    match number {
+        libc::SYS_read | libc::SYS_pread64 | libc::SYS_write | libc::SYS_pwrite64 => {
+            UserData::One {
+                address,
+                len: count,
+            }
+        }
+        _ => UserData::Vector { address, count },
+    }
+}
+
+/// What an application says in the last two arguments, which no call but these two has.
+fn hint(number: c_long, regs: &kvm_regs) -> Hint {
     let taken = matches!(number, libc::SYS_preadv2 | libc::SYS_pwritev2);
-    (regs.r8 == HINT_MAGIC && !taken).then_some(regs.r9)
+    if regs.r8 == MAGIC && !taken {
+        Hint::of(regs.r9)
+    } else {
+        Hint::default()
+    }
 }
 
 /// The position that a call names.
@@ -324,10 +360,7 @@ mod tests {
     #[test]
     fn writes_say_what_where_and_of_which_class() {
         assert_eq!(
-            call(
-                libc::SYS_pwrite64,
-                [3 | 7 << 32, 0x1000, 5, 4096, HINT_MAGIC, 5]
-            ),
+            call(libc::SYS_pwrite64, [3 | 7 << 32, 0x1000, 5, 4096, MAGIC, 5]),
             Call::Write {
                 fd: 3,
                 data: UserData::One {
@@ -335,11 +368,11 @@ mod tests {
                     len: 5
                 },
                 at: Some(4096),
-                hint: Some(5),
+                hint: Hint::of(5),
             }
         );
         assert_eq!(
-            call(libc::SYS_pwritev2, [3, 0x1000, 2, u64::MAX, HINT_MAGIC, 5]),
+            call(libc::SYS_pwritev2, [3, 0x1000, 2, u64::MAX, MAGIC, 5]),
             Call::Write {
                 fd: 3,
                 data: UserData::Vector {
@@ -347,8 +380,25 @@ mod tests {
                     count: 2
                 },
                 at: None,
-                hint: None,
+                hint: Hint::default(),
             }
+        );
+    }
+
+    #[test]
+    fn what_is_said_at_open_is_seen_and_no_other_open() {
+        let said = [0, 0x1000, 2, 0o600, MAGIC, 0x15];
+        let hint = Hint::of(0x15);
+        let opened = call(libc::SYS_openat, said);
+        assert_eq!(opened, Call::Open { path: 0x1000, hint });
+        assert_eq!(opened.to_string(), "open class=5 no-dedup");
+        assert_eq!(
+            call(libc::SYS_open, [0x2000, 2, 0o600, 0, MAGIC, 0x15]),
+            Call::Open { path: 0x2000, hint }
+        );
+        assert_eq!(
+            call(libc::SYS_openat, [0, 0x1000, 2, 0o600, 0, 0x15]),
+            Call::Other
         );
     }
 

@@ -7,10 +7,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use disk::graybox::GrayBox;
-use disk::{Buffers, CLASS_BLOCK_BYTES, Class, Classifier};
+use disk::{Buffers, CLASS_BLOCK_BYTES, Class, Classifier, DedupHint};
 
 use super::Insight;
-use super::labels::Labels;
+use super::labels::{Label, Labels, blocks};
+use super::located::WaitedFor;
 use super::partial_blocks::{BLOCK_BYTES, Block};
 
 /// The way from a machine's hooks to one of its disks, on another thread.
@@ -28,6 +29,7 @@ impl DiskInsight {
     /// What tells the blocks of a disk of `size_bytes`, on the thread that uses it.
     pub(crate) fn classifier(self, size_bytes: u64) -> Rc<dyn Classifier> {
         Rc::new(FileClassifier {
+            waited_for: self.insight.waited_for(),
             insight: self.insight,
             number: self.number,
             metadata: GrayBox::new(size_bytes),
@@ -40,6 +42,8 @@ impl DiskInsight {
 struct FileClassifier {
     insight: Arc<Insight>,
     number: usize,
+    /// Whether there is something of `insight` to be taken.
+    waited_for: Arc<WaitedFor>,
     /// It is asked first: what looks like a file's content there is a file that is none.
     metadata: GrayBox,
     labels: RefCell<Labels>,
@@ -49,6 +53,9 @@ struct FileClassifier {
 impl FileClassifier {
     /// Labels the files that processes are about to read.
     fn label_located(&self) {
+        if !self.waited_for.has(self.number) {
+            return;
+        }
         for (partition, located) in self.insight.take_located(self.number) {
             let Some(start) = self.metadata.volume_start(partition) else {
                 continue;
@@ -58,54 +65,78 @@ impl FileClassifier {
                 .saturating_add(located.range.end)
                 .min(self.size_bytes)
                 .div_ceil(CLASS_BLOCK_BYTES);
-            let mut labels = self.labels.borrow_mut();
-            for block in from..to {
-                labels.set(block, Some(located.class));
-            }
+            let label = Label {
+                class: located.class,
+                dedup: located.dedup,
+            };
+            self.labels.borrow_mut().set(from..to, label);
+        }
+    }
+
+    /// What `of` says of the block at `offset`, and how many of the `len` bytes there have blocks of
+    /// which it says the same.
+    fn run<T: PartialEq>(&self, offset: u64, len: u64, of: impl Fn(Label) -> T) -> (T, u64) {
+        let (class, len) = self.metadata.class_of(offset, len);
+        if class == Class::Metadata {
+            let metadata = Label {
+                class,
+                dedup: DedupHint::None,
+            };
+            return (of(metadata), len);
+        }
+        self.label_located();
+        self.labels.borrow().run(offset, len, of)
+    }
+
+    /// What the kernel copies by itself is met nowhere but here: what comes from a file that is being
+    /// copied goes to another of its class.
+    fn expect_copies(&self, offset: u64, content: &Buffers) {
+        let labels = self.labels.borrow();
+        let copied = |blocks| {
+            let mut labels = labels.of(blocks).flatten();
+            labels.find(|label| label.dedup == DedupHint::Prefetch)
+        };
+        if copied(blocks(offset, content.len() as u64)).is_some() {
+            self.insight
+                .expect(offset, content, |at| Some(copied(blocks(at, 1))?.class));
         }
     }
 }
 
 impl Classifier for FileClassifier {
     fn class_of(&self, offset: u64, len: u64) -> (Class, u64) {
-        let (class, len) = self.metadata.class_of(offset, len);
-        if class == Class::Metadata {
-            return (class, len);
-        }
-        self.label_located();
-        let labels = self.labels.borrow();
-        let label = |at: u64| labels.get(at / CLASS_BLOCK_BYTES).unwrap_or_default();
-        let class = label(offset);
-        let mut end = offset;
-        while end < offset + len && label(end) == class {
-            end = (end / CLASS_BLOCK_BYTES + 1) * CLASS_BLOCK_BYTES;
-        }
-        (class, (end - offset).min(len))
+        self.run(offset, len, |label| label.class)
+    }
+
+    fn dedup_hint(&self, offset: u64, len: u64) -> (DedupHint, u64) {
+        self.run(offset, len, |label| label.dedup)
     }
 
     fn written(&self, offset: u64, content: &Buffers) {
         self.metadata.written(offset, content);
         let marks = self.insight.find(offset, content);
         let mut labels = self.labels.borrow_mut();
-        for (at, class) in marks {
+        labels.forget_hints(blocks(offset, content.len() as u64));
+        for (at, mark) in marks {
+            let label = Label {
+                class: mark.class,
+                dedup: mark.dedup,
+            };
             // Two, where blocks are smaller than pages.
-            for block in
-                at / CLASS_BLOCK_BYTES..(at + CLASS_BLOCK_BYTES).div_ceil(CLASS_BLOCK_BYTES)
-            {
-                labels.set(block, Some(class));
-            }
+            labels.set(blocks(at, CLASS_BLOCK_BYTES), label);
         }
     }
 
     fn read(&self, offset: u64, content: &Buffers) {
         self.metadata.read(offset, content);
+        self.expect_copies(offset, content);
     }
 
     fn discarded(&self, range: Range<u64>) {
         self.metadata.discarded(range.clone());
         let blocks = range.start.div_ceil(CLASS_BLOCK_BYTES)..range.end / CLASS_BLOCK_BYTES;
         if !blocks.is_empty() {
-            self.labels.borrow_mut().forget(blocks);
+            self.labels.borrow_mut().forget(&blocks);
         }
     }
 }
@@ -114,12 +145,11 @@ impl Classifier for FileClassifier {
 /// begins where a request does, also on a file system with smaller blocks.
 pub(super) fn pages(offset: u64, content: &Buffers, mut each: impl FnMut(u64, &Block)) {
     let mut page = [0; BLOCK_BYTES];
-    let mut start = 0;
-    while start + page.len() <= content.len() {
-        content.slice(start..start + page.len()).copy_to(&mut page);
-        each(offset + start as u64, &page);
-        start += page.len();
-    }
+    content.for_each_piece(&mut page, |start, page| {
+        if let Ok(page) = page.try_into() {
+            each(offset + start as u64, page);
+        }
+    });
 }
 
 #[cfg(test)]

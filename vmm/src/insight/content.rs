@@ -1,6 +1,6 @@
 //! From what processes write to what reaches the disk.
 
-use disk::{CLASS_BLOCK_BYTES, Class};
+use disk::{CLASS_BLOCK_BYTES, Class, DedupHint};
 
 use super::call::UserData;
 use super::fingerprints::{FileId, Fingerprinter, Fingerprints, Mark};
@@ -14,6 +14,19 @@ const CALL_BYTES_MAX: u64 = 16 << 20;
 /// The most pieces of one call: the kernel's own bound (`UIO_MAXIOV`).
 const PIECES_MAX: u64 = 1024;
 const IOVEC_BYTES: usize = 16;
+
+/// What a process writes.
+pub(super) struct Written {
+    pub(super) file: FileId,
+    /// The size of the file before.
+    pub(super) size_bytes: u64,
+    /// Where in the file it goes.
+    pub(super) start: u64,
+    pub(super) data: UserData,
+    /// The class that the application gives; without, that follows from the size.
+    pub(super) class: Option<Class>,
+    pub(super) dedup: DedupHint,
+}
 
 /// The contents that were written, and are to be met again.
 pub(super) struct Contents {
@@ -33,26 +46,20 @@ impl Contents {
         }
     }
 
-    /// A process writes `data` at `start` of a file of `size_bytes`; returns where that ends.
-    #[expect(clippy::too_many_arguments, reason = "what a write is")]
-    pub(super) fn write(
-        &mut self,
-        memory: Memory<'_>,
-        root: Root,
-        file: FileId,
-        size_bytes: u64,
-        start: u64,
-        data: UserData,
-        hint: Option<u64>,
-    ) -> u64 {
-        let pieces = pieces(memory, root, data);
+    /// A process writes to a file; returns where that ends.
+    pub(super) fn write(&mut self, memory: Memory<'_>, root: Root, written: &Written) -> u64 {
+        let pieces = pieces(memory, root, written.data);
         let total = pieces
             .iter()
             .fold(0_u64, |sum, (_, len)| sum.saturating_add(*len));
-        let end = start.saturating_add(total);
-        let class = hinted(hint).unwrap_or_else(|| Class::of_file(size_bytes.max(end)));
-        let mark = Mark { file, class };
-        let mut at = start;
+        let end = written.start.saturating_add(total);
+        let by_size = || Class::of_file(written.size_bytes.max(end));
+        let mark = Mark {
+            file: written.file,
+            class: written.class.unwrap_or_else(by_size),
+            dedup: written.dedup,
+        };
+        let mut at = written.start;
         let mut left = CALL_BYTES_MAX;
         for (mut address, len) in pieces {
             let mut len = len.min(left);
@@ -110,20 +117,20 @@ impl Contents {
         true
     }
 
+    /// A block that comes from the disk is about to be written to another place, and not by a
+    /// process.
+    pub(super) fn expect(&mut self, hash: u64, mark: Mark) {
+        self.fingerprints.insert(hash, mark);
+    }
+
     /// What the block with this fingerprint is, that reaches the disk.
     pub(super) fn find(&mut self, hash: u64) -> Option<Mark> {
         self.fingerprints.find(hash)
     }
 }
 
-/// The class that an application gives.
-pub(super) fn hinted(hint: Option<u64>) -> Option<Class> {
-    let number = usize::try_from(hint?).ok()?;
-    Class::ALL.get(number).copied()
-}
-
 /// Where the bytes of a call are, and how many there.
-fn pieces(memory: Memory<'_>, root: Root, data: UserData) -> Vec<(u64, u64)> {
+pub(super) fn pieces(memory: Memory<'_>, root: Root, data: UserData) -> Vec<(u64, u64)> {
     match data {
         UserData::One { address, len } => vec![(address, len)],
         UserData::Vector { address, count } => {

@@ -2,10 +2,10 @@
 
 use std::collections::HashMap;
 
-use disk::Class;
-
 use super::fingerprints::FileId;
+use super::hint::Hint;
 use super::question::Stat;
+use super::uniqueness::Randomness;
 
 /// Descriptors of one process that are remembered; more are asked for again.
 const FILES_MAX: usize = 1024;
@@ -35,10 +35,21 @@ pub(super) struct OpenFile {
     pub(super) wanted: Known,
     /// Whether every write goes to its end.
     pub(super) appends: Known,
-    /// The class that the application gave last, reading.
-    pub(super) hint: Option<Class>,
+    /// Whether its path says that it is encrypted.
+    pub(super) encrypted: Known,
+    /// What the application said when it opened it, and last, reading.
+    pub(super) opened_as: Hint,
+    pub(super) read_as: Hint,
+    /// Whether it was being copied when its places were asked for.
+    pub(super) copied: bool,
+    pub(super) randomness: Randomness,
+    /// Whether it was counted as a file whose content is nowhere else.
+    pub(super) unique: bool,
     /// Where the descriptor stands.
     pub(super) offset: Option<u64>,
+    /// Whether it has places on a disk, so that what is read is there still. Files of `/proc` and
+    /// tracefs have none; some give each byte once.
+    pub(super) stored: Known,
     /// How far the file's places on the disk are known, as far as there is anything.
     pub(super) located_bytes: u64,
     age: u32,
@@ -56,11 +67,22 @@ impl OpenFile {
             regular: stat.is_some_and(|stat| stat.mode & MODE_KIND == MODE_REGULAR),
             wanted: Known::NotYet,
             appends: Known::NotYet,
-            hint: None,
+            encrypted: Known::NotYet,
+            opened_as: Hint::default(),
+            read_as: Hint::default(),
+            copied: false,
+            randomness: Randomness::default(),
+            unique: false,
             offset: None,
+            stored: Known::NotYet,
             located_bytes: 0,
             age: 0,
         }
+    }
+
+    /// Whether its content is of interest.
+    pub(super) fn counts(&self) -> bool {
+        self.regular && self.wanted != Known::No
     }
 
     /// A call through the descriptor wrote up to `end`, and it stands there now, if it moved.
@@ -96,6 +118,13 @@ impl Files {
             self.files.clear();
         }
         self.files.insert(fd, file);
+    }
+
+    /// The files of these descriptors.
+    pub(super) fn ids(&self, first: u32, last: u32) -> Vec<FileId> {
+        let meant = |fd: i32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
+        let files = self.files.iter().filter(|&(&fd, _)| meant(fd));
+        files.map(|(_, file)| file.id).collect()
     }
 
     /// These descriptors are something else from now on.

@@ -3,7 +3,7 @@
 
 use std::hash::BuildHasher;
 
-use disk::Class;
+use disk::{Class, DedupHint};
 use foldhash::fast::FixedState;
 
 use super::partial_blocks::Block;
@@ -23,6 +23,7 @@ pub(super) struct FileId {
 pub(super) struct Mark {
     pub(super) file: FileId,
     pub(super) class: Class,
+    pub(super) dedup: DedupHint,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -115,6 +116,7 @@ mod tests {
         Mark {
             file: FileId { device: 1, inode },
             class: Class::Below1Mib,
+            dedup: DedupHint::None,
         }
     }
 

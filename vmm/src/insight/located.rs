@@ -1,8 +1,10 @@
 //! Where files are that processes are about to read, on its way from the hooks to the disks.
 
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use disk::Class;
+use disk::{Class, DedupHint};
 
 /// Extents that wait for their disk; more are not waited for.
 const WAITING_MAX: usize = 64 << 10;
@@ -20,6 +22,7 @@ pub(super) struct Located {
     /// Where it is on that, in bytes.
     pub(super) range: Range<u64>,
     pub(super) class: Class,
+    pub(super) dedup: DedupHint,
 }
 
 impl Located {
@@ -40,31 +43,68 @@ impl Located {
 
 /// All that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(Vec<Located>);
+pub(super) struct Waiting {
+    extents: Vec<Located>,
+    /// For whom.
+    disks: Arc<WaitedFor>,
+}
 
 impl Waiting {
+    /// Notes an extent, if it is on a disk.
     pub(super) fn push(&mut self, located: Located) {
-        if self.0.len() < WAITING_MAX {
-            self.0.push(located);
+        if self.extents.len() < WAITING_MAX
+            && let Some((disk, _)) = located.place()
+        {
+            self.extents.push(located);
+            self.disks.add(disk);
         }
+    }
+
+    /// For which disks there is something.
+    pub(super) fn disks(&self) -> &Arc<WaitedFor> {
+        &self.disks
     }
 
     /// Those that are on disk number `disk`, with the number of their partition.
     pub(super) fn take(&mut self, disk: usize) -> Vec<(usize, Located)> {
-        if self.0.is_empty() {
-            return Vec::new();
-        }
         let mut taken = Vec::new();
-        self.0.retain(|located| match located.place() {
-            Some((number, partition)) => {
-                if number == disk {
-                    taken.push((partition, located.clone()));
-                }
-                number != disk
+        self.disks.clear();
+        self.extents.retain(|located| {
+            let Some((number, partition)) = located.place() else {
+                return false;
+            };
+            if number == disk {
+                taken.push((partition, located.clone()));
+            } else {
+                self.disks.add(number);
             }
-            None => false,
+            number != disk
         });
         taken
+    }
+}
+
+/// For which disks something waits, to be looked at by each request, and without a lock. A bit a
+/// disk; the last is for all that have none.
+#[derive(Debug, Default)]
+pub(super) struct WaitedFor(AtomicU64);
+
+impl WaitedFor {
+    /// Whether something may be there for disk number `disk`.
+    pub(super) fn has(&self, disk: usize) -> bool {
+        self.0.load(Ordering::Acquire) & Self::bit(disk) != 0
+    }
+
+    fn add(&self, disk: usize) {
+        self.0.fetch_or(Self::bit(disk), Ordering::Release);
+    }
+
+    fn clear(&self) {
+        self.0.store(0, Ordering::Release);
+    }
+
+    fn bit(disk: usize) -> u64 {
+        1 << disk.min(63)
     }
 }
 
@@ -77,6 +117,7 @@ mod tests {
             device: (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12),
             range: 0..4096,
             class: Class::Below1Mib,
+            dedup: DedupHint::None,
         }
     }
 
@@ -89,11 +130,16 @@ mod tests {
         let partitions = |taken: Vec<(usize, Located)>| -> Vec<usize> {
             taken.into_iter().map(|(partition, _)| partition).collect()
         };
+        let waited_for = Arc::clone(waiting.disks());
+        let disks = || [0, 1, 2, 17].map(|disk| waited_for.has(disk));
+        assert_eq!(disks(), [true, true, false, true]);
         assert_eq!(partitions(waiting.take(0)), [0, 1]);
+        assert_eq!(disks(), [false, true, false, true]);
         assert_eq!(partitions(waiting.take(17)), [3]);
         assert_eq!(partitions(waiting.take(0)), [] as [usize; 0]);
         assert_eq!(partitions(waiting.take(1)), [0]);
-        assert!(waiting.0.is_empty());
+        assert_eq!(disks(), [false; 4]);
+        assert!(waiting.extents.is_empty());
     }
 
     #[test]
@@ -102,6 +148,6 @@ mod tests {
         for _ in 0..2 * WAITING_MAX {
             waiting.push(located(254, 0));
         }
-        assert_eq!(waiting.0.len(), WAITING_MAX);
+        assert_eq!(waiting.extents.len(), WAITING_MAX);
     }
 }

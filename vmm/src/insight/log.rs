@@ -1,12 +1,12 @@
-//! A line for each call that was looked at, for whoever wants to see what the hooks see.
+//! A line for each call that was looked at, and for what was concluded from some, for whoever wants to see what the hooks see.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::call::Call;
 use super::process::Process;
 
 /// The file that the lines go to, until it cannot be written.
@@ -37,15 +37,15 @@ impl Log {
         }
     }
 
-    /// `PID EXECUTABLE CALL`, with what is not known as `-`.
-    pub(super) fn note(&mut self, process: &Process, call: &Call) {
+    /// `PID EXECUTABLE WHAT`, with what is not known as `-`.
+    pub(super) fn note(&mut self, process: &Process, what: impl fmt::Display) {
         let Some(file) = &mut self.file else {
             return;
         };
         let pid = process.pid.map_or("-".to_owned(), |pid| pid.to_string());
         let executable = process.executable.as_deref().unwrap_or(b"-");
         let executable = executable.escape_ascii();
-        let written = writeln!(file, "{pid} {executable} {call}");
+        let written = writeln!(file, "{pid} {executable} {what}");
         self.end_at(written);
     }
 }

@@ -14,9 +14,11 @@ mod board;
 mod call;
 mod classifier;
 mod content;
+mod copies;
 mod file;
 mod fingerprints;
 mod glob;
+mod hint;
 mod hook;
 mod labels;
 mod located;
@@ -31,13 +33,14 @@ mod process;
 mod question;
 mod scratch;
 mod stub;
+mod uniqueness;
 mod window;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
-use disk::{Buffers, Class};
+use disk::{Buffers, Class, DedupHint};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{
     Cap, Kvm, MsrExitReason, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd,
@@ -47,8 +50,8 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::kvm::physical_address_bits;
 use classifier::pages;
-use fingerprints::Fingerprinter;
-use located::Located;
+use fingerprints::{FileId, Fingerprinter, Mark};
+use located::{Located, WaitedFor};
 use log::Log;
 use mapping::Mapping;
 use observer::{Observer, Scene};
@@ -227,9 +230,14 @@ impl Insight {
         lock(&self.observer).located.take(disk)
     }
 
-    /// The pages of what is about to be written to a disk that processes wrote before: where they are,
-    /// and the classes of their files.
-    fn find(&self, offset: u64, content: &Buffers) -> Vec<(u64, Class)> {
+    /// For which disks there is something to be taken.
+    fn waited_for(&self) -> Arc<WaitedFor> {
+        Arc::clone(lock(&self.observer).located.disks())
+    }
+
+    /// The pages of what is about to be written to a disk that were written by processes before, or
+    /// expected: where they are, and what is known of them.
+    fn find(&self, offset: u64, content: &Buffers) -> Vec<(u64, Mark)> {
         let mut hashes = Vec::new();
         pages(offset, content, |at, page| {
             hashes.extend(self.fingerprinter.of(page).map(|hash| (at, hash)));
@@ -237,8 +245,31 @@ impl Insight {
         let mut observer = lock(&self.observer);
         hashes
             .into_iter()
-            .filter_map(|(at, hash)| Some((at, observer.contents.find(hash)?.class)))
+            .filter_map(|(at, hash)| Some((at, observer.contents.find(hash)?)))
             .collect()
+    }
+
+    /// Expects the pages of what came from a disk, of which `class` says that they are being copied,
+    /// to be written to a file of that class.
+    fn expect(&self, offset: u64, content: &Buffers, class: impl Fn(u64) -> Option<Class>) {
+        let mut copied = Vec::new();
+        pages(offset, content, |at, page| {
+            if let Some(class) = class(at)
+                && let Some(hash) = self.fingerprinter.of(page)
+            {
+                copied.push((hash, class));
+            }
+        });
+        let mut observer = lock(&self.observer);
+        for (hash, class) in copied {
+            let mark = Mark {
+                // It is not known which that is.
+                file: FileId::default(),
+                class,
+                dedup: DedupHint::Prefetch,
+            };
+            observer.contents.expect(hash, mark);
+        }
     }
 
     /// What was counted so far.

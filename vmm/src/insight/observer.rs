@@ -6,31 +6,35 @@
 
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex};
+use std::{fmt, mem};
 
-use disk::Class;
+use disk::{Class, DedupHint};
 use kvm_bindings::kvm_regs;
 
-use super::call::{ALWAYS, Call, CloneFlags, LAST_WORDS, Made, WATCHED};
-use super::content::{Contents, hinted};
+use super::call::{ALWAYS, Call, CloneFlags, LAST_WORDS, Made, UserData, WATCHED};
+use super::content::{Contents, Written};
+use super::copies::sample;
 use super::file::{Known, OpenFile};
 use super::fingerprints::Fingerprinter;
 use super::glob::Glob;
+use super::hint::{Hint, MAGIC};
 use super::located::{Located, Waiting};
 use super::lock;
 use super::log::Log;
 use super::options::Options;
 use super::paging::{Memory, Root};
 use super::pending::{Pending, PendingQuestions};
-use super::process::{Processes, Standing};
+use super::process::{Process, Processes, Standing};
 use super::question::{Answer, FileExtent, Question};
 use super::scratch::{Scratch, Taken};
 use super::stub::process_bit;
+use super::uniqueness::{is_encrypted_name, is_encryptor};
 use super::window::Window;
 
 /// How often a question is asked again whose answer was overwritten.
 const TRIES_MAX: u32 = 3;
 /// Questions that a single call may lead to.
-const QUESTIONS_MAX: u32 = 12;
+const QUESTIONS_MAX: u32 = 16;
 const PATH_MAX: usize = 512;
 const O_APPEND: u64 = 0o2000;
 
@@ -58,6 +62,10 @@ pub(crate) struct InsightCounts {
     pub(crate) abandoned: u64,
     /// Calls that looked like an insight-call that comes back, and were not.
     pub(crate) strangers: u64,
+    /// Copies of files that were recognised.
+    pub(crate) copies: u64,
+    /// Files that were written and taken for what is nowhere else: encrypted, or like it.
+    pub(crate) unique_files: u64,
 }
 
 impl AddAssign for InsightCounts {
@@ -68,6 +76,8 @@ impl AddAssign for InsightCounts {
         self.overwritten += other.overwritten;
         self.abandoned += other.abandoned;
         self.strangers += other.strangers;
+        self.copies += other.copies;
+        self.unique_files += other.unique_files;
     }
 }
 
@@ -114,7 +124,7 @@ impl Observer {
     /// Begins to look at calls, or ends it: then only answers are still waited for.
     pub(super) fn set(&mut self, window: &Window, on: bool) {
         self.asks = on;
-        window.set_nonce(self.nonce);
+        window.set_marks(self.nonce, MAGIC);
         if on {
             self.processes.clear();
             window.watch_all(true);
@@ -174,8 +184,54 @@ impl Observer {
                 Answer::Refused
             }
         };
-        self.learn(scene.root.table, pending.question, answer);
+        self.take_answer(scene, &Call::decode(&call), pending.question, answer);
         self.consider(scene, &call, pending.asked, regs);
+    }
+
+    fn take_answer(&mut self, scene: &Scene<'_>, call: &Call, question: Question, answer: Answer) {
+        match question {
+            Question::Content { fd, address, .. } => {
+                self.compare(scene, call, fd, address, &answer);
+            }
+            _ => self.learn(scene.root.table, question, answer),
+        }
+    }
+
+    /// The kernel said, or did not, what the file of `from` has that a process is about to write.
+    fn compare(
+        &mut self,
+        scene: &Scene<'_>,
+        call: &Call,
+        from: i32,
+        address: u64,
+        answer: &Answer,
+    ) {
+        let cr3 = scene.root.table;
+        let Call::Write { fd: to, .. } = *call else {
+            return;
+        };
+        let source = match answer {
+            Answer::Content(bytes) => Some(&bytes[..]),
+            _ => None,
+        };
+        let written = sample(scene.memory, scene.root, address);
+        let recognised = self.processes.get_mut(cr3).is_some_and(|process| {
+            let id = |fd| process.files.get(fd).map(|file| file.id);
+            let (Some(source_id), Some(target_id)) = (id(from), id(to)) else {
+                return false;
+            };
+            process
+                .copies
+                .compared(source_id, target_id, source, &written)
+        });
+        if recognised {
+            self.copy_is_recognised(cr3, from, to);
+        }
+    }
+
+    fn copy_is_recognised(&mut self, cr3: u64, from: i32, to: i32) {
+        self.counts.copies += 1;
+        self.note_down(cr3, format_args!("copy from={from} to={to}"));
     }
 
     /// Asks what is missing to understand a call, or else draws its conclusions. Whether the
@@ -190,7 +246,7 @@ impl Observer {
         let call = Call::decode(regs);
         let cr3 = scene.root.table;
         self.processes.meet(cr3, scene.fs_base);
-        self.note_hint(cr3, &call);
+        self.note(scene, cr3, &call);
         if self.asks
             && asked < QUESTIONS_MAX
             && let Some(question) = self.missing(cr3, &call)
@@ -200,7 +256,7 @@ impl Observer {
             }
             // What cannot be asked here is not asked for again.
             if question != Question::Pid {
-                self.learn(cr3, question, Answer::Refused);
+                self.take_answer(scene, &call, question, Answer::Refused);
             }
         }
         self.settle_standing(scene, cr3);
@@ -276,26 +332,61 @@ impl Observer {
             return None;
         }
         match *call {
-            Call::Write { fd, at, .. } => self.missing_of_file(cr3, fd, at.is_none()),
-            Call::Read { fd, .. } | Call::Map { fd } => self.missing_to_read(cr3, fd),
+            Call::Write { fd, at, .. } => self
+                .missing_of_file(cr3, fd, at.is_none())
+                .or_else(|| self.missing_of_name(cr3, fd))
+                .or_else(|| {
+                    let stands = |fd| process.files.get(fd).map(|file| file.offset);
+                    process.copies.question(stands)
+                }),
+            Call::Read { fd, .. } | Call::Map { fd } => {
+                let said = (!process.opened.is_empty()).then_some(());
+                said.and_then(|()| self.missing_of_name(cr3, fd))
+                    .or_else(|| self.missing_to_read(cr3, fd))
+            }
             Call::Transfer { from, to } => self
-                .missing_to_read(cr3, from)
-                .or_else(|| self.missing_of_file(cr3, to, false)),
+                .missing_of_file(cr3, from, false)
+                .or_else(|| self.missing_of_file(cr3, to, false))
+                .or_else(|| self.missing_to_read(cr3, from)),
             _ => None,
         }
     }
 
-    /// An application says of which class a file is that it reads: what is known of its places is to
-    /// be said anew.
-    fn note_hint(&mut self, cr3: u64, call: &Call) {
-        if let Call::Read { fd, hint, .. } = *call
-            && let Some(class) = hinted(hint)
-            && let Some(process) = self.processes.get_mut(cr3)
-            && let Some(file) = process.files.get_mut(fd)
-            && file.hint.replace(class) != Some(class)
-        {
-            file.located_bytes = 0;
+    /// Takes from a call what decides what is to be asked about it.
+    fn note(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
+        let Some(process) = self.processes.get_mut(cr3) else {
+            return;
+        };
+        process.copies.look_away();
+        match *call {
+            Call::Read { fd, hint, .. } => note_source(process, fd, hint),
+            Call::Write { fd, data, .. } => {
+                if let Some(file) = process.files.get(fd).filter(|file| file.counts()) {
+                    process
+                        .copies
+                        .writes(scene.memory, scene.root, file.id, data);
+                }
+            }
+            Call::Transfer { from, to } => {
+                let end = |fd| Some((process.files.get(fd)?.id, process.files.get(fd)?.counts()));
+                let recognised = match (end(from), end(to)) {
+                    (Some(source), Some(target)) => process.copies.transfers(source, target),
+                    _ => false,
+                };
+                note_source(process, from, Hint::default());
+                if recognised {
+                    self.copy_is_recognised(cr3, from, to);
+                }
+            }
+            _ => {}
         }
+    }
+
+    /// The path of a file, which may tell what its content is.
+    fn missing_of_name(&self, cr3: u64, fd: i32) -> Option<Question> {
+        let file = self.processes.get(cr3)?.files.get(fd)?;
+        let missing = file.counts() && file.encrypted == Known::NotYet;
+        missing.then_some(Question::Path { fd })
     }
 
     fn missing_to_read(&self, cr3: u64, fd: i32) -> Option<Question> {
@@ -303,9 +394,8 @@ impl Observer {
             return Some(question);
         }
         let file = self.processes.get(cr3)?.files.get(fd)?;
-        let counts = file.regular && file.wanted != Known::No;
         let from = file.located_bytes;
-        (counts && from < file.size_bytes).then_some(Question::Extents { fd, from })
+        (file.counts() && from < file.size_bytes).then_some(Question::Extents { fd, from })
     }
 
     fn missing_of_file(&self, cr3: u64, fd: i32, moves: bool) -> Option<Question> {
@@ -350,8 +440,15 @@ impl Observer {
             (Question::Path { fd } | Question::Flags { fd } | Question::Offset { fd }, answer) => {
                 if let Some(file) = process.files.get_mut(fd) {
                     learn_of_file(file, question, &answer, &self.paths);
+                    if let Answer::Text(path) = answer
+                        && let Some(hint) = process.opened.take(&path)
+                    {
+                        file.opened_as = hint;
+                        file.located_bytes = 0;
+                    }
                 }
             }
+            (Question::Content { .. }, _) => {}
             (Question::Extents { fd, .. }, answer) => {
                 let Some(file) = process.files.get_mut(fd) else {
                     return;
@@ -386,11 +483,7 @@ impl Observer {
     }
 
     fn conclude(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
-        if let (Some(log), Some(process)) = (&self.log, self.processes.get(cr3))
-            && process.standing != Standing::Ignored
-        {
-            lock(log).note(process, call);
-        }
+        self.note_down(cr3, call);
         match *call {
             Call::Execute { path } => self.executes(scene, cr3, path),
             Call::Clone { flags } => self.clones(scene, cr3, flags),
@@ -406,6 +499,15 @@ impl Observer {
                 }
             }
             _ => self.conclude_of_file(scene, cr3, call),
+        }
+    }
+
+    /// A line for the log, if there is one.
+    fn note_down(&self, cr3: u64, what: impl fmt::Display) {
+        if let (Some(log), Some(process)) = (&self.log, self.processes.get(cr3))
+            && process.standing != Standing::Ignored
+        {
+            lock(log).note(process, what);
         }
     }
 
@@ -466,35 +568,31 @@ impl Observer {
             return;
         }
         match *call {
-            Call::Write { fd, data, at, hint } => {
-                let Some(file) = process.files.get(fd) else {
-                    return;
-                };
-                if !file.regular || file.wanted == Known::No {
-                    return;
+            Call::Open { path, hint } => {
+                let path = scene.memory.read_user_text(scene.root, path, PATH_MAX);
+                if let Some(path) = path.filter(|path| path.len() < PATH_MAX) {
+                    process.opened.push(path, hint);
                 }
-                let appends = file.appends == Known::Yes;
-                let start = at.or(if appends {
-                    Some(file.size_bytes)
-                } else {
-                    file.offset
-                });
-                let Some(start) = start else { return };
-                let (id, size) = (file.id, file.size_bytes);
-                let end =
-                    self.contents
-                        .write(scene.memory, scene.root, id, size, start, data, hint);
-                process.files.wrote(fd, end, at.is_none());
             }
+            Call::Write { .. } => self.writes(scene, cr3, call),
             Call::Change { fd } => {
                 if let Some(file) = process.files.get_mut(fd) {
                     file.offset = None;
                     file.appends = Known::NotYet;
                 }
             }
-            Call::Read { fd, at: None, .. } => {
-                if let Some(file) = process.files.get_mut(fd) {
+            Call::Read { fd, data, at, .. } => {
+                let Some(file) = process.files.get_mut(fd) else {
+                    return;
+                };
+                if at.is_none() {
                     file.offset = None;
+                }
+                if file.counts() && file.stored == Known::Yes {
+                    let source = (fd, file.id);
+                    process
+                        .copies
+                        .reads(scene.memory, scene.root, source, data, at);
                 }
             }
             Call::Transfer { from, to } => {
@@ -504,21 +602,121 @@ impl Observer {
                     }
                 }
             }
-            Call::Forget { first, last } => process.files.forget(first, last),
+            Call::Forget { first, last } => {
+                let closed = process.files.ids(first, last);
+                process.copies.forget(|file| closed.contains(&file));
+                process.files.forget(first, last);
+            }
             _ => {}
         }
+    }
+
+    fn writes(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
+        let (&Call::Write { fd, data, at, hint }, Some(process)) =
+            (call, self.processes.get_mut(cr3))
+        else {
+            return;
+        };
+        let dedup = dedup_of_write(scene, process, fd, data, hint);
+        let Some(file) = process.files.get_mut(fd).filter(|file| file.counts()) else {
+            return;
+        };
+        let unique = dedup == DedupHint::NoDedup && !mem::replace(&mut file.unique, true);
+        let appends = file.appends == Known::Yes;
+        let start = at.or(if appends {
+            Some(file.size_bytes)
+        } else {
+            file.offset
+        });
+        let written = start.map(|start| Written {
+            file: file.id,
+            size_bytes: file.size_bytes,
+            start,
+            data,
+            class: hint.or(file.opened_as).class,
+            dedup,
+        });
+        if let Some(written) = written {
+            let end = self.contents.write(scene.memory, scene.root, &written);
+            process.files.wrote(fd, end, at.is_none());
+        }
+        if unique {
+            self.counts.unique_files += 1;
+            self.note_down(cr3, format_args!("unique fd={fd}"));
+        }
+    }
+}
+
+/// A process reads a file, and says so of it: if that is something else than before, or if the file is
+/// being copied now, its places are to be said anew.
+fn note_source(process: &mut Process, fd: i32, hint: Hint) {
+    let Some(file) = process.files.get_mut(fd) else {
+        return;
+    };
+    let said = if hint == Hint::default() {
+        file.read_as
+    } else {
+        hint
+    };
+    let copied = process.copies.has_source(file.id);
+    if (said, copied) != (file.read_as, file.copied) {
+        (file.read_as, file.copied) = (said, copied);
+        file.located_bytes = 0;
+    }
+}
+
+/// Whether data like that which a process writes is elsewhere: as the application says; or it is
+/// copied, whatever it looks like; or it is encrypted, by who writes it, its name or its look.
+fn dedup_of_write(
+    scene: &Scene<'_>,
+    process: &mut Process,
+    fd: i32,
+    data: UserData,
+    hint: Hint,
+) -> DedupHint {
+    let Some(file) = process.files.get_mut(fd).filter(|file| file.counts()) else {
+        return DedupHint::None;
+    };
+    let copied = process.copies.wrote(file.id);
+    if let Some(said) = hint.or(file.opened_as).dedup {
+        return said;
+    }
+    if copied {
+        return DedupHint::Prefetch;
+    }
+    if file.encrypted != Known::Yes {
+        file.randomness.look(scene.memory, scene.root, data);
+    }
+    let encryptor = process.executable.as_deref().is_some_and(is_encryptor);
+    // A program that encrypts decrypts too.
+    let encrypts = encryptor && !file.randomness.is_plain();
+    if file.encrypted == Known::Yes || encrypts || file.randomness.is_random() {
+        DedupHint::NoDedup
+    } else {
+        DedupHint::None
     }
 }
 
 /// Notes where a file is, and how far that is known now.
 fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
-    let class = file.hint.unwrap_or_else(|| Class::of_file(file.size_bytes));
+    let said = file.read_as.or(file.opened_as);
+    let class = said.class;
+    let class = class.unwrap_or_else(|| Class::of_file(file.size_bytes));
+    let dedup = said.dedup.unwrap_or(if file.copied {
+        DedupHint::Prefetch
+    } else {
+        DedupHint::None
+    });
     for extent in extents.iter().filter(|extent| extent.located) {
         located.push(Located {
             device: file.id.device,
             range: extent.physical..extent.physical.saturating_add(extent.len),
             class,
+            dedup,
         });
+    }
+    if !extents.is_empty() {
+        file.stored = Known::Yes;
     }
     file.located_bytes = match extents.last() {
         Some(extent) if !extent.last => {
@@ -533,9 +731,14 @@ fn learn_of_file(file: &mut OpenFile, question: Question, answer: &Answer, paths
     let known = |so| if so { Known::Yes } else { Known::No };
     match (question, answer) {
         (Question::Path { .. }, Answer::Text(path)) => {
-            file.wanted = known(paths.iter().any(|prefix| path.starts_with(prefix)));
+            let below = |prefix: &Vec<u8>| path.starts_with(prefix);
+            file.wanted = known(paths.is_empty() || paths.iter().any(below));
+            file.encrypted = known(is_encrypted_name(path));
         }
-        (Question::Path { .. }, _) => file.wanted = Known::No,
+        (Question::Path { .. }, _) => {
+            file.wanted = known(paths.is_empty());
+            file.encrypted = Known::No;
+        }
         (Question::Flags { .. }, Answer::Number(flags)) => {
             file.appends = known(flags & O_APPEND != 0);
         }
@@ -546,3 +749,6 @@ fn learn_of_file(file: &mut OpenFile, question: Question, answer: &Answer, paths
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,8 +6,10 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use super::copies::Copies;
 use super::file::Files;
 use super::glob::Glob;
+use super::hint::Opened;
 
 /// Processes that are remembered; more are met anew.
 const PROCESSES_MAX: usize = 4096;
@@ -42,6 +44,9 @@ pub(super) struct Process {
     pub(super) executable: Option<Vec<u8>>,
     pub(super) standing: Standing,
     pub(super) files: Files,
+    /// What it said of files that it opened.
+    pub(super) opened: Opened,
+    pub(super) copies: Copies,
     /// Whether a child was ever in its memory, as after vfork: who makes a call there may be either.
     pub(super) shared: bool,
     /// How many processes had been made when it last said who it is.
@@ -77,9 +82,18 @@ impl Process {
             executable: None,
             standing: Standing::Unknown,
             files: Files::default(),
+            opened: Opened::default(),
+            copies: Copies::default(),
             shared: false,
             generation,
         }
+    }
+
+    /// Its descriptors are no more, or are others.
+    fn forget_files(&mut self) {
+        self.files = Files::default();
+        self.opened = Opened::default();
+        self.copies = Copies::default();
     }
 }
 
@@ -185,7 +199,7 @@ impl Processes {
         let Some(process) = self.by_cr3.get_mut(&cr3) else {
             return;
         };
-        process.files = Files::default();
+        process.forget_files();
         if process.standing == Standing::LeftAlone {
             self.expect_heir(0);
         } else if let Some(pid) = process.pid.take() {
@@ -203,7 +217,7 @@ impl Processes {
         match self.by_cr3.get_mut(&cr3) {
             // Its parent may go on there.
             Some(process) if process.shared => {
-                process.files = Files::default();
+                process.forget_files();
                 self.generation += 1;
             }
             _ => drop(self.by_cr3.remove(&cr3)),

@@ -23,6 +23,8 @@ const STAT_BYTES: usize = 144;
 /// `struct fiemap`, with so many `struct fiemap_extent` behind it.
 const FIEMAP_BYTES: usize = 32;
 const FIEMAP_EXTENT_BYTES: usize = 56;
+/// What is asked of a file's content at a time: as much as tells contents apart.
+pub(super) const CONTENT_BYTES: usize = 512;
 /// The longest path that is asked for.
 const PATH_BYTES: usize = 512;
 /// `/proc/self/fd/` and a number, or `/proc/self/exe`.
@@ -47,6 +49,10 @@ pub(super) enum Question {
     Path { fd: i32 },
     /// Where its file is on the disk, from a position on.
     Extents { fd: i32, from: u64 },
+    /// What its file has at a position, to be compared with what the process has at an address. The
+    /// file must be one that FIEMAP knows places of: those stay what they are when they are read, and
+    /// that is interrupted by nothing that the process survives.
+    Content { fd: i32, from: u64, address: u64 },
 }
 
 /// A stretch of a file on its disk, in bytes.
@@ -76,6 +82,7 @@ pub(super) enum Answer {
     Stat(Stat),
     Text(Vec<u8>),
     Extents(Vec<FileExtent>),
+    Content(Vec<u8>),
     /// It refused.
     Refused,
 }
@@ -88,6 +95,7 @@ impl Question {
             Self::Stat { .. } => STAT_BYTES,
             Self::Executable | Self::Path { .. } => LINK_BYTES + PATH_BYTES,
             Self::Extents { .. } => FIEMAP_BYTES + EXTENTS_MAX * FIEMAP_EXTENT_BYTES,
+            Self::Content { .. } => CONTENT_BYTES,
         }
     }
 
@@ -127,12 +135,21 @@ impl Question {
                 [scratch, scratch + LINK_BYTES as u64, PATH_BYTES as u64],
             ),
             Self::Extents { fd, .. } => (libc::SYS_ioctl, [descriptor(fd), FS_IOC_FIEMAP, scratch]),
+            Self::Content { fd, .. } => (
+                libc::SYS_pread64,
+                [descriptor(fd), scratch, CONTENT_BYTES as u64],
+            ),
+        };
+        let fourth = match self {
+            Self::Content { from, .. } => from,
+            _ => call.r10,
         };
         kvm_regs {
             rax: number.cast_unsigned(),
             rdi: arguments[0],
             rsi: arguments[1],
             rdx: arguments[2],
+            r10: fourth,
             r8: nonce,
             r9: serial,
             rcx: call.rcx.wrapping_sub(SYSCALL_BYTES),
@@ -161,6 +178,10 @@ impl Question {
                 text.map_or(Answer::Refused, |text| Answer::Text(text.to_vec()))
             }
             Self::Extents { .. } => Answer::Extents(extents(scratch)),
+            Self::Content { .. } => {
+                let len = usize::try_from(returned).unwrap_or(0).min(scratch.len());
+                Answer::Content(scratch[..len].to_vec())
+            }
         }
     }
 }
@@ -217,8 +238,17 @@ mod tests {
     #[expect(clippy::cast_possible_wrap, reason = "registers are numbers")]
     fn call(regs: &kvm_regs) -> u64 {
         // SAFETY: the calls of questions only write to their scratch, whose address they are given.
-        let returned =
-            unsafe { libc::syscall(regs.rax as i64, regs.rdi, regs.rsi, regs.rdx, 0, 1, 2) };
+        let returned = unsafe {
+            libc::syscall(
+                regs.rax as i64,
+                regs.rdi,
+                regs.rsi,
+                regs.rdx,
+                regs.r10,
+                1,
+                2,
+            )
+        };
         if returned < 0 {
             return u64::MAX;
         }
@@ -244,6 +274,11 @@ mod tests {
             ask(Question::Pid),
             Answer::Number(std::process::id().into())
         );
+        for (from, len) in [(0, CONTENT_BYTES), (9_900, 100), (10_000, 0)] {
+            let address = 0;
+            let content = ask(Question::Content { fd, from, address });
+            assert_eq!(content, Answer::Content(vec![7; len]));
+        }
         let path = file.path().as_os_str().as_encoded_bytes().to_vec();
         assert_eq!(ask(Question::Path { fd }), Answer::Text(path));
         assert_eq!(ask(Question::Stat { fd: -1 }), Answer::Refused);

@@ -29,6 +29,8 @@ pub(super) mod data {
     pub(in super::super) const CR3: usize = 0x08;
     /// What R8 is when an insight-call comes back.
     pub(in super::super) const NONCE: usize = 0x10;
+    /// What R8 is where an application says what its data is.
+    pub(in super::super) const MAGIC: usize = 0x18;
     /// A bit for each system call that leads to an exit whoever makes it.
     pub(in super::super) const ALWAYS: usize = 0x40;
     /// A bit for each system call that leads to an exit where its process is watched.
@@ -58,6 +60,8 @@ global_asm!(
     // An insight-call that comes back, whoever made it and on whichever processor.
     "    cmp r8, [rip + data + {nonce}]",
     "    je 2f",
+    "    cmp r8, [rip + data + {magic}]",
+    "    je 2f",
     // A mask, not a comparison that could be mispredicted.
     "    and eax, {call_mask}",
     "    bt [rip + data + {always}], rax",
@@ -86,6 +90,7 @@ global_asm!(
     scratch = const data::SCRATCH,
     cr3 = const data::CR3,
     nonce = const data::NONCE,
+    magic = const data::MAGIC,
     always = const data::ALWAYS,
     watched_calls = const data::WATCHED_CALLS,
     processes = const data::PROCESSES,

@@ -63,6 +63,18 @@ impl Window {
         Ok(window)
     }
 
+    /// Memory that no machine has.
+    #[cfg(test)]
+    pub(super) fn detached(cpus: u8) -> Self {
+        let map = || MmapRegion::new(usize::from(cpus) * STRIDE_BYTES).unwrap();
+        Self {
+            code: map(),
+            data: map(),
+            gpa: 0,
+            cpus,
+        }
+    }
+
     /// Where the code is in the guest's physical memory; the data is [`DATA_DISTANCE`] further on.
     pub(super) fn gpa(&self) -> u64 {
         self.gpa
@@ -80,9 +92,11 @@ impl Window {
         self.load(offset(cpu, data::CR3))
     }
 
-    /// Sets what R8 is when an insight-call comes back.
-    pub(super) fn set_nonce(&self, nonce: u64) {
+    /// Sets what R8 is when an insight-call comes back, and what it is where an application says
+    /// what its data is.
+    pub(super) fn set_marks(&self, nonce: u64, magic: u64) {
         self.store_all(data::NONCE, nonce);
+        self.store_all(data::MAGIC, magic);
     }
 
     /// Has these system calls lead to an exit: of all processes, and of those that are watched.

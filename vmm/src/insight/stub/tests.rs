@@ -31,6 +31,8 @@ fn it_decodes_to_what_was_meant() {
             (Code::Mov_rm64_r64, at(data::SCRATCH)),
             (Code::Cmp_r64_rm64, at(data::NONCE)),
             (Code::Je_rel8_64, None),
+            (Code::Cmp_r64_rm64, at(data::MAGIC)),
+            (Code::Je_rel8_64, None),
             (Code::And_EAX_imm32, None),
             (Code::Bt_rm64_r64, at(data::ALWAYS)),
             (Code::Jb_rel8_64, None),
@@ -88,7 +90,7 @@ fn every_path_ends_at_the_entry_with_rax_restored() {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(ends, 5);
+    assert_eq!(ends, 6);
 }
 
 #[test]

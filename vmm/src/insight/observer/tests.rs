@@ -1,0 +1,345 @@
+//! A process and a kernel that answers what it is asked.
+
+use std::collections::HashMap;
+
+use ::tests::records::Numbers;
+use libc::c_long;
+use vm_memory::{GuestAddress, GuestMemoryMmap};
+
+use super::super::fingerprints::Mark;
+use super::super::partial_blocks::BLOCK_BYTES;
+use super::*;
+
+const ROOT: Root = Root {
+    table: 0x1000,
+    five_levels: false,
+};
+/// The process has a large page.
+const MEMORY: u64 = 0x20_0000;
+const BUFFER: u64 = MEMORY;
+const PATH: u64 = MEMORY + 0x10_0000;
+const STACK: u64 = MEMORY + 0x1f_0000;
+const CHUNK_BYTES: usize = 64 << 10;
+/// The first disk of virtio-blk.
+const DEVICE: u64 = 254 << 8;
+const ERROR: u64 = u64::MAX - 1;
+
+struct File {
+    path: &'static str,
+    content: Vec<u8>,
+    offset: usize,
+}
+
+struct Guest {
+    memory: GuestMemoryMmap,
+    window: Window,
+    observer: Observer,
+    fingerprinter: Fingerprinter,
+    executable: &'static str,
+    files: HashMap<i32, File>,
+}
+
+/// So many random bytes, always the same.
+fn random(seed: u64, len: usize) -> Vec<u8> {
+    let mut numbers = Numbers::new(seed);
+    let words = std::iter::repeat_with(|| numbers.draw().to_le_bytes());
+    words.flatten().take(len).collect()
+}
+
+impl Guest {
+    fn new(options: &str, executable: &'static str) -> Self {
+        let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
+        for (table, index, entry) in [
+            (ROOT.table, 0, 0x2007),
+            (0x2000, 0, 0x3007),
+            (0x3000, 1, 0x40_0000 | 0x87),
+        ] {
+            Memory(&memory).set_entry(table, index, entry).unwrap();
+        }
+        let fingerprinter = Fingerprinter::new(1);
+        let options: Options = options.parse().unwrap();
+        let mut observer = Observer::new(&options, None, 0x7777, fingerprinter.clone());
+        let window = Window::detached(1);
+        observer.set(&window, true);
+        Self {
+            memory,
+            window,
+            observer,
+            fingerprinter,
+            executable,
+            files: HashMap::new(),
+        }
+    }
+
+    fn open(&mut self, fd: i32, path: &'static str, content: Vec<u8>) {
+        let offset = 0;
+        let file = File {
+            path,
+            content,
+            offset,
+        };
+        self.files.insert(fd, file);
+    }
+
+    /// Makes a call, and answers what is asked meanwhile. How often that is.
+    fn call(&mut self, number: c_long, [rdi, rsi, rdx, r10, r8, r9]: [u64; 6]) -> u32 {
+        let mut regs = kvm_regs {
+            rax: number.cast_unsigned(),
+            rdi,
+            rsi,
+            rdx,
+            r10,
+            r8,
+            r9,
+            rsp: STACK,
+            rcx: 0x1002,
+            ..Default::default()
+        };
+        let call = regs;
+        for asked in 0..100 {
+            let scene = Scene {
+                memory: Memory(&self.memory),
+                window: &self.window,
+                root: ROOT,
+                fs_base: &|| Some(1),
+            };
+            if !self.observer.call(&scene, &mut regs) || regs.r8 != 0x7777 {
+                assert_eq!(regs, call, "the call is another");
+                return asked;
+            }
+            regs.rax = self.answer(&regs);
+            // It makes the call once more.
+            regs.rcx += 2;
+        }
+        panic!("there is no end of questions");
+    }
+
+    fn answer(&self, regs: &kvm_regs) -> u64 {
+        let file = |register: u64| self.files.get(&i32::try_from(register).unwrap());
+        let put = |address, bytes: &[u8]| {
+            assert!(Memory(&self.memory).write_user(ROOT, address, bytes));
+            bytes.len() as u64
+        };
+        match c_long::try_from(regs.rax).unwrap() {
+            libc::SYS_getpid => 10,
+            libc::SYS_getppid => 1,
+            libc::SYS_fcntl => 0,
+            libc::SYS_lseek => file(regs.rdi).map_or(ERROR, |file| file.offset as u64),
+            libc::SYS_readlink => {
+                let link = Memory(&self.memory).read_user_text(ROOT, regs.rdi, 100);
+                let link = String::from_utf8(link.unwrap()).unwrap();
+                match link.strip_prefix("/proc/self/fd/") {
+                    Some(fd) => put(regs.rsi, self.files[&fd.parse().unwrap()].path.as_bytes()),
+                    None => put(regs.rsi, self.executable.as_bytes()),
+                }
+            }
+            libc::SYS_fstat => {
+                let Some(file) = file(regs.rdi) else {
+                    return ERROR;
+                };
+                let mode = 0o100_644;
+                // The descriptor stands for the file.
+                let words = [DEVICE, regs.rdi, 1, mode, 0, 0, file.content.len() as u64];
+                put(regs.rsi, words.map(u64::to_le_bytes).as_flattened());
+                0
+            }
+            libc::SYS_ioctl if file(regs.rdi).unwrap().path.starts_with("/proc") => ERROR,
+            libc::SYS_ioctl => {
+                // One extent, at as many MiB as its descriptor says.
+                let words = [0, regs.rdi << 20, 1 << 20, 0, 0, 1];
+                put(regs.rdx + 20, &1_u32.to_le_bytes());
+                put(regs.rdx + 32, words.map(u64::to_le_bytes).as_flattened());
+                0
+            }
+            libc::SYS_pread64 => {
+                let file = file(regs.rdi).unwrap();
+                assert!(!file.path.starts_with("/proc"), "what is read is gone");
+                let content = &file.content;
+                let from = content.len().min(usize::try_from(regs.r10).unwrap());
+                let len = usize::try_from(regs.rdx).unwrap().min(content.len() - from);
+                put(regs.rsi, &content[from..from + len])
+            }
+            other => panic!("call {other} is asked for"),
+        }
+    }
+
+    /// Reads the next bytes of a file into the buffer; returns them.
+    fn read(&mut self, fd: i32) -> Vec<u8> {
+        self.call(
+            libc::SYS_read,
+            [
+                u64::from(fd.unsigned_abs()),
+                BUFFER,
+                CHUNK_BYTES as u64,
+                0,
+                0,
+                0,
+            ],
+        );
+        let file = self.files.get_mut(&fd).unwrap();
+        let end = file.content.len().min(file.offset + CHUNK_BYTES);
+        let bytes = file.content[file.offset..end].to_vec();
+        file.offset = end;
+        self.put(BUFFER, &bytes);
+        bytes
+    }
+
+    fn put(&self, address: u64, bytes: &[u8]) {
+        assert!(Memory(&self.memory).write_user(ROOT, address, bytes));
+    }
+
+    /// Writes what is in the buffer. How often something is asked.
+    fn write(&mut self, fd: i32, len: usize) -> u32 {
+        self.call(
+            libc::SYS_write,
+            [u64::from(fd.unsigned_abs()), BUFFER, len as u64, 0, 0, 0],
+        )
+    }
+
+    /// What is known of a content that reaches the disk.
+    fn mark(&mut self, content: &[u8]) -> Option<Mark> {
+        let mut block = [0; BLOCK_BYTES];
+        let len = content.len().min(BLOCK_BYTES);
+        block[..len].copy_from_slice(&content[..len]);
+        let hash = self.fingerprinter.of(&block)?;
+        self.observer.contents.find(hash)
+    }
+
+    fn dedup(&mut self, content: &[u8]) -> Option<DedupHint> {
+        self.mark(content).map(|mark| mark.dedup)
+    }
+
+    /// What the places of files are said to be, that are about to be read, by descriptor.
+    fn located(&mut self) -> Vec<(u64, DedupHint)> {
+        let located = self.observer.located.take(0).into_iter();
+        let place = |located: Located| (located.range.start >> 20, located.dedup);
+        located.map(|(_, located)| place(located)).collect()
+    }
+}
+
+#[test]
+fn a_copy_is_expected_on_both_sides_until_the_source_is_closed() {
+    let mut guest = Guest::new("on", "/bin/copier");
+    guest.open(3, "/srv/source", random(1, 4 * CHUNK_BYTES));
+    guest.open(4, "/srv/target", Vec::new());
+    let bytes = guest.read(3);
+    assert_eq!(guest.located(), [(3, DedupHint::None)]);
+    guest.write(4, bytes.len());
+    // Though it looks random, and from the first block on.
+    for page in bytes.chunks(BLOCK_BYTES) {
+        assert_eq!(guest.dedup(page), Some(DedupHint::Prefetch));
+    }
+    let bytes = guest.read(3);
+    assert_eq!(guest.located(), [(3, DedupHint::Prefetch)]);
+    assert_eq!(guest.write(4, bytes.len()), 0, "nothing is missing");
+    assert_eq!(guest.dedup(&bytes), Some(DedupHint::Prefetch));
+    let counts = guest.observer.counts;
+    assert_eq!((counts.copies, counts.unique_files), (1, 0));
+    guest.call(libc::SYS_close, [4, 0, 0, 0, 0, 0]);
+    guest.read(3);
+    assert_eq!(guest.located(), [(3, DedupHint::None)]);
+}
+
+#[test]
+fn what_is_encrypted_in_its_place_is_unique_and_no_copy() {
+    let mut guest = Guest::new("on", "/bin/cipher");
+    guest.open(3, "/srv/source", vec![b'x'; 4 * CHUNK_BYTES]);
+    guest.open(4, "/srv/target", Vec::new());
+    for round in 0..3 {
+        guest.read(3);
+        let ciphertext = random(round, CHUNK_BYTES);
+        guest.put(BUFFER, &ciphertext);
+        guest.write(4, CHUNK_BYTES);
+        assert_eq!(guest.dedup(&ciphertext), Some(DedupHint::NoDedup));
+    }
+    assert_eq!(guest.located(), [(3, DedupHint::None)]);
+    let counts = guest.observer.counts;
+    assert_eq!((counts.copies, counts.unique_files), (0, 1));
+}
+
+#[test]
+fn files_that_are_nowhere_are_not_read() {
+    let mut guest = Guest::new("on", "/bin/cat");
+    guest.open(3, "/proc/kmsg", vec![b'x'; 2 * CHUNK_BYTES]);
+    guest.open(4, "/srv/target", Vec::new());
+    for _ in 0..2 {
+        let bytes = guest.read(3);
+        guest.write(4, bytes.len());
+        assert_eq!(guest.dedup(&bytes), Some(DedupHint::None));
+    }
+}
+
+#[test]
+fn the_kernel_s_own_copies_are_known_before_they_read() {
+    for (number, arguments) in [
+        (libc::SYS_copy_file_range, [3, 0, 4, 0, 1 << 20, 0]),
+        (libc::SYS_sendfile, [4, 3, 0, 1 << 20, 0, 0]),
+    ] {
+        let mut guest = Guest::new("on", "/bin/copier");
+        guest.open(3, "/srv/source", random(1, CHUNK_BYTES));
+        guest.open(4, "/srv/target", Vec::new());
+        guest.call(number, arguments);
+        assert_eq!(guest.located(), [(3, DedupHint::Prefetch)]);
+        assert_eq!(guest.observer.counts.copies, 1);
+    }
+}
+
+#[test]
+fn names_of_programs_and_files_tell_what_is_unique() {
+    let dedup = |executable, path, content: &[u8]| {
+        let mut guest = Guest::new("on", executable);
+        guest.open(4, path, Vec::new());
+        guest.put(BUFFER, content);
+        guest.write(4, content.len());
+        guest.dedup(content).unwrap()
+    };
+    let text = [b'x'; BLOCK_BYTES];
+    assert_eq!(dedup("/bin/sh", "/srv/a", &text), DedupHint::None);
+    assert_eq!(dedup("/bin/sh", "/srv/a.gpg", &text), DedupHint::NoDedup);
+    assert_eq!(dedup("/bin/gpg", "/srv/a", b"small"), DedupHint::NoDedup);
+    // What it decrypts.
+    assert_eq!(dedup("/bin/gpg", "/srv/a", &text), DedupHint::None);
+}
+
+#[test]
+fn what_is_said_at_open_holds_where_nothing_else_is_said() {
+    let mut guest = Guest::new("on", "/bin/teller");
+    guest.put(PATH, b"./d/told\0");
+    guest.open(4, "/srv/other", Vec::new());
+    guest.open(5, "/srv/d/told", Vec::new());
+    guest.call(libc::SYS_openat, [0, PATH, 0, 0, MAGIC, 0x12]);
+    let mut write = |fd, byte, [magic, hint]: [u64; 2]| {
+        let page = [byte; BLOCK_BYTES];
+        guest.put(BUFFER, &page);
+        guest.call(
+            libc::SYS_write,
+            [fd, BUFFER, BLOCK_BYTES as u64, 0, magic, hint],
+        );
+        let mark = guest.mark(&page).unwrap();
+        (mark.class, mark.dedup)
+    };
+    let nothing = [0, 0x12];
+    assert_eq!(
+        write(4, 1, nothing),
+        (Class::Below1Mib, DedupHint::None),
+        "of another file"
+    );
+    let said = (Class::Below5Mib, DedupHint::NoDedup);
+    assert_eq!(write(5, 2, nothing), said);
+    let other = (Class::Metadata, DedupHint::Prefetch);
+    assert_eq!(write(5, 3, [MAGIC, 0x25]), other);
+    assert_eq!(write(5, 4, nothing), said);
+}
+
+#[test]
+fn files_elsewhere_are_left_out() {
+    let mut guest = Guest::new("on,path=/srv", "/bin/sh");
+    guest.open(3, "/srv/a.gpg", Vec::new());
+    guest.open(4, "/home/a.gpg", Vec::new());
+    for (fd, byte, expected) in [(3, 1, Some(DedupHint::NoDedup)), (4, 2, None)] {
+        let page = [byte; BLOCK_BYTES];
+        guest.put(BUFFER, &page);
+        guest.write(fd, BLOCK_BYTES);
+        assert_eq!(guest.dedup(&page), expected);
+    }
+}
