@@ -2,7 +2,7 @@
 
 use images::initramfs::FIRST_LINE;
 use serde_json::Value;
-use tests::{Host, guest};
+use tests::{Host, Vm, guest};
 
 /// What the counters of the hooks say in a file of statistics.
 fn counts(host: &Host, stats: &str) -> impl Fn(&str) -> u64 + use<> {
@@ -123,16 +123,25 @@ fn verdicts(host: &Host, socket: &str, disk: &str) -> impl Fn(&str) -> u64 + use
 }
 
 /// Files that are written in every way are told apart by their size, and from metadata, by what
-/// their blocks say themselves.
+/// their blocks say themselves. Then some are copied and encrypted, which is seen for what it is.
 #[test]
 fn blocks_are_what_processes_wrote() {
     let host = Host::shared();
     let disk = host.ext4_disk("600M");
-    let socket = host.fresh_path("control").display().to_string();
+    let fresh = |name| host.fresh_path(name).display().to_string();
+    let (socket, stats, log) = (fresh("control"), fresh("stats"), fresh("log"));
+    let insight = format!("on,log={log}");
     let mut vm = guest()
         .with_syscalls()
         .disk(&format!("{disk},cache=256M"))
-        .with(&["--insight", "on", "--control", &socket])
+        .with(&[
+            "--insight",
+            &insight,
+            "--control",
+            &socket,
+            "--stats",
+            &stats,
+        ])
         .boot();
     let ways = [
         "20 64 512 4096 write",
@@ -157,7 +166,65 @@ fn blocks_are_what_processes_wrote() {
     assert_eq!(of("taken_for_metadata") + of("taken_for_files"), 0);
     // The first blocks of a file that grows belong to a small one.
     assert!(of("right") * 100 > files * 60, "{} of {files}", of("right"));
+    copy_and_encrypt(&mut vm);
     vm.power_off().assert_status(0);
+    let text = host.must_run(&format!("cat '{log}'"));
+    copies_were_seen(&text);
+    let counts = counts(host, &stats);
+    let copies = text.lines().filter(|line| line.contains(" copy from="));
+    assert_eq!(counts("copies"), copies.count() as u64);
+    let unique = text.lines().filter(|line| line.contains(" unique fd="));
+    assert_eq!(counts("unique_files"), unique.count() as u64);
+}
+
+/// Does things with the files of `/disk/0`, each under the name of another program.
+fn copy_and_encrypt(vm: &mut Vm) {
+    for (name, work) in [
+        // A name that tells nothing: what is copied looks random, and is copied all the same.
+        ("copier", "copy /disk/0/d0/f0 /disk/copied 65536"),
+        ("copier4k", "copy /disk/0/d1/f1 /disk/copied4k 4096"),
+        (
+            "ranger",
+            "generate /disk/r 1 512 512 65536 copy-file-range 1",
+        ),
+        ("sender", "generate /disk/s 1 512 512 65536 sendfile 1"),
+        ("splicer", "generate /disk/p 1 512 512 65536 splice 1"),
+        // In its place in memory, and of a file that says nothing of it.
+        ("cipher", "encrypt /disk/1 /disk/ciphertext"),
+        ("namer", "copy /tmp/plain /disk/plain.gpg 1000"),
+        ("gpg", "encrypt /tmp/plain /disk/small"),
+        ("teller", "open-hint /disk/told no-dedup 2"),
+        ("plainer", "copy /tmp/plain /disk/plain 1000"),
+    ] {
+        vm.shell(&format!(
+            "program=$(command -v guest-syscalls) && head -c 3000 $program > /tmp/plain && \
+             ln -sf $program /tmp/{name} && /tmp/{name} {work}"
+        ))
+        .assert_success();
+    }
+    vm.shell("cmp /disk/0/d0/f0 /disk/copied && sync")
+        .assert_success();
+}
+
+/// What the log says of [`copy_and_encrypt`].
+fn copies_were_seen(log: &str) {
+    let has = |name: &str, what: &str| {
+        let lines = log.lines().filter_map(|line| line.split_once(' '));
+        let start = format!("/tmp/{name} {what}");
+        lines.filter(|(_, line)| line.starts_with(&start)).count()
+    };
+    for copier in ["copier", "copier4k", "ranger", "sender", "splicer"] {
+        assert!(has(copier, "copy from=") > 0, "{copier}");
+    }
+    for copier in ["copier", "copier4k"] {
+        assert_eq!(has(copier, "unique"), 0, "{copier}");
+    }
+    for encryptor in ["cipher", "namer", "gpg", "teller"] {
+        assert!(has(encryptor, "unique fd=") > 0, "{encryptor}");
+        assert_eq!(has(encryptor, "copy"), 0, "{encryptor}");
+    }
+    assert_eq!(has("teller", "open no-dedup"), 1);
+    assert_eq!(has("plainer", "unique") + has("plainer", "copy"), 0);
 }
 
 #[test]
