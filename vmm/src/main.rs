@@ -7,6 +7,7 @@ mod doctor;
 mod export;
 mod fuse;
 mod grow_command;
+mod human;
 mod image;
 mod insight;
 mod kvm;

@@ -9,7 +9,7 @@ use disk::{CheckReport, Error, Finding, Format, Layer, Severity, Storage, flat, 
 use serde::Serialize;
 
 use super::arguments::{Output, write_options};
-use super::human;
+use crate::human;
 use crate::notice::notice;
 
 /// The status that says that the format has nothing to check.

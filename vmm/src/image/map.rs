@@ -8,9 +8,9 @@ use disk::{Chain, Content};
 use serde::Serialize;
 
 use super::arguments::{Output, Source};
-use super::human;
 use super::walk::{Piece, Walk};
 use crate::cli::size::parse_size;
+use crate::human;
 
 /// The arguments of `image map`.
 #[derive(Args, Debug)]

@@ -18,7 +18,6 @@ mod copy;
 mod create;
 mod external;
 mod flat_base;
-mod human;
 mod identity;
 mod in_flight;
 mod info;

@@ -10,9 +10,9 @@ use disk::qcow2::{NewSnapshot, Qcow2};
 use disk::{Disk as _, FileStorage, Format, Storage as _};
 
 use super::arguments::{read_options, write_options};
-use super::human;
 use super::info::Snapshot;
 use super::snapshot_table::snapshot_table;
+use crate::human;
 
 /// The arguments of `image snapshot`.
 #[derive(Args, Debug)]

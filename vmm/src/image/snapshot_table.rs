@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
-use super::human;
 use super::info::Snapshot;
+use crate::human;
 
 /// The lines of the table, with its title and heads.
 pub(super) fn snapshot_table(snapshots: &[Snapshot]) -> Vec<String> {

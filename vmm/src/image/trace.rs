@@ -10,9 +10,9 @@ use disk::{Buffers, Disk, Format, OpenOptions, Request, Trace};
 use serde::Serialize;
 
 use super::arguments::{Output, read_options, write_options};
-use super::human;
 use super::in_flight;
 use super::interrupt::Interrupt;
+use crate::human;
 
 /// The most bytes of a read.
 const READ_BYTES_MAX: u64 = 1 << 20;

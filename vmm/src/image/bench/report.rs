@@ -5,9 +5,9 @@ use std::time::Duration;
 use disk::{JournalStatistics, Statistics};
 use serde::Serialize;
 
-use super::super::human::{self, float};
 use super::job::{Done, Plan};
 use super::latencies::Summary;
+use crate::human::{self, float};
 use crate::statistics::DiskCounts;
 
 /// All that is told.

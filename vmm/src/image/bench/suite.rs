@@ -9,10 +9,10 @@ use clap::{Args as _, Command, FromArgMatches as _, ValueEnum};
 use disk::{FileOptions, Format, Storage as _, flat, qcow2};
 use serde::Serialize;
 
-use super::super::human;
 use super::super::interrupt::Interrupt;
 use super::options::JobOptions;
 use super::report::Report;
+use crate::human;
 
 /// Of each disk.
 const SIZE_BYTES: u64 = 8 << 30;

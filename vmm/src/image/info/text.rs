@@ -2,10 +2,10 @@
 
 use std::fmt::Display;
 
-use super::super::human;
 use super::super::snapshot_table::snapshot_table;
 use super::describe::{Bitmap, Description, Qcow2Description, SpecificData};
 use super::flat::FlatDescription;
+use crate::human;
 
 /// The lines on one image.
 pub(super) fn text(image: &Description) -> String {

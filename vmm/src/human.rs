@@ -1,7 +1,7 @@
 //! Numbers as people read them.
 
 /// Bytes as `qemu-img` prints them: three digits and a binary unit.
-pub(super) fn size(bytes: u64) -> String {
+pub(crate) fn size(bytes: u64) -> String {
     const UNITS: [&str; 7] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
     let mut unit = 0;
     // As long as it has more than three digits before the point.
@@ -13,19 +13,19 @@ pub(super) fn size(bytes: u64) -> String {
 }
 
 /// A share of a whole, in percent.
-pub(super) fn percent(part: u64, whole: u64) -> String {
+pub(crate) fn percent(part: u64, whole: u64) -> String {
     let percent = float(part) * 100.0 / float(whole.max(1));
     format!("{percent:.2}%")
 }
 
 /// So many of `what`, which is one.
-pub(super) fn counted(number: u64, what: &str) -> String {
+pub(crate) fn counted(number: u64, what: &str) -> String {
     let s = if number == 1 { "" } else { "s" };
     format!("{number} {what}{s}")
 }
 
 /// Text that an image holds, without what would command a terminal.
-pub(super) fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     let printable = |c: char| {
         if c.is_control() { '\u{FFFD}' } else { c }
     };
@@ -50,7 +50,7 @@ fn three_digits(number: f64) -> String {
 
 /// A number of which only the first digits count.
 #[expect(clippy::cast_precision_loss, reason = "few digits of it are printed")]
-pub(super) fn float(number: u64) -> f64 {
+pub(crate) fn float(number: u64) -> f64 {
     number as f64
 }
 
