@@ -122,6 +122,45 @@ fn verdicts(host: &Host, socket: &str, disk: &str) -> impl Fn(&str) -> u64 + use
     }
 }
 
+/// What a report must say of a file of 8 blocks, of which 4 were overwritten and 6 truncated before
+/// it was unlinked, and that other files only add to it.
+fn check_report(host: &Host, socket: &str) {
+    let microvm = host.microvm();
+    let plot = host.fresh_path("plot").display().to_string();
+    let report = |options: &str| {
+        host.must_run(&format!(
+            "{microvm} control '{socket}' insight report {options}"
+        ))
+    };
+    let text = report(&format!("--json --plot '{plot}'"));
+    let report_json: Value = serde_json::from_str(&text).unwrap();
+    let rows = |kind: &str| report_json[kind].as_array().unwrap().clone();
+    let files = rows("files");
+    let made = files.iter().find(|row| row["path"] == "/disk/made");
+    let made = made.unwrap_or_else(|| panic!("no file in {text}"));
+    assert_eq!(made["written_bytes"], 12 * 4096, "{made}");
+    assert_eq!(
+        (&made["ended"], &made["size_bytes"]),
+        (&1.into(), &8192.into())
+    );
+    let wrote = |row: &Value| row["written_bytes"].as_u64().unwrap();
+    assert!(rows("processes").iter().map(wrote).sum::<u64>() >= 12 * 4096);
+    let lifetimes = &report_json["lifetimes"];
+    let ended = |buckets: &Value| -> u64 {
+        let buckets = buckets.as_array().unwrap().iter();
+        buckets
+            .map(|bucket| bucket["count"].as_u64().unwrap())
+            .sum()
+    };
+    assert!(ended(&lifetimes["files"]) >= 1, "{lifetimes}");
+    for (death, blocks) in [("overwritten", 4), ("truncated", 6), ("unlinked", 2)] {
+        assert!(ended(&lifetimes["blocks"][death]) >= blocks, "{lifetimes}");
+    }
+    assert_eq!(rows("disks").len(), 1);
+    assert!(report("--top 1000").contains("/disk/made\n"));
+    assert_eq!(host.must_run(&format!("head -c 5 '{plot}'")), "<svg ");
+}
+
 /// Files that are written in every way are told apart by their size, and from metadata, by what
 /// their blocks say themselves. Then some are copied and encrypted, which is seen for what it is.
 #[test]
@@ -143,6 +182,13 @@ fn blocks_are_what_processes_wrote() {
             &stats,
         ])
         .boot();
+    vm.shell(
+        "cd /disk && dd if=/dev/urandom of=made bs=4096 count=8 \
+         && dd if=/dev/urandom of=made bs=4096 count=4 conv=notrunc \
+         && truncate -s 8192 made && rm made",
+    )
+    .assert_success();
+    check_report(host, &socket);
     let ways = [
         "20 64 512 4096 write",
         "2 3000 4000 65536 write",

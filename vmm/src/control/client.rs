@@ -5,10 +5,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{PathBuf, absolute};
 
 use anyhow::{Context as _, Result, bail};
-use clap::{Args, Subcommand, ValueEnum};
+use clap::{Args, Subcommand};
 use disk::Format;
 
-use super::protocol::{Reply, Request, receive, send};
+use super::protocol::{REPLY_BYTES_MAX, Reply, Request, receive, send};
+use crate::insight::{Summary, plot, table};
+use crate::output_file;
 
 /// The arguments of `microvm control`.
 #[derive(Args, Debug)]
@@ -40,19 +42,36 @@ enum Command {
     /// Look at the cache in front of a disk, or empty it
     #[command(subcommand)]
     Cache(CacheCommand),
-    /// Put hooks on the guest's system calls, or take them away
-    Insight {
-        /// Whether they shall be there
-        #[arg(value_enum)]
-        state: State,
-    },
+    /// Put hooks on the guest's system calls, take them away, or tell what they have seen
+    #[command(subcommand)]
+    Insight(InsightCommand),
 }
 
-/// Of what can be switched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum State {
+#[derive(Debug, Subcommand)]
+enum InsightCommand {
+    /// Put hooks on the guest's system calls
     On,
+    /// Take the hooks away; what they have seen is still known
     Off,
+    /// Tell what the hooks have seen of the guest's file I/O since its last boot: disks by class of
+    /// blocks, processes, files, how long files and blocks last, and working sets
+    Report(ReportArguments),
+}
+
+/// The arguments of `insight report`.
+#[derive(Args, Debug)]
+struct ReportArguments {
+    /// Print all of it as JSON, in place of tables
+    #[arg(long)]
+    json: bool,
+
+    /// Draw it to an SVG file, in place of tables; with --json do both
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
+
+    /// How many processes and files the tables have, those with the most bytes
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -89,9 +108,17 @@ impl Arguments {
                 self.ask(&Request::CacheClear { disk })?;
             }
             Command::Cache(CacheCommand::List { disk }) => self.list(disk)?,
-            Command::Insight { state } => {
-                let on = *state == State::On;
-                self.ask(&Request::Insight { on })?;
+            Command::Insight(InsightCommand::On) => {
+                self.ask(&Request::Insight { on: true })?;
+            }
+            Command::Insight(InsightCommand::Off) => {
+                self.ask(&Request::Insight { on: false })?;
+            }
+            Command::Insight(InsightCommand::Report(arguments)) => {
+                let Reply::Report(summary) = self.ask(&Request::InsightReport)? else {
+                    return self.misunderstood();
+                };
+                arguments.show(&summary)?;
             }
         }
         Ok(0)
@@ -102,7 +129,8 @@ impl Arguments {
         let stream = UnixStream::connect(&self.socket)
             .with_context(|| format!("{shown}: no machine listens there"))?;
         send(&stream, request)?;
-        let reply = receive(&stream).with_context(|| format!("{shown}: no reply"))?;
+        let reply =
+            receive(&stream, REPLY_BYTES_MAX).with_context(|| format!("{shown}: no reply"))?;
         match reply {
             Reply::Error(error) => bail!("{error}"),
             reply => Ok(reply),
@@ -115,16 +143,12 @@ impl Arguments {
         loop {
             let disk = disk.to_owned();
             let Reply::Ranges(ranges) = self.ask(&Request::CacheList { disk, offset })? else {
-                bail!(
-                    "{}: the reply is to another question",
-                    self.socket.display()
-                );
+                return self.misunderstood();
             };
             for range in &ranges {
                 let (first, count) = (range.offset / 512, range.len / 512);
                 let state = if range.dirty { "dirty" } else { "clean" };
-                writeln!(io::stdout(), "{first} {count} {state} {}", range.class)
-                    .context("cannot print")?;
+                print(&format!("{first} {count} {state} {}\n", range.class))?;
             }
             let end = ranges
                 .last()
@@ -134,5 +158,54 @@ impl Arguments {
                 _ => return Ok(()),
             }
         }
+    }
+
+    fn misunderstood<T>(&self) -> Result<T> {
+        let shown = self.socket.display();
+        bail!("{shown}: the reply is to another question")
+    }
+}
+
+impl ReportArguments {
+    /// Tells what was seen in the forms that are wanted.
+    fn show(&self, summary: &Summary) -> Result<()> {
+        if let Some(path) = &self.plot {
+            let drawn = output_file::open(path).and_then(|mut file| {
+                output_file::empty(&file)?;
+                file.write_all(plot(summary).as_bytes())
+            });
+            drawn.with_context(|| format!("{}: cannot write the plot", path.display()))?;
+        }
+        match (self.json, &self.plot) {
+            (true, _) => print(&(serde_json::to_string_pretty(summary)? + "\n")),
+            (false, None) => print(&table(summary, self.top)),
+            (false, Some(_)) => Ok(()),
+        }
+    }
+}
+
+fn print(text: &str) -> Result<()> {
+    io::stdout()
+        .write_all(text.as_bytes())
+        .context("cannot print")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plot_takes_the_place_of_what_was_in_its_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("plot.svg");
+        std::fs::write(&path, "x".repeat(1 << 20)).unwrap();
+        let arguments = ReportArguments {
+            json: false,
+            plot: Some(path.clone()),
+            top: 20,
+        };
+        arguments.show(&Summary::default()).unwrap();
+        let svg = std::fs::read_to_string(&path).unwrap();
+        assert!(svg.starts_with("<svg ") && svg.ends_with("</svg>\n"));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 use disk::cache::{Cached, CachedRange};
-use disk::{BoxFuture, Disk, EventReceiver, Exchange, Format, spawn};
+use disk::{BoxFuture, Disk, EventReceiver, Exchange, Format, Statistics, spawn};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::cli::DiskArgument;
@@ -45,12 +45,16 @@ enum Job {
     ClearCache(Sender<Result<()>>),
     /// To list what its cache has from a byte on.
     ListCache(u64, Sender<Result<Vec<CachedRange>>>),
+    /// To say what it has done.
+    Statistics(Sender<Result<Statistics>>),
 }
 
 /// A disk that is in use.
 struct InUse {
     exchange: Rc<Exchange>,
     cache: Option<Rc<Cached>>,
+    /// All of it, as its user has it.
+    whole: Rc<dyn Disk>,
 }
 
 /// As many ranges as fit into a reply.
@@ -71,12 +75,16 @@ impl Disks {
         lock(&self.list).clone()
     }
 
-    /// What opens disk `number`, on the thread that will use it.
-    pub(crate) fn opener(
+    /// What opens disk `number`, on the thread that will use it, with what `tell` puts before it.
+    pub(crate) fn opener<T>(
         self: &Arc<Self>,
         number: usize,
         argument: &DiskArgument,
-    ) -> Result<impl FnOnce() -> Opening + Send + use<>> {
+        tell: T,
+    ) -> Result<impl FnOnce() -> Opening + Send + use<T>>
+    where
+        T: FnOnce(Rc<dyn Disk>) -> Rc<dyn Disk> + Send + 'static,
+    {
         let argument = argument.clone();
         let waiting = self.exchangeable.then(|| self.inbox(number)).transpose()?;
         let disks = Arc::clone(self);
@@ -84,7 +92,7 @@ impl Disks {
             let opening: Opening = Box::pin(async move {
                 let open = async || argument.open_options().open().await;
                 let Some((jobs, event)) = waiting else {
-                    return Ok(argument.open_behind_cache(open).await?.0);
+                    return Ok(tell(argument.open_behind_cache(open).await?.0));
                 };
                 let exchange: OnceCell<Rc<Exchange>> = OnceCell::new();
                 // The cache stays what it is when the disk below is exchanged.
@@ -93,8 +101,14 @@ impl Disks {
                     Ok(Rc::clone(exchange.get_or_init(|| disk)) as Rc<dyn Disk>)
                 });
                 let (disk, cache) = opened.await?;
+                let disk = tell(disk);
                 if let Some(exchange) = exchange.into_inner() {
-                    let in_use = InUse { exchange, cache };
+                    let whole = Rc::clone(&disk);
+                    let in_use = InUse {
+                        exchange,
+                        cache,
+                        whole,
+                    };
                     let event = EventReceiver::new(event);
                     spawn(obey(disks, number, in_use, jobs, event));
                 }
@@ -130,6 +144,17 @@ impl Disks {
         self.ask(name, |done| Job::ListCache(offset, done))
     }
 
+    /// What the disk called `name` has done since it was opened.
+    pub(super) fn statistics(&self, name: &str) -> Result<Statistics> {
+        self.ask(name, Job::Statistics)
+    }
+
+    /// What they are called.
+    pub(super) fn names(&self) -> Vec<String> {
+        let count = lock(&self.list).len();
+        (0..count).map(|number| format!("blk{number}")).collect()
+    }
+
     /// Has the disk called `name` do something, and waits for the outcome.
     fn ask<T>(&self, name: &str, job: impl FnOnce(Sender<Result<T>>) -> Job) -> Result<T> {
         let (done, reply) = channel();
@@ -140,8 +165,7 @@ impl Disks {
             let inboxes = lock(&self.inboxes);
             let inbox = number.and_then(|number: usize| inboxes.get(number));
             let inbox = inbox.with_context(|| {
-                let known = (0..inboxes.len()).map(|number| format!("blk{number}"));
-                let known = known.collect::<Vec<_>>().join(", ");
+                let known = self.names().join(", ");
                 format!("'{name}' is no disk of the machine, which has {known}")
             })?;
             let inbox = inbox.as_ref().context("the machine is just starting")?;
@@ -207,6 +231,9 @@ async fn obey(
                 let listed = disk.cached().map(|cache| cache.list(offset, RANGES_MAX));
                 let _ = done.send(listed);
             }
+            Ok(Job::Statistics(done)) => {
+                let _ = done.send(Ok(disk.whole.statistics()));
+            }
             Err(TryRecvError::Disconnected) => return,
             Err(TryRecvError::Empty) => {
                 if event.recv().await.is_err() {
@@ -237,7 +264,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::thread;
 
-    use disk::{Buffers, Class, Executor, Request, yield_now};
+    use disk::graybox::GrayBox;
+    use disk::{Buffers, Class, Classified, Executor, Request, yield_now};
 
     use super::*;
 
@@ -252,14 +280,17 @@ mod tests {
         }
     }
 
-    /// Runs `ask` while a disk with these options is in use on another thread.
-    fn with_disk(options: &str, ask: impl FnOnce(&Disks, &std::path::Path)) {
+    type Tell = fn(Rc<dyn Disk>) -> Rc<dyn Disk>;
+
+    /// Runs `ask` while a disk with these options, and what `tell` puts before it, is in use on
+    /// another thread.
+    fn with_disk(options: &str, tell: Tell, ask: impl FnOnce(&Disks, &std::path::Path)) {
         let directory = tempfile::tempdir().unwrap();
         let image = directory.path().join("image");
         std::fs::write(&image, vec![0; 1 << 20]).unwrap();
         let argument: DiskArgument = format!("{}{options}", image.display()).parse().unwrap();
         let disks = Arc::new(Disks::new(vec![argument.clone()], true));
-        let opener = disks.opener(0, &argument).unwrap();
+        let opener = disks.opener(0, &argument, tell).unwrap();
         let (ready, is_open) = channel();
         let (done, is_done) = channel();
         let user = thread::spawn(move || {
@@ -290,24 +321,51 @@ mod tests {
 
     #[test]
     fn a_cache_is_listed_and_cleared_and_outlives_a_snapshot() {
-        with_disk(",cache=1M", |disks, directory| {
-            let found = listed(disks, 2);
-            assert_eq!((found[0].offset, found[0].len), (0, 4096));
-            assert_eq!((found[1].offset, found[1].len), (8192, 8192));
-            assert_eq!(found[1].class, Class::Metadata);
-            let overlay = directory.join("overlay");
-            disks.snapshot("blk0", overlay, Format::Flat).unwrap();
-            assert_eq!(disks.list_cache("blk0", 0).unwrap(), found);
-            disks.clear_cache("blk0").unwrap();
-            assert_eq!(disks.list_cache("blk0", 0).unwrap(), []);
+        with_disk(
+            ",cache=1M",
+            |disk| disk,
+            |disks, directory| {
+                let found = listed(disks, 2);
+                assert_eq!((found[0].offset, found[0].len), (0, 4096));
+                assert_eq!((found[1].offset, found[1].len), (8192, 8192));
+                assert_eq!(found[1].class, Class::Metadata);
+                let overlay = directory.join("overlay");
+                disks.snapshot("blk0", overlay, Format::Flat).unwrap();
+                assert_eq!(disks.list_cache("blk0", 0).unwrap(), found);
+                disks.clear_cache("blk0").unwrap();
+                assert_eq!(disks.list_cache("blk0", 0).unwrap(), []);
+            },
+        );
+    }
+
+    #[test]
+    fn what_a_disk_has_done_is_what_its_user_asked_for() {
+        let tell: Tell = |disk| {
+            let classifier = GrayBox::new(disk.properties().size_bytes);
+            Rc::new(Classified::new(disk, Rc::new(classifier)))
+        };
+        with_disk(",cache=1M", tell, |disks, _| {
+            // The requests may still be on their way.
+            let found = loop {
+                let found = disks.statistics("blk0").unwrap();
+                if found.writes > 0 {
+                    break found;
+                }
+            };
+            assert_eq!(found.classes[Class::Other].read_bytes, 8192);
+            assert_eq!(found.classes[Class::Other].written_bytes, 4096);
         });
     }
 
     #[test]
     fn a_disk_without_a_cache_says_so() {
-        with_disk("", |disks, _| {
-            let error = disks.clear_cache("blk0").unwrap_err();
-            assert!(error.to_string().contains("has no cache"), "{error}");
-        });
+        with_disk(
+            "",
+            |disk| disk,
+            |disks, _| {
+                let error = disks.clear_cache("blk0").unwrap_err();
+                assert!(error.to_string().contains("has no cache"), "{error}");
+            },
+        );
     }
 }

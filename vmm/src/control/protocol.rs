@@ -8,8 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-/// The longest line: a path has at most 4096 bytes, and each may be written as six.
-const LINE_BYTES_MAX: u64 = 64 << 10;
+use crate::insight::Summary;
+
+/// The longest request: a path has at most 4096 bytes, and each may be written as six.
+pub(super) const REQUEST_BYTES_MAX: u64 = 64 << 10;
+/// The longest reply: a report has some thousand paths of at most 512 bytes, as long as that.
+pub(super) const REPLY_BYTES_MAX: u64 = 16 << 20;
 
 /// What to do.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,15 +45,18 @@ pub(super) enum Request {
         /// Whether they shall be there.
         on: bool,
     },
+    /// Tells what those hooks have seen.
+    InsightReport,
 }
 
 /// What became of it.
-#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Reply {
     Done,
     /// The first of the ranges that are cached, in order; none if there are no more.
     Ranges(Vec<Range>),
+    Report(Box<Summary>),
     Error(String),
 }
 
@@ -73,10 +80,10 @@ pub(super) fn send(mut stream: &UnixStream, message: &impl Serialize) -> Result<
     stream.write_all(&line).context("cannot send")
 }
 
-/// Receives a message.
-pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream) -> Result<T> {
+/// Receives a message of at most `bytes_max`.
+pub(super) fn receive<T: DeserializeOwned>(stream: &UnixStream, bytes_max: u64) -> Result<T> {
     let mut line = Vec::new();
-    BufReader::new(stream.take(LINE_BYTES_MAX))
+    BufReader::new(stream.take(bytes_max))
         .read_until(b'\n', &mut line)
         .context("cannot receive")?;
     if !line.ends_with(b"\n") {

@@ -10,8 +10,8 @@ use anyhow::{Context as _, Result};
 use disk::cache::CachedRange;
 
 use super::disks::Disks;
-use super::protocol::{Range, Reply, Request, receive, send};
-use crate::insight::Board;
+use super::protocol::{REQUEST_BYTES_MAX, Range, Reply, Request, receive, send};
+use crate::insight::{Board, DiskRow, Summary};
 use crate::socket_path::{Access, SocketPath};
 
 /// A client has its request ready when it connects, and takes its reply at once.
@@ -48,7 +48,8 @@ fn serve(listener: &UnixListener, disks: &Disks, hooks: &Board) {
 fn answer(client: &UnixStream, disks: &Disks, hooks: &Board) -> Result<()> {
     client.set_read_timeout(Some(PATIENCE))?;
     client.set_write_timeout(Some(PATIENCE))?;
-    let reply = receive(client).and_then(|request| obey(request, disks, hooks));
+    let request = receive(client, REQUEST_BYTES_MAX);
+    let reply = request.and_then(|request| obey(request, disks, hooks));
     let reply = reply.unwrap_or_else(|error| Reply::Error(format!("{error:#}")));
     send(client, &reply)
 }
@@ -57,6 +58,7 @@ fn obey(request: Request, disks: &Disks, hooks: &Board) -> Result<Reply> {
     match request {
         Request::Snapshot { disk, file, format } => disks.snapshot(&disk, file, format.parse()?)?,
         Request::Insight { on } => hooks.switch(on)?,
+        Request::InsightReport => return Ok(Reply::Report(Box::new(report(disks, hooks)?))),
         Request::CacheClear { disk } => disks.clear_cache(&disk)?,
         Request::CacheList { disk, offset } => {
             let ranges = disks.list_cache(&disk, offset)?;
@@ -64,6 +66,16 @@ fn obey(request: Request, disks: &Disks, hooks: &Board) -> Result<Reply> {
         }
     }
     Ok(Reply::Done)
+}
+
+/// What the hooks have seen, and the disks.
+fn report(disks: &Disks, hooks: &Board) -> Result<Summary> {
+    let mut summary = hooks.report()?;
+    for name in disks.names() {
+        let statistics = disks.statistics(&name)?;
+        summary.disks.push(DiskRow::new(name, &statistics.classes));
+    }
+    Ok(summary)
 }
 
 impl From<&CachedRange> for Range {
@@ -94,7 +106,7 @@ mod tests {
             // It may be refused before it has all been sent.
             let _ = client.write_all(bytes);
             let _ = client.shutdown(Shutdown::Write);
-            receive(&client).unwrap()
+            receive(&client, 1 << 20).unwrap()
         })
     }
 
@@ -119,6 +131,10 @@ mod tests {
             (snapshot("vda", "flat"), "'vda' is no disk"),
             (
                 "{\"command\":\"insight\",\"on\":true}\n".to_owned(),
+                "without --insight",
+            ),
+            (
+                "{\"command\":\"insight-report\"}\n".to_owned(),
                 "without --insight",
             ),
             // It was never opened.

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use kvm_ioctls::{Kvm, VmFd};
 use vm_memory::GuestMemoryMmap;
 
 use super::log::Log;
-use super::{Insight, InsightCounts, Options, lock};
+use super::{Insight, InsightCounts, Options, Summary, lock};
 
 /// Where hooks are switched, and counted.
 pub(crate) struct Board {
@@ -69,6 +69,16 @@ impl Board {
             insight.switch(on);
         }
         Ok(())
+    }
+
+    /// What was seen of the guest's file I/O in this boot, without its disks.
+    pub(crate) fn report(&self) -> Result<Summary> {
+        if self.options.is_none() {
+            bail!("the machine was started without --insight");
+        }
+        let current = lock(&self.current).clone();
+        let insight = current.context("the machine is just starting")?;
+        Ok(insight.report())
     }
 
     /// What the machine that is about to be closed counted, if it had hooks.

@@ -8,6 +8,7 @@ use kvm_bindings::kvm_regs;
 use libc::c_long;
 
 use super::hint::{Hint, MAGIC};
+use super::named::{self, Fate, Named};
 
 const PR_SET_SECCOMP: u64 = 22;
 const SECCOMP_SET_MODES: u64 = 1;
@@ -17,6 +18,7 @@ const PTRACE_SEIZE: u64 = 0x4206;
 const CLONE_VM: u64 = 0x100;
 const CLONE_THREAD: u64 = 0x1_0000;
 const MAP_ANONYMOUS: u64 = 0x20;
+const SEEK_SET: u64 = 0;
 
 /// Calls that are looked at whoever makes them: they say which processes there are, and which are to
 /// be left alone.
@@ -34,7 +36,7 @@ pub(super) const ALWAYS: [c_long; 10] = [
 ];
 
 /// Calls that are looked at where their process is watched.
-pub(super) const WATCHED: [c_long; 23] = [
+pub(super) const WATCHED: [c_long; 33] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_pread64,
@@ -56,6 +58,16 @@ pub(super) const WATCHED: [c_long; 23] = [
     libc::SYS_dup2,
     libc::SYS_dup3,
     libc::SYS_ftruncate,
+    libc::SYS_truncate,
+    libc::SYS_open,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_creat,
+    libc::SYS_unlink,
+    libc::SYS_unlinkat,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
     libc::SYS_unshare,
     libc::SYS_setsid,
 ];
@@ -130,8 +142,19 @@ pub(super) enum Call {
     Transfer { from: i32, to: i32 },
     /// Maps a file.
     Map { fd: i32 },
-    /// Changes where a descriptor stands, how it writes, or the file's size.
+    /// Changes where a descriptor stands, or how it writes.
     Change { fd: i32 },
+    /// Has a descriptor stand somewhere else; nothing where that depends on what the kernel knows.
+    Seek { fd: i32, to: Option<u64> },
+    /// Gives a descriptor's file another size.
+    Truncate { fd: i32, size_bytes: u64 },
+    /// Ends a file, or a part of it.
+    End {
+        named: Named,
+        fate: Fate,
+        /// What the application says, opening it.
+        hint: Hint,
+    },
     /// Descriptors that are something else afterwards, or nothing.
     Forget { first: u32, last: u32 },
     /// The executable, whose path is at an address, takes the process over.
@@ -176,9 +199,15 @@ impl Call {
                 to: fd(regs.rdx),
             },
             libc::SYS_mmap if regs.r10 & MAP_ANONYMOUS == 0 => Self::Map { fd: fd(regs.r8) },
-            libc::SYS_lseek | libc::SYS_ftruncate | libc::SYS_fcntl => {
-                Self::Change { fd: fd(regs.rdi) }
-            }
+            libc::SYS_fcntl => Self::Change { fd: fd(regs.rdi) },
+            libc::SYS_lseek => Self::Seek {
+                fd: fd(regs.rdi),
+                to: (regs.rdx & 0xffff_ffff == SEEK_SET).then_some(regs.rsi),
+            },
+            libc::SYS_ftruncate => Self::Truncate {
+                fd: fd(regs.rdi),
+                size_bytes: regs.rsi,
+            },
             libc::SYS_close | libc::SYS_dup2 | libc::SYS_dup3 | libc::SYS_close_range => {
                 Self::forget(number, regs)
             }
@@ -186,7 +215,14 @@ impl Call {
                 first: 0,
                 last: u32::MAX,
             },
-            _ => Self::of_process(number, regs),
+            _ => match named::decode(number, regs) {
+                Some((named, fate)) => Self::End {
+                    named,
+                    fate,
+                    hint: opening_hint(number, regs),
+                },
+                None => Self::of_process(number, regs),
+            },
         }
     }
 
@@ -269,6 +305,13 @@ impl fmt::Display for Call {
             Self::Transfer { from, to } => write!(f, "transfer from={from} to={to}"),
             Self::Map { fd } => write!(f, "map fd={fd}"),
             Self::Change { fd } => write!(f, "change fd={fd}"),
+            Self::Seek { fd, to } => write!(f, "seek fd={fd}{}", place(to)),
+            Self::Truncate { fd, size_bytes } => write!(f, "truncate fd={fd} bytes={size_bytes}"),
+            Self::End { fate, .. } => match fate {
+                Fate::Unlinked => f.write_str("unlink"),
+                Fate::Truncated(size_bytes) => write!(f, "truncate bytes={size_bytes}"),
+                Fate::Opened(_) => f.write_str("open"),
+            },
             Self::Forget { first, last } if first == last => write!(f, "forget fd={first}"),
             Self::Forget { first, last } => write!(f, "forget fd={first}-{last}"),
             Self::Execute { .. } => f.write_str("execute"),
@@ -321,6 +364,16 @@ fn hint(number: c_long, regs: &kvm_regs) -> Hint {
     }
 }
 
+/// What an application says in the last two arguments of an open, which has none there.
+fn opening_hint(number: c_long, regs: &kvm_regs) -> Hint {
+    let opens = matches!(number, libc::SYS_open | libc::SYS_openat);
+    if opens && regs.r8 == MAGIC {
+        Hint::of(regs.r9)
+    } else {
+        Hint::default()
+    }
+}
+
 /// The position that a call names.
 fn position(number: c_long, regs: &kvm_regs) -> Option<u64> {
     match number {
@@ -335,7 +388,7 @@ fn position(number: c_long, regs: &kvm_regs) -> Option<u64> {
 
 /// A descriptor is an `int`: the upper half of the register is not looked at.
 #[expect(clippy::cast_possible_truncation, reason = "as the kernel does")]
-fn fd(register: u64) -> i32 {
+pub(super) fn fd(register: u64) -> i32 {
     register as i32
 }
 
@@ -412,6 +465,15 @@ mod tests {
     }
 
     #[test]
+    fn a_descriptor_stands_where_it_was_told_to() {
+        let seek = |to| Call::Seek { fd: 4, to };
+        let moved = |whence| call(libc::SYS_lseek, [4, 100, whence, 0, 0, 0]);
+        assert_eq!(moved(0), seek(Some(100)));
+        assert_eq!(moved(1), seek(None));
+        assert_eq!(moved(2), seek(None));
+    }
+
+    #[test]
     fn what_confines_or_traces_is_seen() {
         assert_eq!(call(libc::SYS_prctl, [22, 2, 0, 0, 0, 0]), Call::Confine);
         assert_eq!(call(libc::SYS_prctl, [15, 2, 0, 0, 0, 0]), Call::Other);
@@ -428,6 +490,9 @@ mod tests {
         for number in ALWAYS.iter().chain(&WATCHED) {
             let arguments = match *number {
                 libc::SYS_seccomp | libc::SYS_ptrace => [0; 6],
+                libc::SYS_open => [1, 0o1000, 0, 0, 0, 0],
+                libc::SYS_openat => [1, 1, 0o1000, 0, 0, 0],
+                libc::SYS_renameat2 => [1, 1, 1, 1, 0, 0],
                 _ => anything,
             };
             let known = call(*number, arguments);

@@ -50,6 +50,8 @@ pub(super) struct OpenFile {
     /// Whether it has places on a disk, so that what is read is there still. Files of `/proc` and
     /// tracefs have none; some give each byte once.
     pub(super) stored: Known,
+    /// Where it stands if each read did all that it was asked for: good enough to count by.
+    presumed: Option<u64>,
     /// How far the file's places on the disk are known, as far as there is anything.
     pub(super) located_bytes: u64,
     age: u32,
@@ -75,6 +77,7 @@ impl OpenFile {
             unique: false,
             offset: None,
             stored: Known::NotYet,
+            presumed: None,
             located_bytes: 0,
             age: 0,
         }
@@ -85,11 +88,32 @@ impl OpenFile {
         self.regular && self.wanted != Known::No
     }
 
+    /// Where the descriptor most likely stands, as far as anything is known of that.
+    pub(super) fn position(&self) -> Option<u64> {
+        self.offset.or(self.presumed)
+    }
+
+    /// Where a write begins that names no position.
+    pub(super) fn write_start(&self) -> Option<u64> {
+        if self.appends == Known::Yes {
+            Some(self.size_bytes)
+        } else {
+            self.offset
+        }
+    }
+
+    /// The descriptor stands somewhere else now: at `to`, if that is known.
+    pub(super) fn moved(&mut self, to: Option<u64>) {
+        self.offset = None;
+        self.presumed = to;
+    }
+
     /// A call through the descriptor wrote up to `end`, and it stands there now, if it moved.
     fn wrote_to(&mut self, end: u64, moved: bool) {
         self.size_bytes = self.size_bytes.max(end);
         self.age += 1;
         if moved {
+            self.presumed = None;
             self.offset = (self.age < AGE_MAX).then_some(end);
         }
         if self.age >= AGE_MAX {
@@ -136,7 +160,7 @@ impl Files {
     /// Somebody else may have moved them.
     pub(super) fn forget_offsets(&mut self) {
         for file in self.files.values_mut() {
-            file.offset = None;
+            file.moved(None);
         }
     }
 
@@ -151,7 +175,29 @@ impl Files {
         for (&other, file) in &mut self.files {
             if other != fd && file.id == id {
                 file.size_bytes = file.size_bytes.max(end);
-                file.offset = file.offset.filter(|_| !moved);
+                if moved {
+                    file.moved(None);
+                }
+            }
+        }
+    }
+
+    /// A read through `fd` ended at `end`, if it did what it was asked for, which is believed for a
+    /// while.
+    pub(super) fn read(&mut self, fd: i32, end: u64) {
+        let Some(file) = self.files.get_mut(&fd) else {
+            return;
+        };
+        file.age += 1;
+        let believed = file.age < AGE_MAX;
+        file.moved(believed.then_some(end));
+        if !believed {
+            file.age = 0;
+        }
+        let id = file.id;
+        for (&other, file) in &mut self.files {
+            if other != fd && file.id == id {
+                file.moved(None);
             }
         }
     }
@@ -166,6 +212,7 @@ mod tests {
             device: 1,
             inode,
             mode: 0o100_644,
+            links: 1,
             size_bytes: 10,
         }));
         file.offset = Some(0);
@@ -197,6 +244,23 @@ mod tests {
             [offset(3), offset(4), offset(5)],
             [Some(100), None, Some(0)]
         );
+    }
+
+    #[test]
+    fn where_a_read_ended_is_presumed_for_a_while_and_never_written_at() {
+        let mut files = Files::default();
+        for fd in [3, 4] {
+            files.insert(fd, file(1));
+        }
+        for number in 1..u64::from(AGE_MAX) {
+            files.read(3, number * 100);
+            let file = files.get(3).unwrap();
+            assert_eq!(file.position(), Some(number * 100));
+            assert_eq!(file.write_start(), None);
+        }
+        assert_eq!(files.get(4).unwrap().position(), None);
+        files.read(3, 10_000);
+        assert_eq!(files.get(3).unwrap().position(), None);
     }
 
     #[test]

@@ -29,9 +29,7 @@ impl Located {
     /// The number of the disk and that of the partition, 0 for all of it; none if it is no disk of
     /// virtio-blk.
     fn place(&self) -> Option<(usize, usize)> {
-        // As glibc's `gnu_dev_major` and `gnu_dev_minor`.
-        let major = ((self.device >> 8) & 0xfff) | ((self.device >> 32) & !0xfff);
-        let minor = (self.device & 0xff) | ((self.device >> 12) & 0xffff_ff00);
+        let (major, minor) = numbers(self.device);
         if major < DYNAMIC_MAJOR_MIN {
             return None;
         }
@@ -39,6 +37,13 @@ impl Located {
         let partition = usize::try_from(minor & ((1 << PARTITION_BITS) - 1)).ok()?;
         Some((disk, partition))
     }
+}
+
+/// The major and the minor number of a device: glibc's `gnu_dev_major` and `gnu_dev_minor`.
+pub(super) fn numbers(device: u64) -> (u64, u64) {
+    let major = ((device >> 8) & 0xfff) | ((device >> 32) & !0xfff);
+    let minor = (device & 0xff) | ((device >> 12) & 0xffff_ff00);
+    (major, minor)
 }
 
 /// All that wait.

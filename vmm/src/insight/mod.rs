@@ -24,6 +24,7 @@ mod labels;
 mod located;
 mod log;
 mod mapping;
+mod named;
 mod observer;
 mod options;
 mod paging;
@@ -31,6 +32,7 @@ mod partial_blocks;
 mod pending;
 mod process;
 mod question;
+mod report;
 mod scratch;
 mod stub;
 mod uniqueness;
@@ -38,6 +40,7 @@ mod window;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use disk::{Buffers, Class, DedupHint};
@@ -64,6 +67,7 @@ pub(crate) use hook::Hook;
 use hook::LSTAR;
 pub(crate) use observer::InsightCounts;
 pub(crate) use options::Options;
+pub(crate) use report::{DiskRow, Summary, plot, table};
 pub(crate) use stub::PORT;
 
 /// The features of KVM that hooks stand on, with the names a user can look up.
@@ -89,6 +93,7 @@ pub(crate) struct Insight {
     /// Whether the guest's page tables have five levels.
     five_levels: AtomicBool,
     fingerprinter: Fingerprinter,
+    begun: Instant,
     observer: Mutex<Observer>,
 }
 
@@ -128,6 +133,7 @@ impl Insight {
             unsettled: EventFd::new(EFD_NONBLOCK).context("cannot make an event")?,
             five_levels: AtomicBool::new(false),
             fingerprinter,
+            begun: Instant::now(),
             observer: Mutex::new(observer),
         })
     }
@@ -205,6 +211,7 @@ impl Insight {
                 five_levels: self.five_levels.load(Ordering::Acquire),
             },
             fs_base,
+            now_ms: self.now_ms(),
         };
         let mut observer = lock(&self.observer);
         let changed = observer.call(&scene, regs);
@@ -270,6 +277,16 @@ impl Insight {
             };
             observer.contents.expect(hash, mark);
         }
+    }
+
+    /// What was seen so far of the guest's file I/O, without its disks.
+    fn report(&self) -> Summary {
+        let now_ms = self.now_ms();
+        lock(&self.observer).report.summary(now_ms)
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// What was counted so far.

@@ -4,6 +4,8 @@
 //! there, the same call is considered again. Every answer, a refusal too, makes one thing known, so
 //! that there is an end.
 
+mod reporting;
+
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex};
 use std::{fmt, mem};
@@ -26,10 +28,12 @@ use super::paging::{Memory, Root};
 use super::pending::{Pending, PendingQuestions};
 use super::process::{Process, Processes, Standing};
 use super::question::{Answer, FileExtent, Question};
+use super::report::Report;
 use super::scratch::{Scratch, Taken};
 use super::stub::process_bit;
 use super::uniqueness::{is_encrypted_name, is_encryptor};
 use super::window::Window;
+use reporting::Target;
 
 /// How often a question is asked again whose answer was overwritten.
 const TRIES_MAX: u32 = 3;
@@ -46,6 +50,8 @@ pub(super) struct Scene<'a> {
     pub(super) root: Root,
     /// Its FS base, which takes a moment to find out.
     pub(super) fs_base: &'a dyn Fn() -> Option<u64>,
+    /// The time, on a clock that never goes back.
+    pub(super) now_ms: u64,
 }
 
 /// What was counted.
@@ -93,6 +99,8 @@ pub(super) struct Observer {
     questions: PendingQuestions,
     pub(super) contents: Contents,
     pub(super) located: Waiting,
+    pub(super) report: Report,
+    target: Target,
     pub(super) counts: InsightCounts,
 }
 
@@ -117,6 +125,8 @@ impl Observer {
             questions: PendingQuestions::default(),
             contents: Contents::new(fingerprinter),
             located: Waiting::default(),
+            report: Report::default(),
+            target: Target::default(),
             counts: InsightCounts::default(),
         }
     }
@@ -260,6 +270,7 @@ impl Observer {
             }
         }
         self.settle_standing(scene, cr3);
+        self.note_for_report(scene, cr3, &call);
         self.conclude(scene, cr3, &call);
         false
     }
@@ -273,6 +284,8 @@ impl Observer {
         tries: u32,
         out: &mut kvm_regs,
     ) -> bool {
+        // By the time of the answer, the file that the call names may be another.
+        self.target = Target::NotAsked;
         if !self.questions.has_room() {
             return false;
         }
@@ -339,11 +352,15 @@ impl Observer {
                     let stands = |fd| process.files.get(fd).map(|file| file.offset);
                     process.copies.question(stands)
                 }),
-            Call::Read { fd, .. } | Call::Map { fd } => {
+            Call::Read { fd, at, .. } => {
                 let said = (!process.opened.is_empty()).then_some(());
                 said.and_then(|()| self.missing_of_name(cr3, fd))
                     .or_else(|| self.missing_to_read(cr3, fd))
+                    .or_else(|| self.missing_position(cr3, fd, at))
             }
+            Call::Map { fd } => self.missing_to_read(cr3, fd),
+            Call::Truncate { fd, .. } => self.missing_of_file(cr3, fd, false),
+            Call::End { named, .. } => self.missing_target(named),
             Call::Transfer { from, to } => self
                 .missing_of_file(cr3, from, false)
                 .or_else(|| self.missing_of_file(cr3, to, false))
@@ -405,7 +422,8 @@ impl Observer {
         if !file.regular {
             return None;
         }
-        if file.wanted == Known::NotYet && !self.paths.is_empty() {
+        let path_counts = file.wanted == Known::NotYet && !self.paths.is_empty();
+        if path_counts || self.report.lacks_name(file.id) {
             return Some(Question::Path { fd });
         }
         if file.wanted == Known::No || !moves {
@@ -424,6 +442,7 @@ impl Observer {
             self.processes.identify(cr3, pid);
             return;
         }
+        self.learn_for_report(cr3, question, &answer);
         let Some(process) = self.processes.get_mut(cr3) else {
             return;
         };
@@ -459,6 +478,7 @@ impl Observer {
                 };
                 locate(file, &extents, &mut self.located);
             }
+            (Question::StatNamed(_), _) => {}
         }
     }
 
@@ -483,7 +503,10 @@ impl Observer {
     }
 
     fn conclude(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
-        self.note_down(cr3, call);
+        // Others are looked at for what their numbers may mean, such as opens.
+        if *call != Call::Other {
+            self.note_down(cr3, call);
+        }
         match *call {
             Call::Execute { path } => self.executes(scene, cr3, path),
             Call::Clone { flags } => self.clones(scene, cr3, flags),
@@ -568,17 +591,25 @@ impl Observer {
             return;
         }
         match *call {
-            Call::Open { path, hint } => {
-                let path = scene.memory.read_user_text(scene.root, path, PATH_MAX);
-                if let Some(path) = path.filter(|path| path.len() < PATH_MAX) {
-                    process.opened.push(path, hint);
-                }
+            Call::Open { path, hint } => opens(scene, process, path, hint),
+            Call::End { named, hint, .. } if hint != Hint::default() => {
+                opens(scene, process, named.path, hint);
             }
             Call::Write { .. } => self.writes(scene, cr3, call),
             Call::Change { fd } => {
                 if let Some(file) = process.files.get_mut(fd) {
-                    file.offset = None;
+                    file.moved(None);
                     file.appends = Known::NotYet;
+                }
+            }
+            Call::Seek { fd, to } => {
+                if let Some(file) = process.files.get_mut(fd) {
+                    file.moved(to);
+                }
+            }
+            Call::Truncate { fd, size_bytes } => {
+                if let Some(file) = process.files.get_mut(fd) {
+                    file.size_bytes = size_bytes;
                 }
             }
             Call::Read { fd, data, at, .. } => {
@@ -598,7 +629,7 @@ impl Observer {
             Call::Transfer { from, to } => {
                 for fd in [from, to] {
                     if let Some(file) = process.files.get_mut(fd) {
-                        file.offset = None;
+                        file.moved(None);
                     }
                 }
             }
@@ -622,12 +653,7 @@ impl Observer {
             return;
         };
         let unique = dedup == DedupHint::NoDedup && !mem::replace(&mut file.unique, true);
-        let appends = file.appends == Known::Yes;
-        let start = at.or(if appends {
-            Some(file.size_bytes)
-        } else {
-            file.offset
-        });
+        let start = at.or(file.write_start());
         let written = start.map(|start| Written {
             file: file.id,
             size_bytes: file.size_bytes,
@@ -644,6 +670,14 @@ impl Observer {
             self.counts.unique_files += 1;
             self.note_down(cr3, format_args!("unique fd={fd}"));
         }
+    }
+}
+
+/// A process opens a file, and says what its data is.
+fn opens(scene: &Scene<'_>, process: &mut Process, path: u64, hint: Hint) {
+    let path = scene.memory.read_user_text(scene.root, path, PATH_MAX);
+    if let Some(path) = path.filter(|path| path.len() < PATH_MAX) {
+        process.opened.push(path, hint);
     }
 }
 
@@ -727,12 +761,16 @@ fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
     };
 }
 
+/// Whether files of this path were asked for.
+fn counts(paths: &[Vec<u8>], path: &[u8]) -> bool {
+    paths.is_empty() || paths.iter().any(|prefix| path.starts_with(prefix))
+}
+
 fn learn_of_file(file: &mut OpenFile, question: Question, answer: &Answer, paths: &[Vec<u8>]) {
     let known = |so| if so { Known::Yes } else { Known::No };
     match (question, answer) {
         (Question::Path { .. }, Answer::Text(path)) => {
-            let below = |prefix: &Vec<u8>| path.starts_with(prefix);
-            file.wanted = known(paths.is_empty() || paths.iter().any(below));
+            file.wanted = known(counts(paths, path));
             file.encrypted = known(is_encrypted_name(path));
         }
         (Question::Path { .. }, _) => {

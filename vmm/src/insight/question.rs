@@ -8,10 +8,13 @@
 
 use kvm_bindings::kvm_regs;
 
+use super::named::Named;
+
 /// The length of SYSCALL.
 const SYSCALL_BYTES: u64 = 2;
 const SEEK_CUR: u64 = 1;
 const F_GETFL: u64 = 3;
+const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const FS_IOC_FIEMAP: u64 = 0xc020_660b;
 /// The kernel's errors are the last 4095 values.
 const ERRORS_FROM: u64 = u64::MAX - 4094;
@@ -53,6 +56,8 @@ pub(super) enum Question {
     /// file must be one that FIEMAP knows places of: those stay what they are when they are read, and
     /// that is interrupted by nothing that the process survives.
     Content { fd: i32, from: u64, address: u64 },
+    /// What a path of its own stands for.
+    StatNamed(Named),
 }
 
 /// A stretch of a file on its disk, in bytes.
@@ -72,6 +77,8 @@ pub(super) struct Stat {
     pub(super) device: u64,
     pub(super) inode: u64,
     pub(super) mode: u32,
+    /// How many names it has.
+    pub(super) links: u64,
     pub(super) size_bytes: u64,
 }
 
@@ -92,7 +99,7 @@ impl Question {
     pub(super) fn scratch_bytes(self) -> usize {
         match self {
             Self::Pid | Self::ParentPid | Self::Flags { .. } | Self::Offset { .. } => 0,
-            Self::Stat { .. } => STAT_BYTES,
+            Self::Stat { .. } | Self::StatNamed(_) => STAT_BYTES,
             Self::Executable | Self::Path { .. } => LINK_BYTES + PATH_BYTES,
             Self::Extents { .. } => FIEMAP_BYTES + EXTENTS_MAX * FIEMAP_EXTENT_BYTES,
             Self::Content { .. } => CONTENT_BYTES,
@@ -139,9 +146,15 @@ impl Question {
                 libc::SYS_pread64,
                 [descriptor(fd), scratch, CONTENT_BYTES as u64],
             ),
+            Self::StatNamed(named) => {
+                let directory = descriptor(named.directory);
+                (libc::SYS_newfstatat, [directory, named.path, scratch])
+            }
         };
         let fourth = match self {
             Self::Content { from, .. } => from,
+            Self::StatNamed(named) if !named.follows => AT_SYMLINK_NOFOLLOW,
+            Self::StatNamed(_) => 0,
             _ => call.r10,
         };
         kvm_regs {
@@ -166,9 +179,10 @@ impl Question {
             Self::Pid | Self::ParentPid | Self::Flags { .. } | Self::Offset { .. } => {
                 Answer::Number(returned)
             }
-            Self::Stat { .. } => Answer::Stat(Stat {
+            Self::Stat { .. } | Self::StatNamed(_) => Answer::Stat(Stat {
                 device: word(scratch, 0),
                 inode: word(scratch, 8),
+                links: word(scratch, 16),
                 mode: half_word(scratch, 24),
                 size_bytes: word(scratch, 48),
             }),
@@ -285,6 +299,30 @@ mod tests {
         let exe = std::env::current_exe().unwrap();
         let exe = exe.as_os_str().as_encoded_bytes().to_vec();
         assert_eq!(ask(Question::Executable), Answer::Text(exe));
+    }
+
+    #[test]
+    fn a_path_is_found_as_the_call_itself_finds_it() {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("file"), [7; 100]).unwrap();
+        std::fs::hard_link(path("file"), path("other")).unwrap();
+        std::os::unix::fs::symlink("file", path("link")).unwrap();
+        let opened = File::open(directory.path()).unwrap();
+        let ask_for = |name: &std::ffi::CStr, follows| {
+            ask(Question::StatNamed(Named {
+                directory: opened.as_raw_fd(),
+                path: name.as_ptr() as u64,
+                follows,
+            }))
+        };
+        let Answer::Stat(file) = ask_for(c"file", false) else {
+            panic!("no stat")
+        };
+        assert_eq!((file.links, file.size_bytes), (2, 100));
+        assert_eq!(ask_for(c"link", true), Answer::Stat(file));
+        assert_ne!(ask_for(c"link", false), Answer::Stat(file));
+        assert_eq!(ask_for(c"nothing", false), Answer::Refused);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use devices::virtio::{Block, BlockConfig};
-use disk::{BoxFuture, Classified, Disk};
+use disk::{Classified, Disk};
 
 use crate::cli::DiskArgument;
 use crate::control::Disks;
@@ -28,18 +28,14 @@ pub(super) fn open(
         queues: cpus.into(),
         queue_size: QUEUE_SIZE,
     };
-    let open = disks.opener(number, argument)?;
-    let argument = argument.clone();
+    let telling = argument.clone();
     let insight = insight.map(|insight| DiskInsight::new(Arc::clone(insight), number));
-    let open = move || -> BoxFuture<'static, Result<Rc<dyn Disk>, disk::Error>> {
-        Box::pin(async move {
-            let disk = open().await?;
-            let Some(insight) = insight else {
-                return Ok(argument.tell_metadata(disk));
-            };
-            let classifier = insight.classifier(disk.properties().size_bytes);
-            Ok(Rc::new(Classified::new(disk, classifier)) as Rc<dyn Disk>)
-        })
+    let tell = move |disk: Rc<dyn Disk>| -> Rc<dyn Disk> {
+        let Some(insight) = insight else {
+            return telling.tell_metadata(disk);
+        };
+        let classifier = insight.classifier(disk.properties().size_bytes);
+        Rc::new(Classified::new(disk, classifier))
     };
-    Ok(Block::start(config, open)?)
+    Ok(Block::start(config, disks.opener(number, argument, tell)?)?)
 }

@@ -102,6 +102,7 @@ impl Guest {
                 window: &self.window,
                 root: ROOT,
                 fs_base: &|| Some(1),
+                now_ms: 0,
             };
             if !self.observer.call(&scene, &mut regs) || regs.r8 != 0x7777 {
                 assert_eq!(regs, call, "the call is another");
