@@ -467,7 +467,6 @@ impl Observer {
                     }
                 }
             }
-            (Question::Content { .. }, _) => {}
             (Question::Extents { fd, .. }, answer) => {
                 let Some(file) = process.files.get_mut(fd) else {
                     return;
@@ -478,7 +477,7 @@ impl Observer {
                 };
                 locate(file, &extents, &mut self.located);
             }
-            (Question::StatNamed(_), _) => {}
+            (Question::Content { .. } | Question::StatNamed(_), _) => {}
         }
     }
 
