@@ -51,7 +51,10 @@ impl Hook {
         if self.stub.take().is_some() {
             self.insight.unarmed();
         }
-        if !known {
+        if known {
+            // It may be another kernel, which this one has started.
+            self.insight.started_anew();
+        } else {
             self.insight.started();
         }
         self.insight.ask_to_settle();

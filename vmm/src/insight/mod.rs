@@ -166,6 +166,10 @@ impl Insight {
         self.started.fetch_add(1, Ordering::AcqRel);
     }
 
+    fn started_anew(&self) {
+        lock(&self.observer).meet_all(&self.window);
+    }
+
     fn armed(&self) {
         self.armed.fetch_add(1, Ordering::AcqRel);
     }

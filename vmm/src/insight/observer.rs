@@ -4,34 +4,35 @@
 //! there, the same call is considered again. Every answer, a refusal too, makes one thing known, so
 //! that there is an end.
 
+mod learning;
+mod missing;
 mod reporting;
 
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex};
 use std::{fmt, mem};
 
-use disk::{Class, DedupHint};
+use disk::DedupHint;
 use kvm_bindings::kvm_regs;
 
 use super::call::{ALWAYS, Call, CloneFlags, LAST_WORDS, Made, UserData, WATCHED};
 use super::content::{Contents, Written};
-use super::copies::sample;
-use super::file::{Known, OpenFile};
+use super::file::Known;
 use super::fingerprints::Fingerprinter;
 use super::glob::Glob;
 use super::hint::{Hint, MAGIC};
-use super::located::{Located, Waiting};
+use super::located::Waiting;
 use super::lock;
 use super::log::Log;
 use super::options::Options;
 use super::paging::{Memory, Root};
 use super::pending::{Pending, PendingQuestions};
 use super::process::{Process, Processes, Standing};
-use super::question::{Answer, FileExtent, Question};
+use super::question::{Answer, Question};
 use super::report::Report;
 use super::scratch::{Scratch, Taken};
 use super::stub::process_bit;
-use super::uniqueness::{is_encrypted_name, is_encryptor};
+use super::uniqueness::is_encryptor;
 use super::window::Window;
 use reporting::Target;
 
@@ -40,7 +41,6 @@ const TRIES_MAX: u32 = 3;
 /// Questions that a single call may lead to.
 const QUESTIONS_MAX: u32 = 16;
 const PATH_MAX: usize = 512;
-const O_APPEND: u64 = 0o2000;
 
 /// What the observer needs for one call.
 pub(super) struct Scene<'a> {
@@ -136,12 +136,17 @@ impl Observer {
         self.asks = on;
         window.set_marks(self.nonce, MAGIC);
         if on {
-            self.processes.clear();
-            window.watch_all(true);
+            self.meet_all(window);
             window.set_calls(&ALWAYS, &WATCHED);
         } else {
             window.set_calls(&LAST_WORDS, &[]);
         }
+    }
+
+    /// Processes may be others than those that were known.
+    pub(super) fn meet_all(&mut self, window: &Window) {
+        self.processes.clear();
+        window.watch_all(true);
     }
 
     /// Whether nothing stands in the way of taking the hooks away.
@@ -196,52 +201,6 @@ impl Observer {
         };
         self.take_answer(scene, &Call::decode(&call), pending.question, answer);
         self.consider(scene, &call, pending.asked, regs);
-    }
-
-    fn take_answer(&mut self, scene: &Scene<'_>, call: &Call, question: Question, answer: Answer) {
-        match question {
-            Question::Content { fd, address, .. } => {
-                self.compare(scene, call, fd, address, &answer);
-            }
-            _ => self.learn(scene.root.table, question, answer),
-        }
-    }
-
-    /// The kernel said, or did not, what the file of `from` has that a process is about to write.
-    fn compare(
-        &mut self,
-        scene: &Scene<'_>,
-        call: &Call,
-        from: i32,
-        address: u64,
-        answer: &Answer,
-    ) {
-        let cr3 = scene.root.table;
-        let Call::Write { fd: to, .. } = *call else {
-            return;
-        };
-        let source = match answer {
-            Answer::Content(bytes) => Some(&bytes[..]),
-            _ => None,
-        };
-        let written = sample(scene.memory, scene.root, address);
-        let recognised = self.processes.get_mut(cr3).is_some_and(|process| {
-            let id = |fd| process.files.get(fd).map(|file| file.id);
-            let (Some(source_id), Some(target_id)) = (id(from), id(to)) else {
-                return false;
-            };
-            process
-                .copies
-                .compared(source_id, target_id, source, &written)
-        });
-        if recognised {
-            self.copy_is_recognised(cr3, from, to);
-        }
-    }
-
-    fn copy_is_recognised(&mut self, cr3: u64, from: i32, to: i32) {
-        self.counts.copies += 1;
-        self.note_down(cr3, format_args!("copy from={from} to={to}"));
     }
 
     /// Asks what is missing to understand a call, or else draws its conclusions. Whether the
@@ -321,54 +280,6 @@ impl Observer {
         true
     }
 
-    /// What must be known before a call can be understood.
-    fn missing(&self, cr3: u64, call: &Call) -> Option<Question> {
-        let process = self.processes.get(cr3)?;
-        // Who confines itself may be confined already, and be killed for a question.
-        let last_words = matches!(call, Call::Exit | Call::Confine | Call::Trace { .. });
-        if process.standing == Standing::LeftAlone || last_words {
-            return None;
-        }
-        if self.processes.is_doubtful(cr3) {
-            return Some(Question::Pid);
-        }
-        if process.standing == Standing::Unknown && process.executable.is_none() {
-            return Some(Question::Executable);
-        }
-        if process.standing == Standing::Unknown
-            && process.parent.is_none()
-            && !self.globs.is_empty()
-        {
-            return Some(Question::ParentPid);
-        }
-        if process.standing == Standing::Ignored {
-            return None;
-        }
-        match *call {
-            Call::Write { fd, at, .. } => self
-                .missing_of_file(cr3, fd, at.is_none())
-                .or_else(|| self.missing_of_name(cr3, fd))
-                .or_else(|| {
-                    let stands = |fd| process.files.get(fd).map(|file| file.offset);
-                    process.copies.question(stands)
-                }),
-            Call::Read { fd, at, .. } => {
-                let said = (!process.opened.is_empty()).then_some(());
-                said.and_then(|()| self.missing_of_name(cr3, fd))
-                    .or_else(|| self.missing_to_read(cr3, fd))
-                    .or_else(|| self.missing_position(cr3, fd, at))
-            }
-            Call::Map { fd } => self.missing_to_read(cr3, fd),
-            Call::Truncate { fd, .. } => self.missing_of_file(cr3, fd, false),
-            Call::End { named, .. } => self.missing_target(named),
-            Call::Transfer { from, to } => self
-                .missing_of_file(cr3, from, false)
-                .or_else(|| self.missing_of_file(cr3, to, false))
-                .or_else(|| self.missing_to_read(cr3, from)),
-            _ => None,
-        }
-    }
-
     /// Takes from a call what decides what is to be asked about it.
     fn note(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
         let Some(process) = self.processes.get_mut(cr3) else {
@@ -396,88 +307,6 @@ impl Observer {
                 }
             }
             _ => {}
-        }
-    }
-
-    /// The path of a file, which may tell what its content is.
-    fn missing_of_name(&self, cr3: u64, fd: i32) -> Option<Question> {
-        let file = self.processes.get(cr3)?.files.get(fd)?;
-        let missing = file.counts() && file.encrypted == Known::NotYet;
-        missing.then_some(Question::Path { fd })
-    }
-
-    fn missing_to_read(&self, cr3: u64, fd: i32) -> Option<Question> {
-        if let Some(question) = self.missing_of_file(cr3, fd, false) {
-            return Some(question);
-        }
-        let file = self.processes.get(cr3)?.files.get(fd)?;
-        let from = file.located_bytes;
-        (file.counts() && from < file.size_bytes).then_some(Question::Extents { fd, from })
-    }
-
-    fn missing_of_file(&self, cr3: u64, fd: i32, moves: bool) -> Option<Question> {
-        let Some(file) = self.processes.get(cr3)?.files.get(fd) else {
-            return Some(Question::Stat { fd });
-        };
-        if !file.regular {
-            return None;
-        }
-        let path_counts = file.wanted == Known::NotYet && !self.paths.is_empty();
-        if path_counts || self.report.lacks_name(file.id) {
-            return Some(Question::Path { fd });
-        }
-        if file.wanted == Known::No || !moves {
-            return None;
-        }
-        match (file.appends, file.offset) {
-            (Known::NotYet, _) => Some(Question::Flags { fd }),
-            (Known::No, None) => Some(Question::Offset { fd }),
-            _ => None,
-        }
-    }
-
-    fn learn(&mut self, cr3: u64, question: Question, answer: Answer) {
-        if let (Question::Pid, Answer::Number(pid)) = (question, &answer) {
-            let pid = u32::try_from(*pid).unwrap_or_default();
-            self.processes.identify(cr3, pid);
-            return;
-        }
-        self.learn_for_report(cr3, question, &answer);
-        let Some(process) = self.processes.get_mut(cr3) else {
-            return;
-        };
-        match (question, answer) {
-            (Question::Pid, _) => process.standing = Standing::LeftAlone,
-            (Question::ParentPid, Answer::Number(pid)) => process.parent = u32::try_from(pid).ok(),
-            (Question::ParentPid, _) => process.parent = Some(0),
-            (Question::Executable, Answer::Text(path)) => process.executable = Some(path),
-            (Question::Executable, _) => process.executable = Some(Vec::new()),
-            (Question::Stat { fd }, Answer::Stat(stat)) => {
-                process.files.insert(fd, OpenFile::new(Some(stat)));
-            }
-            (Question::Stat { fd }, _) => process.files.insert(fd, OpenFile::new(None)),
-            (Question::Path { fd } | Question::Flags { fd } | Question::Offset { fd }, answer) => {
-                if let Some(file) = process.files.get_mut(fd) {
-                    learn_of_file(file, question, &answer, &self.paths);
-                    if let Answer::Text(path) = answer
-                        && let Some(hint) = process.opened.take(&path)
-                    {
-                        file.opened_as = hint;
-                        file.located_bytes = 0;
-                    }
-                }
-            }
-            (Question::Extents { fd, .. }, answer) => {
-                let Some(file) = process.files.get_mut(fd) else {
-                    return;
-                };
-                let extents = match answer {
-                    Answer::Extents(extents) => extents,
-                    _ => Vec::new(),
-                };
-                locate(file, &extents, &mut self.located);
-            }
-            (Question::Content { .. } | Question::StatNamed(_), _) => {}
         }
     }
 
@@ -727,63 +556,6 @@ fn dedup_of_write(
         DedupHint::NoDedup
     } else {
         DedupHint::None
-    }
-}
-
-/// Notes where a file is, and how far that is known now.
-fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
-    let said = file.read_as.or(file.opened_as);
-    let class = said.class;
-    let class = class.unwrap_or_else(|| Class::of_file(file.size_bytes));
-    let dedup = said.dedup.unwrap_or(if file.copied {
-        DedupHint::Prefetch
-    } else {
-        DedupHint::None
-    });
-    for extent in extents.iter().filter(|extent| extent.located) {
-        located.push(Located {
-            device: file.id.device,
-            range: extent.physical..extent.physical.saturating_add(extent.len),
-            class,
-            dedup,
-        });
-    }
-    if !extents.is_empty() {
-        file.stored = Known::Yes;
-    }
-    file.located_bytes = match extents.last() {
-        Some(extent) if !extent.last => {
-            let end = extent.logical.saturating_add(extent.len);
-            end.max(file.located_bytes.saturating_add(1))
-        }
-        _ => u64::MAX,
-    };
-}
-
-/// Whether files of this path were asked for.
-fn counts(paths: &[Vec<u8>], path: &[u8]) -> bool {
-    paths.is_empty() || paths.iter().any(|prefix| path.starts_with(prefix))
-}
-
-fn learn_of_file(file: &mut OpenFile, question: Question, answer: &Answer, paths: &[Vec<u8>]) {
-    let known = |so| if so { Known::Yes } else { Known::No };
-    match (question, answer) {
-        (Question::Path { .. }, Answer::Text(path)) => {
-            file.wanted = known(counts(paths, path));
-            file.encrypted = known(is_encrypted_name(path));
-        }
-        (Question::Path { .. }, _) => {
-            file.wanted = known(paths.is_empty());
-            file.encrypted = Known::No;
-        }
-        (Question::Flags { .. }, Answer::Number(flags)) => {
-            file.appends = known(flags & O_APPEND != 0);
-        }
-        (Question::Flags { .. }, _) => file.appends = Known::No,
-        (Question::Offset { .. }, Answer::Number(offset)) => file.offset = Some(*offset),
-        // Nothing is written there that could be met again.
-        (Question::Offset { .. }, _) => file.offset = Some(u64::MAX),
-        _ => {}
     }
 }
 

@@ -7,7 +7,8 @@ use super::super::named::{Fate, Named, empties};
 use super::super::process::{Process, Standing};
 use super::super::question::{Answer, Question, Stat};
 use super::super::report::{Access, Caller};
-use super::{Observer, Scene, counts};
+use super::learning::counts;
+use super::{Observer, Scene};
 
 /// What is known of the file that the call at hand names by its path.
 #[derive(Clone, Copy, Debug, Default)]

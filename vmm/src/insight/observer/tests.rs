@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use ::tests::records::Numbers;
+use disk::Class;
 use libc::c_long;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
 use super::super::fingerprints::Mark;
+use super::super::located::Located;
 use super::super::partial_blocks::BLOCK_BYTES;
 use super::*;
 
