@@ -13,6 +13,7 @@ mod gates;
 mod generate;
 mod hint;
 mod judge;
+mod kexec;
 mod measure;
 mod probe;
 mod read;
@@ -42,6 +43,7 @@ open-hint FILE no-dedup|prefetch COUNT
 seccomp | seccomp-filter | traced
 int80 | read-lstar | port-attack PORT
 exec-chain COUNT | setsid
+kexec KERNEL INITRAMFS
 judge IMAGE LIST";
 
 /// Does what the words say, and returns the line that tells of it: what was done, then words
@@ -86,6 +88,7 @@ pub fn run(words: &[&str]) -> Result<String> {
         ["port-attack", port] => gates::port_attack(number(port)?),
         ["exec-chain", count, ref rest @ ..] => sessions::exec_chain(number(count)?, rest),
         ["setsid"] => sessions::setsid(),
+        ["kexec", kernel, initramfs] => kexec::run(Path::new(kernel), Path::new(initramfs)),
         ["judge", image, list] => judge::run(Path::new(image), Path::new(list)),
         _ => bail!("what it can do:\n{USAGE}"),
     }

@@ -40,7 +40,8 @@ fn hooks_come_and_go_while_the_guest_runs() {
 }
 
 /// Threads, signals, forks and reads that start again, all of whose calls are looked at and each of
-/// which checks that its own calls, registers and memory are its own.
+/// which checks that its own calls, registers and memory are its own. Whoever does what the stub does,
+/// without being it, is answered by nobody.
 fn stress(cmdline: &str, cpus: u32) {
     let host = Host::shared();
     let stats = host.fresh_path("stats").display().to_string();
@@ -52,7 +53,14 @@ fn stress(cmdline: &str, cpus: u32) {
         .boot();
     vm.shell("cd /tmp && guest-syscalls stress 4 20 1")
         .assert_success();
-    for alone in ["seccomp", "seccomp-filter", "traced", "int80", "setsid"] {
+    for alone in [
+        "seccomp",
+        "seccomp-filter",
+        "traced",
+        "int80",
+        "setsid",
+        "port-attack 0xe6",
+    ] {
         vm.shell(&format!("cd /tmp && guest-syscalls {alone}"))
             .assert_success();
     }
@@ -89,20 +97,6 @@ fn nothing_is_lost_under_stress() {
 #[test]
 fn nothing_is_lost_under_stress_on_two_processors_with_page_table_isolation() {
     stress("pti=on", 2);
-}
-
-/// Whoever does what the stub does, without being it, is answered by nobody.
-#[test]
-fn the_port_answers_to_nobody_but_the_stub() {
-    let host = Host::shared();
-    let stats = host.fresh_path("stats").display().to_string();
-    let mut vm = guest()
-        .with_syscalls()
-        .with(&["--insight", "on", "--stats", &stats])
-        .boot();
-    vm.shell("guest-syscalls port-attack 0xe6").assert_success();
-    vm.power_off().assert_status(0);
-    assert_eq!(counts(host, &stats)("strangers"), 0);
 }
 
 /// What a cache says that the blocks are which it has, and how often that is right.
@@ -156,23 +150,54 @@ fn check_report(host: &Host, socket: &str) {
     for (death, blocks) in [("overwritten", 4), ("truncated", 6), ("unlinked", 2)] {
         assert!(ended(&lifetimes["blocks"][death]) >= blocks, "{lifetimes}");
     }
-    assert_eq!(rows("disks").len(), 1);
+    assert_eq!(rows("disks").len(), 2);
     assert!(report("--top 1000").contains("/disk/made\n"));
     assert_eq!(host.must_run(&format!("head -c 5 '{plot}'")), "<svg ");
 }
 
+/// A file of 16 MiB is copied and encrypted on a disk that stores alike data once, with an index that
+/// is much too small for it.
+fn copy_and_encrypt_where_alike_is_shared(vm: &mut Vm) {
+    vm.shell(
+        "mkdir /alike && mount -t ext4 /dev/vdb /alike && cd /alike \
+         && dd if=/dev/urandom of=a bs=1M count=16 && sync && echo 3 > /proc/sys/vm/drop_caches \
+         && guest-syscalls copy a b 65536 && sync && echo 3 > /proc/sys/vm/drop_caches \
+         && cmp a b && guest-syscalls encrypt a c && cd / && umount /alike",
+    )
+    .assert_success();
+}
+
+/// What the disk says of [`copy_and_encrypt_where_alike_is_shared`].
+fn alike_was_shared(host: &Host, stats: &str) {
+    let stats: Value = serde_json::from_str(&host.must_run(&format!("cat '{stats}'"))).unwrap();
+    let dedup = &stats["disks"][1]["dedup"];
+    println!("{dedup}");
+    let mib = |name: &str| dedup[name].as_u64().unwrap() >> 20;
+    // The first pieces are read before it is known that they are copied.
+    assert!(mib("prefetched_bytes") >= 14, "{dedup}");
+    assert!((14..=17).contains(&mib("shared_bytes")), "{dedup}");
+    assert!(mib("unique_bytes") >= 14, "{dedup}");
+}
+
 /// Files that are written in every way are told apart by their size, and from metadata, by what
-/// their blocks say themselves. Then some are copied and encrypted, which is seen for what it is.
+/// their blocks say themselves. Then some are copied and encrypted, which is seen for what it is, and
+/// what another disk makes of that.
 #[test]
 fn blocks_are_what_processes_wrote() {
     let host = Host::shared();
     let disk = host.ext4_disk("600M");
     let fresh = |name| host.fresh_path(name).display().to_string();
+    let (plain, alike) = (host.ext4_disk("600M"), fresh("alike.qcow2"));
+    host.must_run(&format!(
+        "{} image convert -f raw -O qcow2 -o cluster_size=4k '{plain}' '{alike}'",
+        host.microvm()
+    ));
     let (socket, stats, log) = (fresh("control"), fresh("stats"), fresh("log"));
     let insight = format!("on,log={log}");
     let mut vm = guest()
         .with_syscalls()
         .disk(&format!("{disk},cache=256M"))
+        .disk(&format!("{alike},format=qcow2,dedup=64K"))
         .with(&[
             "--insight",
             &insight,
@@ -213,9 +238,12 @@ fn blocks_are_what_processes_wrote() {
     // The first blocks of a file that grows belong to a small one.
     assert!(of("right") * 100 > files * 60, "{} of {files}", of("right"));
     copy_and_encrypt(&mut vm);
+    copy_and_encrypt_where_alike_is_shared(&mut vm);
     vm.power_off().assert_status(0);
     let text = host.must_run(&format!("cat '{log}'"));
     copies_were_seen(&text);
+    alike_was_shared(host, &stats);
+    host.must_run(&format!("{} image check '{alike}'", host.microvm()));
     let counts = counts(host, &stats);
     let copies = text.lines().filter(|line| line.contains(" copy from="));
     assert_eq!(counts("copies"), copies.count() as u64);
@@ -273,27 +301,35 @@ fn copies_were_seen(log: &str) {
     assert_eq!(has("plainer", "unique") + has("plainer", "copy"), 0);
 }
 
+/// After a reset of the machine, and after one kernel has started another.
 #[test]
-fn hooks_are_there_again_after_a_reset() {
+fn hooks_are_there_again_in_the_next_kernel() {
     let host = Host::shared();
+    let parts = host.parts();
+    let disk = |path| format!("{},readonly", host.path(path).display());
     let stats = host.fresh_path("stats").display().to_string();
     let log = host.fresh_path("log").display().to_string();
     let insight = format!("on,process=guest-*,log={log}");
     let mut vm = guest()
         .with_syscalls()
-        .with(&["--insight", &insight, "--stats", &stats])
+        .disk(&disk(&parts.kernel.bzimage()))
+        .disk(&disk(&parts.extra().syscalls))
+        .with(&["--insight", &insight, "--stats", &stats, "--mem", "1G"])
         .boot();
-    vm.shell("guest-syscalls loop write 20; cat /proc/version")
-        .assert_success();
-    vm.write("reboot -f\n");
-    vm.expect(FIRST_LINE);
-    vm.wait_for_prompt();
-    vm.shell("guest-syscalls loop write 20; cat /proc/version")
-        .assert_success();
+    let work = "guest-syscalls loop write 20; cat /proc/version";
+    vm.shell(work).assert_success();
+    let next = "cat /dev/vda > /tmp/kernel; cat /dev/vdb > /tmp/initramfs; \
+                guest-syscalls kexec /tmp/kernel /tmp/initramfs\n";
+    for next in ["reboot -f\n", next] {
+        vm.write(next);
+        vm.expect(FIRST_LINE);
+        vm.wait_for_prompt();
+        vm.shell(work).assert_success();
+    }
     vm.power_off().assert_status(0);
     assert_eq!(counts(host, &stats)("strangers"), 0);
     let log = host.must_run(&format!("cat '{log}'"));
     let of = |part: &str| log.lines().filter(|line| line.contains(part)).count();
-    assert_eq!(of("/guest-syscalls write fd=3 bytes=1"), 40, "{log}");
+    assert_eq!(of("/guest-syscalls write fd=3 bytes=1"), 60, "{log}");
     assert_eq!(of("busybox write"), 0, "{log}");
 }
