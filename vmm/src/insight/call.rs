@@ -307,6 +307,8 @@ impl fmt::Display for Call {
             Self::Change { fd } => write!(f, "change fd={fd}"),
             Self::Seek { fd, to } => write!(f, "seek fd={fd}{}", place(to)),
             Self::Truncate { fd, size_bytes } => write!(f, "truncate fd={fd} bytes={size_bytes}"),
+            // Nothing else that ends a file says anything.
+            Self::End { hint, .. } if *hint != Hint::default() => write!(f, "open{hint}"),
             Self::End { fate, .. } => match fate {
                 Fate::Unlinked => f.write_str("unlink"),
                 Fate::Truncated(size_bytes) => write!(f, "truncate bytes={size_bytes}"),
@@ -453,6 +455,22 @@ mod tests {
             call(libc::SYS_openat, [0, 0x1000, 2, 0o600, 0, 0x15]),
             Call::Other
         );
+    }
+
+    #[test]
+    fn what_is_said_when_a_file_is_opened_and_emptied_counts() {
+        const O_TRUNC: u64 = 0o1000;
+        let emptied = [0, 0x1000, O_TRUNC, 0o600, MAGIC, 0x15];
+        let opened = call(libc::SYS_openat, emptied);
+        let Call::End { named, fate, hint } = opened else {
+            panic!("{opened:?}");
+        };
+        assert_eq!((named.path, fate), (0x1000, Fate::Truncated(0)));
+        assert_eq!(hint, Hint::of(0x15));
+        assert_eq!(opened.to_string(), "open class=5 no-dedup");
+        let silent = [0, 0x1000, O_TRUNC, 0o600, 0, 0x15];
+        let opened = call(libc::SYS_openat, silent);
+        assert_eq!(opened.to_string(), "truncate bytes=0");
     }
 
     #[test]
