@@ -4,6 +4,8 @@
 //! While it is not set, nothing is lost: a write goes to a new cluster. So it need not be right at
 //! once, but when the image is an ordinary one again.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use super::counts::Counts;
 use super::file;
 use super::format::{Cluster, Header, L1Entry, L2Entry, Layout};
@@ -21,15 +23,7 @@ pub(crate) async fn settle(storage: &impl Storage, header: &Header) -> Result<()
     }
     let layout = header.layout;
     let counts = refcounts(storage, header).await?;
-    let mut tables = Vec::new();
-    let entries = header.l1_entries.into();
-    file::for_each_word(storage, header.l1_offset, entries, |_, word| {
-        let entry = L1Entry(word);
-        // Who shares a table shares all that is in it.
-        tables.extend(entry.table_offset().filter(|_| entry.is_copied()));
-    })
-    .await?;
-    for table in tables {
+    for table in own_tables(storage, header).await? {
         if layout.is_aligned(table) && table < storage.size_bytes() {
             settle_table(storage, layout, table, &counts).await?;
         }
@@ -37,22 +31,38 @@ pub(crate) async fn settle(storage: &impl Storage, header: &Header) -> Result<()
     Ok(())
 }
 
+/// Where the disk's own L2 tables are. A damaged image may lead to one from everywhere.
+async fn own_tables(storage: &impl Storage, header: &Header) -> Result<BTreeSet<u64>, Error> {
+    let mut tables = BTreeSet::new();
+    let entries = header.l1_entries.into();
+    file::for_each_word(storage, header.l1_offset, entries, |_, word| {
+        let entry = L1Entry(word);
+        // Who shares a table shares all that is in it.
+        tables.extend(entry.table_offset().filter(|_| entry.is_copied()));
+    })
+    .await?;
+    Ok(tables)
+}
+
 async fn refcounts(storage: &impl Storage, header: &Header) -> Result<Counts, Error> {
     let (offset, words) = (
         header.refcount_table_offset,
         header.refcount_table_bytes() / 8,
     );
-    let mut blocks = Vec::new();
+    let layout = header.layout;
+    let clusters = layout.clusters_for(storage.size_bytes());
+    // A damaged image may lead to one block from everywhere, and count what no file has.
+    let mut blocks = BTreeMap::new();
     file::for_each_word(storage, offset, words, |index, block| {
-        blocks.push((index, block));
+        if index * layout.refcount_block_entries() < clusters {
+            blocks.entry(block).or_insert(index);
+        }
     })
     .await?;
     let mut counts = Counts::default();
-    for (index, block) in blocks {
-        if header.layout.is_aligned(block) && block < storage.size_bytes() {
-            counts
-                .load_block(storage, header.layout, index, block)
-                .await?;
+    for (block, index) in blocks {
+        if layout.is_aligned(block) && block < storage.size_bytes() {
+            counts.load_block(storage, layout, index, block).await?;
         }
     }
     Ok(counts)
@@ -109,4 +119,36 @@ fn settle_sector(sector: &mut [u8], layout: Layout, counts: &Counts) -> bool {
         any = true;
     }
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qcow2::CreateOptions;
+    use crate::qcow2::samples::{executor, fill, image};
+
+    /// Recovery goes through these before anybody has looked at the image, which may say that one
+    /// block or table is everywhere.
+    #[test]
+    fn what_is_read_is_bounded_by_the_file() {
+        executor().run(async {
+            let mut options = CreateOptions::new(4 << 30);
+            (options.cluster_bits, options.refcount_bits) = (12, 1);
+            let storage = image(&options).await;
+            fill(&storage, &[(0, 8, 1)]).await;
+            let header = file::read_header(&storage).await.unwrap();
+            let spread = async |table, words| {
+                let word = file::read(&storage, table, 8).await.unwrap();
+                file::write(&storage, table, word.repeat(words))
+                    .await
+                    .unwrap();
+            };
+            spread(header.refcount_table_offset, 512).await;
+            spread(header.l1_offset, 2048).await;
+            let counts = refcounts(&storage, &header).await.unwrap();
+            let last = header.layout.refcount_block_entries() - 1;
+            assert!(counts.last() <= Some(last), "{:?}", counts.last());
+            assert_eq!(own_tables(&storage, &header).await.unwrap().len(), 1);
+        });
+    }
 }
