@@ -7,7 +7,7 @@ mod tests;
 
 pub use give_up::give_up_journal;
 
-use super::format::{FormatError, Header, JournalExtension};
+use super::format::{FormatError, Header, IncompatibleFeatures, JournalExtension};
 use super::{copied, file};
 use crate::journal::{RecoveryReport, find, unclosed};
 use crate::mutant::mutant;
@@ -78,7 +78,9 @@ pub async fn recover(storage: &impl Storage) -> Result<Option<RecoveryReport>, E
     header
         .check_tables(storage.size_bytes())
         .map_err(FormatError::at(storage.path()))?;
-    if extension.shared {
+    // What is wrong with a table may be that it is none.
+    let is_sound = !header.incompatible.has(IncompatibleFeatures::CORRUPT);
+    if extension.shared && is_sound {
         Box::pin(copied::settle(storage, &header)).await?;
         storage.sync().await?;
     }

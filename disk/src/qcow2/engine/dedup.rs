@@ -32,7 +32,7 @@ use index::{Index, Place};
 const TURN_BYTES: u64 = 1 << 20;
 
 /// The memory for what was read to be copied, beside the index: the guest's page cache may hold back
-/// 146 MiB of a copy in clusters of 4 KiB.
+/// 256 MiB of a copy in clusters of 4 KiB.
 const COPIES_BYTES: u64 = 4 << 20;
 
 /// What finds data that is alike.
@@ -300,7 +300,8 @@ impl<S: Storage> Image<S> {
         (at, old): (u64, Cluster),
     ) -> Result<bool, Error> {
         let layout = self.layout();
-        let is_new = old.host_range(layout).map(|(host, _)| host) != Some(place.host);
+        // Compressed data may begin there in a damaged image, which is another reference.
+        let is_new = old.host_range(layout) != Some((place.host, layout.cluster_bytes()));
         if is_new && !self.pin_in_turn(place.host).await? {
             return Ok(false);
         }

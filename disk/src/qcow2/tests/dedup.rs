@@ -7,8 +7,12 @@ use super::faults::fail_some_writes;
 use super::geometry::Geometry;
 use super::model::run_on;
 use super::peer::agrees;
+use crate::qcow2::format::IncompatibleFeatures;
 use crate::qcow2::qemu::is_installed;
-use crate::qcow2::{CreateOptions, DedupOptions, Parts, Qcow2, check, create};
+use crate::qcow2::rewrite::switch;
+use crate::qcow2::{
+    CreateOptions, DedupOptions, Parts, Qcow2, check, create, file as stored, recover,
+};
 use crate::rng::Rng;
 use crate::test_support::content::bytes_of;
 use crate::test_support::power_cuts::Tally;
@@ -126,7 +130,7 @@ fn zeros_take_no_space() {
 fn copies_are_found_by_hint_where_memory_is_short() {
     for (hint, shared) in [(DedupHint::None, 0), (DedupHint::Prefetch, MIB)] {
         simulated(async |storage| {
-            let disk = open(&storage, 112 * 32).await;
+            let disk = open(&storage, 64 * 32).await;
             disk.submit(Request::write(0, file(256))).await.unwrap();
             let piece = 64 << 10;
             for at in (0..MIB).step_by(piece) {
@@ -140,6 +144,66 @@ fn copies_are_found_by_hint_where_memory_is_short() {
             disk.close().await.unwrap();
         });
     }
+}
+
+/// A damaged image may say that compressed data begins where another cluster is. With refcounts of one
+/// bit, that cluster can have no second reference.
+#[test]
+fn a_cluster_with_two_entries_is_not_counted_beyond_its_refcount() {
+    simulated(async |storage| {
+        let mut options = CreateOptions::new(4 << 20);
+        (options.cluster_bits, options.refcount_bits) = (12, 1);
+        create(&storage, &options).await.unwrap();
+        let disk = open(&storage, 1 << 20).await;
+        disk.submit(Request::write(0, file(1))).await.unwrap();
+        disk.close().await.unwrap();
+        let (at, first, _) = second_entry(&storage).await;
+        let compressed = (first & !(1 << 63)) | 1 << 62;
+        stored::write(&storage, at, compressed.to_be_bytes().to_vec())
+            .await
+            .unwrap();
+        let disk = open(&storage, 1 << 20).await;
+        for at in [0, 4096] {
+            disk.submit(Request::write(at, file(1))).await.unwrap();
+        }
+        assert_eq!(read(&disk, 4096, 4096).await, file(1).to_vec());
+        disk.close().await.unwrap();
+    });
+}
+
+/// What its tables are taken for may be something else.
+#[test]
+fn recovery_sets_no_flags_in_an_image_that_is_marked_corrupt() {
+    for is_corrupt in [false, true] {
+        simulated(async |storage| {
+            let disk = open(&storage, 1 << 20).await;
+            for at in [0, 4096] {
+                disk.submit(Request::write(at, file(1))).await.unwrap();
+            }
+            disk.submit(Request::discard(0, 4096)).await.unwrap();
+            disk.submit(Request::flush()).await.unwrap();
+            let left = SimulatedStorage::from_bytes(&storage.to_bytes(), 1);
+            disk.close().await.unwrap();
+            let mut header = stored::read_header(&left).await.unwrap();
+            header.incompatible =
+                (header.incompatible).with(IncompatibleFeatures::CORRUPT, is_corrupt);
+            switch(&left, &header).await.unwrap();
+            recover(&left).await.unwrap();
+            let (_, _, entry) = second_entry(&left).await;
+            assert_eq!(entry >> 63 == 0, is_corrupt);
+        });
+    }
+}
+
+/// Of the disk's second cluster, the entry of its L2 table; where that is, and the first entry.
+async fn second_entry(storage: &SimulatedStorage) -> (u64, u64, u64) {
+    let word = async |at| {
+        let bytes = stored::read(storage, at, 8).await.unwrap();
+        u64::from_be_bytes(bytes.try_into().unwrap())
+    };
+    let l1_offset = stored::read_header(storage).await.unwrap().l1_offset;
+    let table = word(l1_offset).await & !(1 << 63);
+    (table + 8, word(table).await, word(table + 8).await)
 }
 
 #[test]
