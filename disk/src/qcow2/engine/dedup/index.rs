@@ -1,14 +1,17 @@
 //! Where content is, as far as that fits in memory.
 
-use std::collections::HashMap;
+mod chains;
 
 use foldhash::fast::RandomState;
+use std::hash::BuildHasher as _;
 
 use super::fingerprint::Fingerprint;
+use chains::{Chains, Link};
 
-/// What an entry takes: 48 bytes, and a place in each of two tables, which are half empty after they
-/// have grown.
-pub(super) const ENTRY_BYTES: u64 = 112;
+/// What an entry takes: itself, and a head in each of two tables.
+pub(super) const ENTRY_BYTES: u64 = (size_of::<Entry>() + 2 * size_of::<Link>()) as u64;
+/// The memory for entries grows by a part of itself: it must not be much more than what is used.
+const GROWTH_PART: usize = 4;
 
 /// A cluster with a certain content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,10 @@ struct Entry {
     place: Place,
     /// Whether it was found since the hand passed.
     found: bool,
+    /// The next one with the same head among fingerprints; of those not used, the next of those.
+    next_by_content: Link,
+    /// The next one with the same head among places.
+    next_by_host: Link,
 }
 
 /// The clusters whose content is known. When there is no more room, one goes that was not found since
@@ -34,37 +41,38 @@ struct Entry {
 /// An entry says that the cluster *had* the content. Whoever has a cluster overwritten, or used for
 /// something else, must have it forgotten before.
 pub(super) struct Index {
-    entries: Vec<Option<Entry>>,
-    vacant: Vec<usize>,
+    entries: Vec<Entry>,
     entries_max: usize,
+    /// The first of the entries that are not used.
+    vacant: Link,
     /// The next entry that may go.
     hand: usize,
-    /// By the first half of the fingerprint, which is random.
-    by_content: HashMap<u64, usize, RandomState>,
-    by_host: HashMap<u64, usize, RandomState>,
+    /// By fingerprints, which are random.
+    by_content: Chains,
+    by_host: Chains,
+    host_hasher: RandomState,
 }
 
 impl Index {
     /// One that takes at most so much memory, but has one entry at least.
     pub(super) fn new(memory_bytes: u64) -> Self {
-        let entries_max = (memory_bytes / ENTRY_BYTES).max(1);
+        let entries_max = (memory_bytes / ENTRY_BYTES).clamp(1, Link::MAX);
+        let entries_max = usize::try_from(entries_max).expect("it is of memory");
         Self {
             entries: Vec::new(),
-            vacant: Vec::new(),
-            entries_max: usize::try_from(entries_max).unwrap_or(usize::MAX),
+            entries_max,
+            vacant: Link::default(),
             hand: 0,
-            by_content: HashMap::default(),
-            by_host: HashMap::default(),
+            by_content: Chains::new(entries_max),
+            by_host: Chains::new(entries_max),
+            host_hasher: RandomState::default(),
         }
     }
 
     /// Where this content is.
     pub(super) fn find(&mut self, fingerprint: &Fingerprint) -> Option<Place> {
-        let number = *self.by_content.get(&key(fingerprint))?;
-        let entry = self.entries[number].as_mut()?;
-        if entry.fingerprint != *fingerprint {
-            return None;
-        }
+        let number = self.number_of(fingerprint)?;
+        let entry = &mut self.entries[number];
         entry.found = true;
         Some(entry.place)
     }
@@ -72,59 +80,98 @@ impl Index {
     /// This content is there, and in no place that was known before as far as that matters.
     pub(super) fn note(&mut self, fingerprint: Fingerprint, place: Place) {
         self.forget(place.host);
-        if let Some(number) = self.by_content.get(&key(&fingerprint)) {
-            self.remove(*number);
+        if let Some(number) = self.number_of(&fingerprint) {
+            self.remove(number);
         }
-        let number = self.vacate();
-        self.by_content.insert(key(&fingerprint), number);
-        self.by_host.insert(place.host, number);
-        self.entries[number] = Some(Entry {
+        let entry = Entry {
             fingerprint,
             place,
             found: false,
-        });
+            next_by_content: Link::default(),
+            next_by_host: Link::default(),
+        };
+        let number = self.put(entry);
+        let by_host = self.host_hasher.hash_one(place.host);
+        let entry = &mut self.entries[number];
+        entry.next_by_content = self.by_content.push(key(&fingerprint), number);
+        entry.next_by_host = self.by_host.push(by_host, number);
     }
 
     /// The cluster at `host` is about to have other content.
     pub(super) fn forget(&mut self, host: u64) {
-        if let Some(number) = self.by_host.get(&host) {
-            self.remove(*number);
+        let entries = &self.entries;
+        let found = self.by_host.find(
+            self.host_hasher.hash_one(host),
+            |number| entries[number].place.host == host,
+            |number| entries[number].next_by_host,
+        );
+        if let Some(number) = found {
+            self.remove(number);
         }
     }
 
     /// Forgets everything.
     pub(super) fn clear(&mut self) {
         self.entries.clear();
-        self.vacant.clear();
+        self.vacant = Link::default();
+        self.hand = 0;
         self.by_content.clear();
         self.by_host.clear();
-        self.hand = 0;
     }
 
+    fn number_of(&self, fingerprint: &Fingerprint) -> Option<usize> {
+        self.by_content.find(
+            key(fingerprint),
+            |number| self.entries[number].fingerprint == *fingerprint,
+            |number| self.entries[number].next_by_content,
+        )
+    }
+
+    /// Takes an entry out that is used.
     fn remove(&mut self, number: usize) {
-        if let Some(entry) = self.entries[number].take() {
-            self.by_content.remove(&key(&entry.fingerprint));
-            self.by_host.remove(&entry.place.host);
-            self.vacant.push(number);
-        }
+        let Entry {
+            fingerprint, place, ..
+        } = self.entries[number];
+        let by_host = self.host_hasher.hash_one(place.host);
+        let (by_content, entries) = (key(&fingerprint), &mut self.entries);
+        self.by_content
+            .remove(by_content, number, entries, |entry| {
+                &mut entry.next_by_content
+            });
+        self.by_host
+            .remove(by_host, number, entries, |entry| &mut entry.next_by_host);
+        entries[number].next_by_content = self.vacant;
+        self.vacant = Link::to(number);
     }
 
-    /// The number of an entry that is not used.
-    fn vacate(&mut self) -> usize {
-        if self.vacant.is_empty() && self.entries.len() < self.entries_max {
-            self.entries.push(None);
-            return self.entries.len() - 1;
+    /// Puts an entry where there is room, or was none and some is made.
+    fn put(&mut self, entry: Entry) -> usize {
+        let len = self.entries.len();
+        if self.vacant.number().is_none() && len < self.entries_max {
+            if len == self.entries.capacity() {
+                let more = (len / GROWTH_PART).max(1);
+                self.entries.reserve_exact(more.min(self.entries_max - len));
+            }
+            self.entries.push(entry);
+            return len;
         }
+        let number = self.vacate();
+        self.entries[number] = entry;
+        number
+    }
+
+    /// The number of an entry that is not used any more.
+    fn vacate(&mut self) -> usize {
         loop {
-            if let Some(number) = self.vacant.pop() {
+            if let Some(number) = self.vacant.number() {
+                self.vacant = self.entries[number].next_by_content;
                 return number;
             }
-            // Every entry is passed twice at most: then it was not found since.
+            // All are used. Each is passed twice at most: then it was not found since.
             let number = self.hand;
             self.hand = (number + 1) % self.entries.len();
-            match &mut self.entries[number] {
-                Some(entry) if entry.found => entry.found = false,
-                _ => self.remove(number),
+            if !std::mem::take(&mut self.entries[number].found) {
+                self.remove(number);
             }
         }
     }
@@ -138,6 +185,7 @@ fn key(fingerprint: &Fingerprint) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rng::Rng;
 
     fn content(n: u64) -> Fingerprint {
         let mut fingerprint = Fingerprint::default();
@@ -168,6 +216,53 @@ mod tests {
         assert_eq!(index.find(&content(2)), None);
     }
 
+    /// With few heads, so that chains are long, against a plain list.
+    #[test]
+    fn what_is_noted_and_not_forgotten_is_found() {
+        let mut index = Index::new(50 * ENTRY_BYTES);
+        let mut model: Vec<(u64, u64)> = Vec::new();
+        let mut rng = Rng::new(1);
+        for _ in 0..20_000 {
+            let (n, host) = (rng.below(40), rng.below(45));
+            if rng.coin() {
+                index.forget(host);
+                model.retain(|(_, other)| *other != host);
+            } else {
+                index.note(content(n), place(host));
+                model.retain(|(other, at)| *other != n && *at != host);
+                model.push((n, host));
+            }
+            for n in 0..40 {
+                let expected = model.iter().find(|(other, _)| *other == n);
+                assert_eq!(
+                    index.find(&content(n)),
+                    expected.map(|(_, host)| place(*host))
+                );
+            }
+        }
+    }
+
+    /// Whatever comes and goes.
+    #[test]
+    fn memory_is_as_much_as_was_said() {
+        for entries_max in [500, 900, 1100, 4000, 58_000] {
+            let memory_bytes = entries_max * ENTRY_BYTES;
+            let mut index = Index::new(memory_bytes);
+            for n in 0..entries_max * 5 {
+                let random = (n + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                index.note(content(random), place(n));
+            }
+            assert_eq!(index.entries.len() as u64, entries_max);
+            let entries = index.entries.capacity() * size_of::<Entry>();
+            let heads = index.by_content.memory_bytes() + index.by_host.memory_bytes();
+            let all = (entries + heads) as u64;
+            assert!(
+                all <= memory_bytes,
+                "{entries_max}: {all}, not {memory_bytes}"
+            );
+        }
+    }
+
     #[test]
     fn half_a_fingerprint_is_not_enough() {
         let mut index = Index::new(10 * ENTRY_BYTES);
@@ -177,8 +272,7 @@ mod tests {
         assert_eq!(index.find(&alike), None);
         index.note(alike, place(2));
         assert_eq!(index.find(&alike), Some(place(2)));
-        assert_eq!(index.find(&content(1)), None, "it had to go");
-        assert_eq!((index.by_content.len(), index.by_host.len()), (1, 1));
+        assert_eq!(index.find(&content(1)), Some(place(1)));
     }
 
     #[test]
@@ -189,7 +283,6 @@ mod tests {
             assert!(index.find(&content(0)).is_some(), "{n}");
         }
         assert_eq!(index.entries.len(), 10);
-        assert_eq!((index.by_content.len(), index.by_host.len()), (10, 10));
         index.clear();
         assert_eq!(index.find(&content(0)), None);
         index.note(content(1), place(1));
