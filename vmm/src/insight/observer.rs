@@ -256,7 +256,7 @@ impl Observer {
             let content = question.scratch();
             match Scratch::place(scene.memory, scene.root, call.rsp, &content, seed) {
                 Some(scratch) => Some(scratch),
-                None => return false,
+                None => return self.ask_for_room(scene, call, asked, out),
             }
         };
         let address = scratch.as_ref().map_or(0, Scratch::address);
@@ -278,6 +278,28 @@ impl Observer {
         self.questions.insert(serial, pending);
         self.counts.asked += 1;
         true
+    }
+
+    /// A question finds no room on the stack, perhaps because the process has not used that much of it
+    /// yet: has the kernel bring it in, once for each place.
+    fn ask_for_room(
+        &mut self,
+        scene: &Scene<'_>,
+        call: &kvm_regs,
+        asked: u32,
+        out: &mut kvm_regs,
+    ) -> bool {
+        let (Some((address, bytes)), Some(process)) = (
+            Scratch::pages(call.rsp),
+            self.processes.get_mut(scene.root.table),
+        ) else {
+            return false;
+        };
+        if process.room.replace(address) == Some(address) {
+            return false;
+        }
+        let room = Question::Room { address, bytes };
+        self.ask(scene, room, call, asked, 0, out)
     }
 
     /// Takes from a call what decides what is to be asked about it.

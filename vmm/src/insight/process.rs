@@ -47,6 +47,8 @@ pub(super) struct Process {
     /// What it said of files that it opened.
     pub(super) opened: Opened,
     pub(super) copies: Copies,
+    /// The pages that were brought in last, so that there is room for questions.
+    pub(super) room: Option<u64>,
     /// Whether a child was ever in its memory, as after vfork: who makes a call there may be either.
     pub(super) shared: bool,
     /// How many processes had been made when it last said who it is.
@@ -83,6 +85,7 @@ impl Process {
             standing: Standing::Unknown,
             files: Files::default(),
             opened: Opened::default(),
+            room: None,
             copies: Copies::default(),
             shared: false,
             generation,

@@ -33,6 +33,8 @@ const PATH_BYTES: usize = 512;
 /// `/proc/self/fd/` and a number, or `/proc/self/exe`.
 const LINK_BYTES: usize = 32;
 
+const MADV_POPULATE_WRITE: u64 = 23;
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Question {
@@ -58,6 +60,9 @@ pub(super) enum Question {
     Content { fd: i32, from: u64, address: u64 },
     /// What a path of its own stands for.
     StatNamed(Named),
+    /// Nothing: the kernel brings in so many bytes of pages that the next question needs, as if the
+    /// process had written there (madvise(2), since Linux 5.14).
+    Room { address: u64, bytes: u64 },
 }
 
 /// A stretch of a file on its disk, in bytes.
@@ -98,7 +103,11 @@ impl Question {
     /// How much memory of the process the question and its answer take, in bytes.
     pub(super) fn scratch_bytes(self) -> usize {
         match self {
-            Self::Pid | Self::ParentPid | Self::Flags { .. } | Self::Offset { .. } => 0,
+            Self::Pid
+            | Self::ParentPid
+            | Self::Flags { .. }
+            | Self::Offset { .. }
+            | Self::Room { .. } => 0,
             Self::Stat { .. } | Self::StatNamed(_) => STAT_BYTES,
             Self::Executable | Self::Path { .. } => LINK_BYTES + PATH_BYTES,
             Self::Extents { .. } => FIEMAP_BYTES + EXTENTS_MAX * FIEMAP_EXTENT_BYTES,
@@ -146,6 +155,9 @@ impl Question {
                 libc::SYS_pread64,
                 [descriptor(fd), scratch, CONTENT_BYTES as u64],
             ),
+            Self::Room { address, bytes } => {
+                (libc::SYS_madvise, [address, bytes, MADV_POPULATE_WRITE])
+            }
             Self::StatNamed(named) => {
                 let directory = descriptor(named.directory);
                 (libc::SYS_newfstatat, [directory, named.path, scratch])
@@ -176,9 +188,11 @@ impl Question {
             return Answer::Refused;
         }
         match self {
-            Self::Pid | Self::ParentPid | Self::Flags { .. } | Self::Offset { .. } => {
-                Answer::Number(returned)
-            }
+            Self::Pid
+            | Self::ParentPid
+            | Self::Flags { .. }
+            | Self::Offset { .. }
+            | Self::Room { .. } => Answer::Number(returned),
             Self::Stat { .. } | Self::StatNamed(_) => Answer::Stat(Stat {
                 device: word(scratch, 0),
                 inode: word(scratch, 8),

@@ -8,6 +8,7 @@ const RED_ZONE_BYTES: u64 = 128;
 /// So far below the red zone it begins; all of it lies between.
 const DEPTH_BYTES: u64 = 1024;
 const LINE_BYTES: u64 = 64;
+const PAGE_BYTES: u64 = 4096;
 /// At each end, to tell whether a signal handler has been there meanwhile.
 const CANARY_BYTES: usize = 8;
 /// Where Go keeps the stacks of its goroutines, which end where another's may begin
@@ -33,6 +34,14 @@ pub(super) enum Taken {
 }
 
 impl Scratch {
+    /// The pages that [`Scratch::place`] may need: where they start, and how many bytes they have. None
+    /// where it takes none whatever is there.
+    pub(super) fn pages(stack: u64) -> Option<(u64, u64)> {
+        let start = start(stack)? & !(PAGE_BYTES - 1);
+        let end = (stack - RED_ZONE_BYTES).next_multiple_of(PAGE_BYTES);
+        Some((start, end - start))
+    }
+
     /// Puts `content` below the stack pointer, between canaries made of `seed`. None where the
     /// process has no memory there that it could write without a fault.
     pub(super) fn place(
@@ -42,10 +51,7 @@ impl Scratch {
         content: &[u8],
         seed: u64,
     ) -> Option<Self> {
-        if GO_ARENAS.contains(&stack) {
-            return None;
-        }
-        let address = stack.checked_sub(RED_ZONE_BYTES + DEPTH_BYTES)? & !(LINE_BYTES - 1);
+        let address = start(stack)?;
         let canary = seed.to_le_bytes();
         let mut saved = vec![0; content.len() + 2 * CANARY_BYTES];
         if memory.read_user(root, address, &mut saved) < saved.len() {
@@ -83,6 +89,15 @@ impl Scratch {
     }
 }
 
+/// Where it begins, below a stack pointer.
+fn start(stack: u64) -> Option<u64> {
+    if GO_ARENAS.contains(&stack) {
+        return None;
+    }
+    let start = stack.checked_sub(RED_ZONE_BYTES + DEPTH_BYTES)?;
+    Some(start & !(LINE_BYTES - 1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,6 +108,20 @@ mod tests {
         five_levels: false,
     };
     const STACK: u64 = 0x40_0f00;
+
+    #[test]
+    fn the_pages_that_are_needed_are_below_the_red_zone() {
+        for (stack, pages) in [
+            (0x7f00_0f00, Some((0x7f00_0000, 0x1000))),
+            (0x7f00_0480, Some((0x7f00_0000, 0x1000))),
+            (0x7f00_0400, Some((0x7eff_f000, 0x2000))),
+            (0x7f00_0080, Some((0x7eff_f000, 0x1000))),
+            (0xc0_0000_0f00, None),
+            (1000, None),
+        ] {
+            assert_eq!(Scratch::pages(stack), pages, "{stack:#x}");
+        }
+    }
 
     /// Memory with one writable page at `0x40_0000`.
     fn memory() -> GuestMemoryMmap {

@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
 /// The clusters of the image, as a power of two: the blocks of the guest's file system.
 const CLUSTER_BITS: u32 = 12;
 /// What an entry of the index takes.
-const ENTRY_BYTES: u64 = 112;
+const ENTRY_BYTES: u64 = 64;
 /// What the guest reads at once.
 const READ_BYTES: u64 = 128 << 10;
 /// What it writes at once.

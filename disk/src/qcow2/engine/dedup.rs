@@ -188,6 +188,8 @@ impl<S: Storage> Image<S> {
         };
         for at in whole.clone().step_by(cluster.len()) {
             if at > whole.start && (at - whole.start).is_multiple_of(TURN_BYTES) {
+                // What waits is compared with all that comes.
+                self.write_unknown(write, &mut unknown, at).await?;
                 yield_now().await;
             }
             self.relieve_here().await?;

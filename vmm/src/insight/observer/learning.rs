@@ -107,7 +107,7 @@ impl Observer {
                 };
                 locate(file, &extents, &mut self.located);
             }
-            (Question::Content { .. } | Question::StatNamed(_), _) => {}
+            (Question::Content { .. } | Question::StatNamed(_) | Question::Room { .. }, _) => {}
         }
     }
 }
