@@ -170,7 +170,7 @@ fn copy_and_encrypt_where_alike_is_shared(vm: &mut Vm) {
 /// What the disk says of [`copy_and_encrypt_where_alike_is_shared`].
 fn alike_was_shared(host: &Host, stats: &str) {
     let stats: Value = serde_json::from_str(&host.must_run(&format!("cat '{stats}'"))).unwrap();
-    let dedup = &stats["disks"][1]["dedup"];
+    let dedup = &stats["disks"]["blk1"]["dedup"];
     println!("{dedup}");
     let mib = |name: &str| dedup[name].as_u64().unwrap() >> 20;
     // The first pieces are read before it is known that they are copied.
