@@ -43,6 +43,11 @@ pub struct Initramfs {
 impl Initramfs {
     /// Starts with busybox, the init and the modules that a guest of `kernel` needs.
     pub fn new(cache: &Cache, kernel: &Kernel) -> Result<Self> {
+        Self::with_modules(cache, kernel, &[])
+    }
+
+    /// The same, with the modules called `more`, and what they need: `xfs` for example.
+    pub fn with_modules(cache: &Cache, kernel: &Kernel, more: &[&str]) -> Result<Self> {
         let mut archive = Archive::new();
         for directory in ["disk", "proc", "root", "sys", "tmp"] {
             archive.directory(directory);
@@ -56,6 +61,7 @@ impl Initramfs {
         let modules = Modules::of(kernel)?;
         let mut names = MODULES.to_vec();
         names.extend(OPTIONAL_MODULES.iter().filter(|name| modules.has(name)));
+        names.extend(more);
         append_modules(&mut archive, &modules, &names)?;
         Ok(Self { archive })
     }

@@ -12,6 +12,9 @@ use crate::artifacts::{self, Profile};
 use crate::lab::scratch;
 use crate::lab::share::Share;
 
+/// Modules of the kernel for the file systems that guests have beside ext4 where that is asked for.
+const FILE_SYSTEMS: [&str; 2] = ["xfs", "btrfs"];
+
 /// What every guest needs, built or fetched, in the cache after the first time.
 #[derive(Clone, Debug)]
 pub struct Parts {
@@ -75,8 +78,8 @@ impl Parts {
             debian: debian::Root::build(&cache, &[])?,
             bare_metal: baremetal::build(&cache)?,
             fio_disk: fio_disk(&self.busybox)?,
-            syscalls: self.initramfs_with("guest-syscalls")?,
-            judge: artifacts::static_program("tests", "guest-syscalls", Profile::Lab)?,
+            syscalls: self.initramfs_with("guest-syscalls", &[])?,
+            judge: Self::judge()?,
         };
         Ok(Self {
             extra: Some(extra),
@@ -87,19 +90,32 @@ impl Parts {
     /// The same, where guests have the program `guest-records`.
     pub fn with_records(self) -> Result<Self> {
         Ok(Self {
-            initramfs: self.initramfs_with("guest-records")?,
+            initramfs: self.initramfs_with("guest-records", &[])?,
             ..self
         })
     }
 
-    /// The initramfs that gives a shell, with a program of this crate.
-    fn initramfs_with(&self, name: &str) -> Result<PathBuf> {
+    /// The same, where guests have the program `guest-syscalls`, XFS and btrfs.
+    pub fn with_file_systems(self) -> Result<Self> {
+        Ok(Self {
+            initramfs: self.initramfs_with("guest-syscalls", &FILE_SYSTEMS)?,
+            ..self
+        })
+    }
+
+    /// The program `guest-syscalls`, for the host: it judges what a cache says of blocks.
+    pub fn judge() -> Result<PathBuf> {
+        artifacts::static_program("tests", "guest-syscalls", Profile::Lab)
+    }
+
+    /// The initramfs that gives a shell, with a program of this crate and modules of the kernel.
+    fn initramfs_with(&self, name: &str, modules: &[&str]) -> Result<PathBuf> {
         let program = artifacts::static_program("tests", name, Profile::Lab)?;
         let program = fs::read(&program).with_context(|| format!("{}: read", program.display()))?;
         let cache = Cache::open()?;
         let path = format!("bin/{name}");
-        let initramfs = Initramfs::new(&cache, &self.kernel)?.file(&path, 0o755, &program);
-        Ok(initramfs.build(&cache)?)
+        let initramfs = Initramfs::with_modules(&cache, &self.kernel, modules)?;
+        Ok(initramfs.file(&path, 0o755, &program).build(&cache)?)
     }
 
     /// What only the tests need.
