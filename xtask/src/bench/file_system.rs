@@ -29,7 +29,7 @@ impl Kind {
 
     /// The program that makes one, and its options. Nothing is left for the kernel to do later,
     /// when it would be counted.
-    fn mkfs(self) -> (&'static str, &'static [&'static str]) {
+    pub(super) fn mkfs(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Ext4 => (
                 "mkfs.ext4",

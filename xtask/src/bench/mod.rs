@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: the project beside its peers.
 
+mod accuracy;
 mod boot;
 mod cache;
 mod chart;
@@ -64,6 +65,8 @@ enum What {
     Model(model::Arguments),
     /// A cache in front of a modelled disk with heads, by what leaves it, in virtual time
     Cache(cache::Arguments),
+    /// How often what the hooks on a guest's system calls say of its blocks is right, in the lab
+    Accuracy(accuracy::Arguments),
     /// Copying and encrypting a file on an image that stores alike data once, in virtual time
     Dedup(dedup::Arguments),
     /// All of these, as they are without options; what this host cannot do is left out
@@ -90,6 +93,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Model(arguments) => model::run(arguments, &mut report),
         What::Cache(arguments) => cache::run(arguments, &mut report),
         What::Dedup(arguments) => dedup::run(arguments, &mut report),
+        What::Accuracy(arguments) => accuracy::run(arguments, &mut report),
         What::All(arguments) => {
             all(arguments, &mut report);
             Ok(())
@@ -110,6 +114,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("dedup", dedup::run, arguments, report);
     measure("boot", boot::run, arguments, report);
     measure("far", far::run, arguments, report);
+    measure("accuracy", accuracy::run, arguments, report);
 }
 
 /// Runs a benchmark as it is without options but those for all, if it can be run here.
