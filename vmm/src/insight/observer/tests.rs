@@ -39,6 +39,9 @@ struct Guest {
     fingerprinter: Fingerprinter,
     executable: &'static str,
     files: HashMap<i32, File>,
+    stack: u64,
+    /// Whether the kernel brings memory in that was not used yet.
+    has_room: bool,
 }
 
 /// So many random bytes, always the same.
@@ -70,6 +73,8 @@ impl Guest {
             fingerprinter,
             executable,
             files: HashMap::new(),
+            stack: STACK,
+            has_room: true,
         }
     }
 
@@ -93,7 +98,7 @@ impl Guest {
             r10,
             r8,
             r9,
-            rsp: STACK,
+            rsp: self.stack,
             rcx: 0x1002,
             ..Default::default()
         };
@@ -162,6 +167,13 @@ impl Guest {
                 let len = usize::try_from(regs.rdx).unwrap().min(content.len() - from);
                 put(regs.rsi, &content[from..from + len])
             }
+            libc::SYS_madvise if self.has_room => {
+                assert_eq!([regs.rdi, regs.rsi], [MEMORY - 4096, 4096]);
+                let page = 0x60_0000 | 0x87;
+                Memory(&self.memory).set_entry(0x3000, 0, page).unwrap();
+                0
+            }
+            libc::SYS_madvise => ERROR,
             other => panic!("call {other} is asked for"),
         }
     }
@@ -344,5 +356,21 @@ fn files_elsewhere_are_left_out() {
         guest.put(BUFFER, &page);
         guest.write(fd, BLOCK_BYTES);
         assert_eq!(guest.dedup(&page), expected);
+    }
+}
+
+/// A small program has not used the stack yet that a question takes.
+#[test]
+fn room_for_questions_is_made_once() {
+    for has_room in [true, false] {
+        let mut guest = Guest::new("on", "/usr/bin/dd");
+        guest.open(4, "/disk/small", Vec::new());
+        (guest.stack, guest.has_room) = (MEMORY + 0x80, has_room);
+        let data = random(1, BLOCK_BYTES);
+        guest.put(BUFFER, &data);
+        let asked = guest.write(4, BLOCK_BYTES);
+        assert_eq!(guest.mark(&data).is_some(), has_room, "{asked} asked");
+        let again = guest.write(4, BLOCK_BYTES);
+        assert!(again < asked, "{again} after {asked}");
     }
 }
