@@ -140,7 +140,7 @@ mod tests {
         let zeros = [0; BLOCK_BYTES];
         let other = [7; BLOCK_BYTES];
         let blocks = [
-            [marked; 5].concat(),
+            marked.repeat(5),
             [other; 3].concat(),
             [zeros; 4].concat(),
         ];
