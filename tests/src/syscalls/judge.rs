@@ -139,11 +139,7 @@ mod tests {
         );
         let zeros = [0; BLOCK_BYTES];
         let other = [7; BLOCK_BYTES];
-        let blocks = [
-            marked.repeat(5),
-            [other; 3].concat(),
-            [zeros; 4].concat(),
-        ];
+        let blocks = [marked.repeat(5), [other; 3].concat(), [zeros; 4].concat()];
         fs::write(&image, blocks.concat()).unwrap();
         let said = [
             "below 2 MiB",

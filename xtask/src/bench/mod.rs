@@ -22,6 +22,7 @@ mod interrupt;
 mod model;
 mod nbd;
 mod new_image;
+mod overhead;
 mod places;
 mod report;
 mod scratch;
@@ -67,6 +68,8 @@ enum What {
     Cache(cache::Arguments),
     /// How often what the hooks on a guest's system calls say of its blocks is right, in the lab
     Accuracy(accuracy::Arguments),
+    /// Exits by hooks on a guest's system calls, for five loads, in the lab
+    Overhead(overhead::Arguments),
     /// Copying and encrypting a file on an image that stores alike data once, in virtual time
     Dedup(dedup::Arguments),
     /// All of these, as they are without options; what this host cannot do is left out
@@ -94,6 +97,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Cache(arguments) => cache::run(arguments, &mut report),
         What::Dedup(arguments) => dedup::run(arguments, &mut report),
         What::Accuracy(arguments) => accuracy::run(arguments, &mut report),
+        What::Overhead(arguments) => overhead::run(arguments, &mut report),
         What::All(arguments) => {
             all(arguments, &mut report);
             Ok(())
@@ -115,6 +119,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("boot", boot::run, arguments, report);
     measure("far", far::run, arguments, report);
     measure("accuracy", accuracy::run, arguments, report);
+    measure("overhead", overhead::run, arguments, report);
 }
 
 /// Runs a benchmark as it is without options but those for all, if it can be run here.
