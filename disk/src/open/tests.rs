@@ -1,6 +1,7 @@
 //! Chains of files, and what is refused of them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use super::{CHAIN_MAX, Chain, Format, OpenOptions};
@@ -247,4 +248,32 @@ fn barriers_take_the_place_of_syncs_but_the_last() {
             assert_eq!(report.exit_status(), 0, "{report:?}");
         });
     }
+}
+
+/// What shared it says still that it is shared, when nobody else is left.
+#[test]
+fn what_was_shared_and_is_not_needed_is_given_back() {
+    const BYTES: u64 = 1 << 20;
+    let images = Images::new();
+    images.qcow2("a", |options| {
+        (options.size_bytes, options.cluster_bits) = (4 * BYTES, 12);
+    });
+    let data: Vec<u8> = (0..BYTES / 8).flat_map(u64::to_le_bytes).collect();
+    let options = images.options("a").dedup_bytes(1 << 20);
+    let shared_bytes = images.executor.run(async {
+        let disk = options.open().await.unwrap();
+        for at in [0, 2 * BYTES] {
+            let data = Buffers::from_vec(data.clone());
+            disk.submit(Request::write(at, data)).await.unwrap();
+        }
+        disk.submit(Request::flush()).await.unwrap();
+        for at in [0, 2 * BYTES] {
+            disk.submit(Request::discard(at, BYTES)).await.unwrap();
+        }
+        disk.close().await.unwrap();
+        disk.statistics().dedup.shared_bytes
+    });
+    let taken = fs::metadata(images.path("a")).unwrap().blocks() * 512;
+    assert_eq!(shared_bytes, BYTES);
+    assert!(taken < BYTES / 2, "{taken} bytes are taken");
 }

@@ -297,11 +297,15 @@ impl<S: Storage> Image<S> {
         };
         let moves = place(old) != place(new);
         let taken = self.counts_of(place(new).filter(|_| moves)).await?;
-        let copied = matches!(old, Cluster::Standard { copied: true, .. });
+        // With a journal, only what nobody has any more is freed. Without, others may have it still.
+        let frees = match old {
+            Cluster::Standard { copied, .. } => copied || self.journal().is_some(),
+            Cluster::Compressed { .. } => false,
+        };
         let dropped = place(old).filter(|_| moves).map(|(offset, len)| Freed {
             offset,
             len,
-            give_back: give_back && copied,
+            give_back: give_back && frees,
             held: None,
         });
         let dropped = self.prepare_drop(dropped).await?;
