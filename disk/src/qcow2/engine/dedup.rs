@@ -23,6 +23,7 @@ use super::zero::Zeroing;
 use crate::executor::yield_now;
 use crate::journal::Journaled as _;
 use crate::mutant::mutant;
+use crate::qcow2::file;
 use crate::qcow2::format::{Cluster, Layout, Subclusters};
 use crate::{Buffers, DedupHint, DedupStatistics, Error, Op, Request, Storage};
 use fingerprint::{Fingerprint, Fingerprinter};
@@ -181,7 +182,7 @@ impl<S: Storage> Image<S> {
 
     async fn write_looked(&self, write: &Looked<'_>, whole: Range<u64>) -> Result<(), Error> {
         let cluster_bytes = self.layout().cluster_bytes();
-        let mut cluster = vec![0; usize_of(cluster_bytes)];
+        let mut cluster = vec![0; file::len(cluster_bytes)];
         let mut unknown = Unknown {
             start: write.offset,
             clusters: Vec::new(),
@@ -310,7 +311,7 @@ impl<S: Storage> Image<S> {
         let shared = Cluster::Standard {
             host: Some(place.host),
             copied: false,
-            subclusters: whole(layout),
+            subclusters: Subclusters::whole(layout),
         };
         let copied = matches!(first, Cluster::Standard { copied: true, .. });
         let beside = copied && !mutant("the first owner may still overwrite what is shared");
@@ -354,9 +355,9 @@ impl<S: Storage> Image<S> {
         self.read(offset, &content).await?;
         let content = content.to_vec();
         buffers.copy_from(&content);
-        let cluster_bytes = usize_of(layout.cluster_bytes());
+        let cluster_bytes = file::len(layout.cluster_bytes());
         for at in whole_clusters(layout, offset, len).step_by(cluster_bytes) {
-            let start = usize_of(at - offset);
+            let start = file::len(at - offset);
             let cluster = &content[start..start + cluster_bytes];
             let fingerprint = dedup.fingerprinter.of(cluster);
             if self.note_content(&dedup.copies, at, fingerprint).await? {
@@ -373,24 +374,12 @@ fn whole_clusters(layout: Layout, offset: u64, len: u64) -> Range<u64> {
     start..layout.cluster_start(offset + len).max(start)
 }
 
-/// All of a cluster is in its place.
-fn whole(layout: Layout) -> Subclusters {
-    Subclusters {
-        allocated: u32::MAX >> (32 - layout.subclusters()),
-        zero: 0,
-    }
-}
-
 /// Where a cluster is, if all of it is in one place.
 fn whole_place(cluster: Cluster, layout: Layout) -> Option<u64> {
     match cluster {
         Cluster::Standard {
             host, subclusters, ..
-        } if subclusters == whole(layout) => host,
+        } if subclusters == Subclusters::whole(layout) => host,
         _ => None,
     }
-}
-
-fn usize_of(bytes: u64) -> usize {
-    usize::try_from(bytes).expect("within memory")
 }

@@ -155,10 +155,7 @@ impl<S: Storage> Image<S> {
             let cluster = Cluster::Standard {
                 host: Some(place.offset + (n << layout.cluster_bits)),
                 copied: true,
-                subclusters: Subclusters {
-                    allocated: u32::MAX >> (32 - layout.subclusters()),
-                    zero: 0,
-                },
+                subclusters: Subclusters::whole(layout),
             };
             let at = start + (n << layout.cluster_bits);
             let mapped = match self.cluster_at(at).await {

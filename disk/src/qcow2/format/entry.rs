@@ -60,6 +60,16 @@ pub struct Subclusters {
     pub zero: u32,
 }
 
+impl Subclusters {
+    /// All of a cluster is read from the host cluster.
+    pub fn whole(layout: Layout) -> Self {
+        Self {
+            allocated: u32::MAX >> (32 - layout.subclusters()),
+            zero: 0,
+        }
+    }
+}
+
 /// What a guest cluster is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cluster {
