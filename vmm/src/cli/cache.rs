@@ -86,17 +86,22 @@ fn parse_bytes(size: &str) -> Result<u64, String> {
 
 /// Refuses what no memory of this host holds.
 fn check_memory(bytes: u64) -> Result<(), String> {
-    match host_memory_bytes() {
-        Some(host) if bytes > host / 2 => Err(format!(
+    match exceeded_memory_bytes(bytes) {
+        Some(host) => Err(format!(
             "cache={bytes}: is more than half of the host's memory ({host} bytes); give less, or \
              cache-file=PATH on a fast disk"
         )),
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 
+/// The host's memory in bytes, if `bytes` are more than half of it.
+pub(super) fn exceeded_memory_bytes(bytes: u64) -> Option<u64> {
+    host_memory_bytes().filter(|host| bytes > host / 2)
+}
+
 /// How much memory the host has, if it says so.
-pub(super) fn host_memory_bytes() -> Option<u64> {
+fn host_memory_bytes() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info
         .lines()

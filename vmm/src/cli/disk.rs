@@ -11,7 +11,7 @@ use disk::flat::{Copying, Prefetch};
 use disk::graybox::GrayBox;
 use disk::{Classified, Disk, Format, OpenOptions, Order, Trace};
 
-use super::cache::{CacheFields, host_memory_bytes};
+use super::cache::{CacheFields, exceeded_memory_bytes};
 use super::parse_size;
 use crate::grow_command::GrowCommand;
 
@@ -23,7 +23,8 @@ const INDEX_BYTES_MIN: u64 = 64 << 10;
 
 /// The options beside the path, for messages.
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
-                     order=MODE, barrier-syscall=N, dedup=SIZE, copy-on-read, prefetch[=RATE], trace=FILE, \
+                     order=MODE, barrier-syscall=N, dedup=SIZE, copy-on-read, prefetch[=RATE], \
+                     trace=FILE, \
                      record-trace=FILE, deadline=SECONDS, grow[=COMMAND], cache=SIZE, \
                      cache-file=PATH, cache-write=through|back, cache-policy=s3-fifo|lru, \
                      cache-classes=on|off and serial=S";
@@ -255,11 +256,11 @@ fn parse_index_size(size: &str) -> Result<u64, String> {
     if bytes < INDEX_BYTES_MIN {
         return Err(format!("dedup={size}: give 64K or more"));
     }
-    match host_memory_bytes() {
-        Some(host) if bytes > host / 2 => Err(format!(
+    match exceeded_memory_bytes(bytes) {
+        Some(host) => Err(format!(
             "dedup={size}: is more than half of the host's memory ({host} bytes); give less"
         )),
-        _ => Ok(bytes),
+        None => Ok(bytes),
     }
 }
 

@@ -219,7 +219,7 @@ impl Call {
                 Some((named, fate)) => Self::End {
                     named,
                     fate,
-                    hint: opening_hint(number, regs),
+                    hint: hint(number, regs),
                 },
                 None => Self::of_process(number, regs),
             },
@@ -356,20 +356,22 @@ fn data(number: c_long, regs: &kvm_regs) -> UserData {
     }
 }
 
-/// What an application says in the last two arguments, which no call but these two has.
+/// What an application says in the last two arguments, where the call has none of its own there.
 fn hint(number: c_long, regs: &kvm_regs) -> Hint {
-    let taken = matches!(number, libc::SYS_preadv2 | libc::SYS_pwritev2);
-    if regs.r8 == MAGIC && !taken {
-        Hint::of(regs.r9)
-    } else {
-        Hint::default()
-    }
-}
-
-/// What an application says in the last two arguments of an open, which has none there.
-fn opening_hint(number: c_long, regs: &kvm_regs) -> Hint {
-    let opens = matches!(number, libc::SYS_open | libc::SYS_openat);
-    if opens && regs.r8 == MAGIC {
+    let free = matches!(
+        number,
+        libc::SYS_read
+            | libc::SYS_readv
+            | libc::SYS_pread64
+            | libc::SYS_preadv
+            | libc::SYS_write
+            | libc::SYS_writev
+            | libc::SYS_pwrite64
+            | libc::SYS_pwritev
+            | libc::SYS_open
+            | libc::SYS_openat
+    );
+    if regs.r8 == MAGIC && free {
         Hint::of(regs.r9)
     } else {
         Hint::default()

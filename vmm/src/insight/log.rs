@@ -1,4 +1,5 @@
-//! A line for each call that was looked at, and for what was concluded from some, for whoever wants to see what the hooks see.
+//! A line for each call that was looked at, and for what was concluded from some, for whoever wants to
+//! see what the hooks see.
 
 use std::fmt;
 use std::fs::File;

@@ -26,7 +26,7 @@ impl Observer {
     pub(super) fn missing_position(&self, cr3: u64, fd: i32, at: Option<u64>) -> Option<Question> {
         let file = self.processes.get(cr3)?.files.get(fd)?;
         let unknown = at.or(file.position()).is_none();
-        (is_counted(file) && unknown).then_some(Question::Offset { fd })
+        (file.counts() && unknown).then_some(Question::Offset { fd })
     }
 
     /// A file that is about to end is asked for in any case: only the guest's kernel knows which it
@@ -85,7 +85,7 @@ impl Observer {
             Call::Transfer { .. } => self.report.transferred(),
             Call::Map { .. } => self.report.mapped(),
             Call::Truncate { fd, size_bytes } => {
-                if let Some(file) = process.files.get(fd).filter(|file| is_counted(file)) {
+                if let Some(file) = process.files.get(fd).filter(|file| file.counts()) {
                     self.report.truncated(scene.now_ms, file.id, size_bytes);
                 }
             }
@@ -102,7 +102,7 @@ impl Observer {
         let Some(process) = self.processes.get_mut(cr3) else {
             return;
         };
-        let Some(file) = process.files.get(fd).filter(|file| is_counted(file)) else {
+        let Some(file) = process.files.get(fd).filter(|file| file.counts()) else {
             return;
         };
         let position = at.or(file.position());
@@ -124,7 +124,7 @@ impl Observer {
         let Some(process) = self.processes.get(cr3) else {
             return;
         };
-        let Some(file) = process.files.get(fd).filter(|file| is_counted(file)) else {
+        let Some(file) = process.files.get(fd).filter(|file| file.counts()) else {
             return;
         };
         let mut position = at.or(file.write_start());
@@ -163,10 +163,6 @@ fn caller(process: &Process) -> Caller<'_> {
         executable: process.executable.as_deref().unwrap_or_default(),
         pid: process.pid.unwrap_or_default(),
     }
-}
-
-fn is_counted(file: &OpenFile) -> bool {
-    file.regular && file.wanted != Known::No
 }
 
 fn access(scene: &Scene<'_>, file: &OpenFile, position: Option<u64>, data: UserData) -> Access {
