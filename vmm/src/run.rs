@@ -45,7 +45,8 @@ pub(crate) fn run(arguments: &RunArguments) -> Result<u8> {
         config.disks.clone(),
         arguments.control.is_some(),
     ));
-    let hooks = Arc::new(Board::new(arguments.insight.clone())?);
+    let dedups = config.disks.iter().any(|disk| disk.dedup_bytes.is_some());
+    let hooks = Arc::new(Board::new(arguments.insight.clone(), dedups)?);
     let control = arguments.control.as_deref();
     let _control = control
         .map(|path| control::Server::start(path, Arc::clone(&disks), Arc::clone(&hooks)))

@@ -100,7 +100,7 @@ mod tests {
     fn reply(bytes: &[u8]) -> Reply {
         let (mut client, server) = UnixStream::pair().unwrap();
         let disks = Disks::new(vec!["vm.img".parse().unwrap()], true);
-        let hooks = Board::new(None).unwrap();
+        let hooks = Board::new(None, false).unwrap();
         thread::scope(|scope| {
             scope.spawn(|| answer(&server, &disks, &hooks).unwrap());
             // It may be refused before it has all been sent.

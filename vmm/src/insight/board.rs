@@ -16,18 +16,22 @@ pub(crate) struct Board {
     options: Option<Options>,
     on: AtomicBool,
     log: Option<Arc<Mutex<Log>>>,
+    /// Whether a disk wants to know what is alike elsewhere.
+    looks_for_alike: bool,
     current: Mutex<Option<Arc<Insight>>>,
 }
 
 impl Board {
-    /// An error if the log that is asked for cannot be written.
-    pub(crate) fn new(options: Option<Options>) -> Result<Self> {
+    /// Of a machine of which a disk `dedups`, or none. An error if the log that is asked for cannot be
+    /// written.
+    pub(crate) fn new(options: Option<Options>, dedups: bool) -> Result<Self> {
         let on = options.as_ref().is_some_and(|options| options.on);
         let path = options.as_ref().and_then(|options| options.log.as_deref());
         let log = path.map(Log::create).transpose()?;
         Ok(Self {
             options,
             on: AtomicBool::new(on),
+            looks_for_alike: dedups || log.is_some(),
             log: log.map(|log| Arc::new(Mutex::new(log))),
             current: Mutex::new(None),
         })
@@ -51,6 +55,7 @@ impl Board {
             cpus,
             options,
             self.log.clone(),
+            self.looks_for_alike,
         )?);
         if self.on.load(Ordering::Acquire) {
             insight.switch(true);

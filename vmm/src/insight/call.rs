@@ -36,7 +36,7 @@ pub(super) const ALWAYS: [c_long; 10] = [
 ];
 
 /// Calls that are looked at where their process is watched.
-pub(super) const WATCHED: [c_long; 33] = [
+pub(super) const WATCHED: [c_long; 29] = [
     libc::SYS_read,
     libc::SYS_write,
     libc::SYS_pread64,
@@ -59,10 +59,6 @@ pub(super) const WATCHED: [c_long; 33] = [
     libc::SYS_dup3,
     libc::SYS_ftruncate,
     libc::SYS_truncate,
-    libc::SYS_open,
-    libc::SYS_openat,
-    libc::SYS_openat2,
-    libc::SYS_creat,
     libc::SYS_unlink,
     libc::SYS_unlinkat,
     libc::SYS_rename,
@@ -149,12 +145,7 @@ pub(super) enum Call {
     /// Gives a descriptor's file another size.
     Truncate { fd: i32, size_bytes: u64 },
     /// Ends a file, or a part of it.
-    End {
-        named: Named,
-        fate: Fate,
-        /// What the application says, opening it.
-        hint: Hint,
-    },
+    End { named: Named, fate: Fate },
     /// Descriptors that are something else afterwards, or nothing.
     Forget { first: u32, last: u32 },
     /// The executable, whose path is at an address, takes the process over.
@@ -216,11 +207,7 @@ impl Call {
                 last: u32::MAX,
             },
             _ => match named::decode(number, regs) {
-                Some((named, fate)) => Self::End {
-                    named,
-                    fate,
-                    hint: hint(number, regs),
-                },
+                Some((named, fate)) => Self::End { named, fate },
                 None => Self::of_process(number, regs),
             },
         }
@@ -307,12 +294,9 @@ impl fmt::Display for Call {
             Self::Change { fd } => write!(f, "change fd={fd}"),
             Self::Seek { fd, to } => write!(f, "seek fd={fd}{}", place(to)),
             Self::Truncate { fd, size_bytes } => write!(f, "truncate fd={fd} bytes={size_bytes}"),
-            // Nothing else that ends a file says anything.
-            Self::End { hint, .. } if *hint != Hint::default() => write!(f, "open{hint}"),
             Self::End { fate, .. } => match fate {
                 Fate::Unlinked => f.write_str("unlink"),
                 Fate::Truncated(size_bytes) => write!(f, "truncate bytes={size_bytes}"),
-                Fate::Opened(_) => f.write_str("open"),
             },
             Self::Forget { first, last } if first == last => write!(f, "forget fd={first}"),
             Self::Forget { first, last } => write!(f, "forget fd={first}-{last}"),
@@ -368,8 +352,6 @@ fn hint(number: c_long, regs: &kvm_regs) -> Hint {
             | libc::SYS_writev
             | libc::SYS_pwrite64
             | libc::SYS_pwritev
-            | libc::SYS_open
-            | libc::SYS_openat
     );
     if regs.r8 == MAGIC && free {
         Hint::of(regs.r9)
@@ -460,22 +442,6 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_when_a_file_is_opened_and_emptied_counts() {
-        const O_TRUNC: u64 = 0o1000;
-        let emptied = [0, 0x1000, O_TRUNC, 0o600, MAGIC, 0x15];
-        let opened = call(libc::SYS_openat, emptied);
-        let Call::End { named, fate, hint } = opened else {
-            panic!("{opened:?}");
-        };
-        assert_eq!((named.path, fate), (0x1000, Fate::Truncated(0)));
-        assert_eq!(hint, Hint::of(0x15));
-        assert_eq!(opened.to_string(), "open class=5 no-dedup");
-        let silent = [0, 0x1000, O_TRUNC, 0o600, 0, 0x15];
-        let opened = call(libc::SYS_openat, silent);
-        assert_eq!(opened.to_string(), "truncate bytes=0");
-    }
-
-    #[test]
     fn descriptors_that_become_another_are_forgotten() {
         let forget = |first, last| Call::Forget { first, last };
         assert_eq!(call(libc::SYS_close, [4, 9, 0, 0, 0, 0]), forget(4, 4));
@@ -510,8 +476,6 @@ mod tests {
         for number in ALWAYS.iter().chain(&WATCHED) {
             let arguments = match *number {
                 libc::SYS_seccomp | libc::SYS_ptrace => [0; 6],
-                libc::SYS_open => [1, 0o1000, 0, 0, 0, 0],
-                libc::SYS_openat => [1, 1, 0o1000, 0, 0, 0],
                 libc::SYS_renameat2 => [1, 1, 1, 1, 0, 0],
                 _ => anything,
             };

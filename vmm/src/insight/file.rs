@@ -1,6 +1,6 @@
 //! What a process's descriptors stand for.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::fingerprints::FileId;
 use super::hint::Hint;
@@ -50,7 +50,8 @@ pub(super) struct OpenFile {
     /// Whether it has places on a disk, so that what is read is there still. Files of `/proc` and
     /// tracefs have none; some give each byte once.
     pub(super) stored: Known,
-    /// Where it stands if each read did all that it was asked for: good enough to count by.
+    /// Where it stands if each read did all that it was asked for, and began at the start: good
+    /// enough to count by.
     presumed: Option<u64>,
     /// How far the file's places on the disk are known, as far as there is anything.
     pub(super) located_bytes: u64,
@@ -86,6 +87,12 @@ impl OpenFile {
     /// Whether its content is of interest.
     pub(super) fn counts(&self) -> bool {
         self.regular && self.wanted != Known::No
+    }
+
+    /// Whether a write that names no position goes to the end for sure, however it was opened. The
+    /// file has `size_bytes` at least.
+    pub(super) fn stands_at_end(&self, size_bytes: u64) -> bool {
+        self.offset == Some(self.size_bytes.max(size_bytes))
     }
 
     /// Where the descriptor most likely stands, as far as anything is known of that.
@@ -126,6 +133,8 @@ impl OpenFile {
 #[derive(Debug, Default)]
 pub(super) struct Files {
     files: HashMap<i32, OpenFile>,
+    /// Those that were moved before they were met.
+    moved: HashSet<i32>,
 }
 
 impl Files {
@@ -137,11 +146,27 @@ impl Files {
         self.files.get_mut(&fd)
     }
 
-    pub(super) fn insert(&mut self, fd: i32, file: OpenFile) {
+    /// A descriptor is met, of a process that has `executed` its program since the hooks are there:
+    /// all but the first three were most likely opened by itself.
+    pub(super) fn meet(&mut self, fd: i32, mut file: OpenFile, executed: bool) {
+        if !self.moved.remove(&fd) {
+            // Nobody has been there who could stand behind it.
+            file.offset = (file.regular && file.size_bytes == 0).then_some(0);
+            file.presumed = (executed && fd > libc::STDERR_FILENO).then_some(0);
+        }
         if self.files.len() >= FILES_MAX {
             self.files.clear();
         }
         self.files.insert(fd, file);
+    }
+
+    /// A descriptor stands somewhere else now: at `to`, if that is known.
+    pub(super) fn seek(&mut self, fd: i32, to: Option<u64>) {
+        if let Some(file) = self.files.get_mut(&fd) {
+            file.moved(to);
+        } else if self.moved.len() < FILES_MAX {
+            self.moved.insert(fd);
+        }
     }
 
     /// The files of these descriptors.
@@ -155,6 +180,7 @@ impl Files {
     pub(super) fn forget(&mut self, first: u32, last: u32) {
         let gone = |fd: i32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));
         self.files.retain(|&fd, _| !gone(fd));
+        self.moved.retain(|&fd| !gone(fd));
     }
 
     /// Somebody else may have moved them.
@@ -208,21 +234,64 @@ mod tests {
     use super::*;
 
     fn file(inode: u64) -> OpenFile {
-        let mut file = OpenFile::new(Some(Stat {
+        sized(inode, 0)
+    }
+
+    fn sized(inode: u64, size_bytes: u64) -> OpenFile {
+        OpenFile::new(Some(Stat {
             device: 1,
             inode,
             mode: 0o100_644,
             links: 1,
-            size_bytes: 10,
-        }));
-        file.offset = Some(0);
-        file
+            size_bytes,
+        }))
+    }
+
+    #[test]
+    fn where_a_descriptor_stands_that_is_met_is_known_where_it_can_be() {
+        let met = |fd, size_bytes, executed, moved| {
+            let mut files = Files::default();
+            if moved {
+                files.seek(fd, Some(7));
+            }
+            files.meet(fd, sized(1, size_bytes), executed);
+            let file = files.get(fd).unwrap();
+            (file.write_start(), file.position())
+        };
+        assert_eq!(met(3, 0, true, false), (Some(0), Some(0)));
+        assert_eq!(met(3, 10, true, false), (None, Some(0)));
+        // Another process may have moved it, and so has this one.
+        assert_eq!(met(1, 10, true, false), (None, None));
+        assert_eq!(met(3, 10, false, false), (None, None));
+        assert_eq!(met(3, 0, true, true), (None, None));
+    }
+
+    #[test]
+    fn a_descriptor_that_was_moved_and_closed_is_another() {
+        let mut files = Files::default();
+        files.seek(3, Some(7));
+        files.forget(3, 3);
+        files.meet(3, file(1), true);
+        assert_eq!(files.get(3).unwrap().write_start(), Some(0));
+    }
+
+    #[test]
+    fn who_stands_at_the_end_appends() {
+        let mut files = Files::default();
+        files.meet(3, file(1), true);
+        assert!(files.get(3).unwrap().stands_at_end(0));
+        // Somebody else has written.
+        assert!(!files.get(3).unwrap().stands_at_end(10));
+        files.wrote(3, 10, true);
+        assert!(files.get(3).unwrap().stands_at_end(10));
+        files.seek(3, Some(0));
+        assert!(!files.get(3).unwrap().stands_at_end(10));
     }
 
     #[test]
     fn writes_move_the_descriptor_and_are_asked_for_again_in_the_end() {
         let mut files = Files::default();
-        files.insert(3, file(1));
+        files.meet(3, file(1), true);
         for number in 1..u64::from(AGE_MAX) {
             files.wrote(3, number * 100, true);
             assert_eq!(files.get(3).unwrap().offset, Some(number * 100));
@@ -236,7 +305,7 @@ mod tests {
     fn descriptors_of_the_same_file_may_move_together() {
         let mut files = Files::default();
         for (fd, inode) in [(3, 1), (4, 1), (5, 2)] {
-            files.insert(fd, file(inode));
+            files.meet(fd, file(inode), true);
         }
         files.wrote(3, 100, true);
         let offset = |fd| files.get(fd).unwrap().offset;
@@ -250,7 +319,7 @@ mod tests {
     fn where_a_read_ended_is_presumed_for_a_while_and_never_written_at() {
         let mut files = Files::default();
         for fd in [3, 4] {
-            files.insert(fd, file(1));
+            files.meet(fd, file(1), true);
         }
         for number in 1..u64::from(AGE_MAX) {
             files.read(3, number * 100);
@@ -267,7 +336,7 @@ mod tests {
     fn closed_descriptors_are_forgotten() {
         let mut files = Files::default();
         for fd in [-1, 3, 4, 5] {
-            files.insert(fd, file(1));
+            files.meet(fd, file(1), true);
         }
         files.forget(4, u32::MAX);
         let left: Vec<_> = [-1, 3, 4, 5]
@@ -281,8 +350,12 @@ mod tests {
     fn memory_is_bounded() {
         let mut files = Files::default();
         for fd in 0..10_000 {
-            files.insert(fd, file(1));
+            files.seek(fd + 1, None);
+            files.meet(fd, file(1), true);
         }
-        assert!(files.files.len() <= FILES_MAX);
+        for fd in 10_000..20_000 {
+            files.seek(fd, None);
+        }
+        assert!(files.files.len() <= FILES_MAX && files.moved.len() <= FILES_MAX);
     }
 }

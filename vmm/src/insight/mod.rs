@@ -106,6 +106,7 @@ impl Insight {
         cpus: u8,
         options: &Options,
         log: Option<Arc<Mutex<Log>>>,
+        looks_for_alike: bool,
     ) -> Result<Self> {
         let lacks = |(cap, _): &&(Cap, &str)| !kvm.check_extension(*cap);
         let missing: Vec<_> = REQUIRED
@@ -122,7 +123,7 @@ impl Insight {
         // The guest sees the nonce.
         let seed = getrandom::u64().context("the host has no random numbers")?;
         let fingerprinter = Fingerprinter::new(seed);
-        let observer = Observer::new(options, log, nonce, fingerprinter.clone());
+        let observer = Observer::new(options, log, looks_for_alike, nonce, fingerprinter.clone());
         Ok(Self {
             memory,
             window,

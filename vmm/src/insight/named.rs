@@ -5,9 +5,6 @@ use libc::c_long;
 
 use super::call::fd;
 
-const O_EXCL: u64 = 0o200;
-const O_TRUNC: u64 = 0o1000;
-const O_NOFOLLOW: u64 = 0o40_0000;
 const RENAME_NOREPLACE: u64 = 1;
 const RENAME_EXCHANGE: u64 = 2;
 const AT_REMOVEDIR: u64 = 0x200;
@@ -30,8 +27,6 @@ pub(super) enum Fate {
     Unlinked,
     /// It has so many bytes afterwards.
     Truncated(u64),
-    /// It is opened, and loses its content if the `struct open_how` at this address says so.
-    Opened(u64),
 }
 
 /// What a call does to what it names; nothing if it leaves that as it is.
@@ -54,24 +49,9 @@ pub(super) fn decode(number: c_long, regs: &kvm_regs) -> Option<(Named, Fate)> {
             (named(fd(regs.rdx), regs.r10, false), Fate::Unlinked)
         }
         libc::SYS_truncate => (named(here, regs.rdi, true), Fate::Truncated(regs.rsi)),
-        libc::SYS_creat => (named(here, regs.rdi, true), Fate::Truncated(0)),
-        libc::SYS_open if empties(regs.rsi) => {
-            let follows = regs.rsi & O_NOFOLLOW == 0;
-            (named(here, regs.rdi, follows), Fate::Truncated(0))
-        }
-        libc::SYS_openat if empties(regs.rdx) => {
-            let follows = regs.rdx & O_NOFOLLOW == 0;
-            (named(there, regs.rsi, follows), Fate::Truncated(0))
-        }
-        libc::SYS_openat2 => (named(there, regs.rsi, true), Fate::Opened(regs.rdx)),
         _ => return None,
     };
     Some((named, fate))
-}
-
-/// Whether a file that is opened with these flags has lost its content.
-pub(super) fn empties(flags: u64) -> bool {
-    flags & O_TRUNC != 0 && flags & O_EXCL == 0
 }
 
 #[cfg(test)]
@@ -109,27 +89,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_opened_loses_its_content_only_if_that_is_said() {
-        let emptied = |directory, follows| Some((directory, 10, follows, Fate::Truncated(0)));
-        let here = libc::AT_FDCWD;
-        assert_eq!(
-            of(libc::SYS_openat, [3, 10, 0o1101, 0, 0]),
-            emptied(3, true)
-        );
-        let not_followed = [3, 10, 0o1101 | 0o40_0000, 0, 0];
-        assert_eq!(of(libc::SYS_openat, not_followed), emptied(3, false));
-        for flags in [0, 0o101, 0o1301] {
-            assert_eq!(of(libc::SYS_openat, [3, 10, flags, 0, 0]), None);
-            assert_eq!(of(libc::SYS_open, [10, flags, 0, 0, 0]), None);
-        }
-        assert_eq!(
-            of(libc::SYS_open, [10, 0o1001, 0, 0, 0]),
-            emptied(here, true)
-        );
-        assert_eq!(of(libc::SYS_creat, [10, 0, 0, 0, 0]), emptied(here, true));
-        let (_, _, _, fate) = of(libc::SYS_openat2, [3, 10, 77, 24, 0]).unwrap();
-        assert_eq!(fate, Fate::Opened(77));
-        let (_, _, _, fate) = of(libc::SYS_truncate, [10, 5, 0, 0, 0]).unwrap();
-        assert_eq!(fate, Fate::Truncated(5));
+    fn what_is_truncated_is_what_a_link_points_to() {
+        let truncated = (libc::AT_FDCWD, 10, true, Fate::Truncated(5));
+        assert_eq!(of(libc::SYS_truncate, [10, 5, 0, 0, 0]), Some(truncated));
     }
 }

@@ -92,6 +92,8 @@ pub(super) struct Observer {
     globs: Vec<Glob>,
     paths: Vec<Vec<u8>>,
     log: Option<Arc<Mutex<Log>>>,
+    /// Whether anybody wants to know what is alike elsewhere, which takes questions of its own.
+    looks_for_alike: bool,
     nonce: u64,
     /// Whether anything is asked; not while the hooks are about to be taken away.
     asks: bool,
@@ -108,6 +110,7 @@ impl Observer {
     pub(super) fn new(
         options: &Options,
         log: Option<Arc<Mutex<Log>>>,
+        looks_for_alike: bool,
         nonce: u64,
         fingerprinter: Fingerprinter,
     ) -> Self {
@@ -119,6 +122,7 @@ impl Observer {
                 .map(|path| path.clone().into_bytes())
                 .collect(),
             log,
+            looks_for_alike,
             nonce,
             asks: false,
             processes: Processes::default(),
@@ -442,9 +446,6 @@ impl Observer {
         }
         match *call {
             Call::Open { path, hint } => opens(scene, process, path, hint),
-            Call::End { named, hint, .. } if hint != Hint::default() => {
-                opens(scene, process, named.path, hint);
-            }
             Call::Write { .. } => self.writes(scene, cr3, call),
             Call::Change { fd } => {
                 if let Some(file) = process.files.get_mut(fd) {
@@ -452,11 +453,7 @@ impl Observer {
                     file.appends = Known::NotYet;
                 }
             }
-            Call::Seek { fd, to } => {
-                if let Some(file) = process.files.get_mut(fd) {
-                    file.moved(to);
-                }
-            }
+            Call::Seek { fd, to } => process.files.seek(fd, to),
             Call::Truncate { fd, size_bytes } => {
                 if let Some(file) = process.files.get_mut(fd) {
                     file.size_bytes = size_bytes;

@@ -43,6 +43,8 @@ pub(super) struct Process {
     /// The path of its executable, as far as it is known.
     pub(super) executable: Option<Vec<u8>>,
     pub(super) standing: Standing,
+    /// Whether its program was executed since the hooks are there.
+    pub(super) executed: bool,
     pub(super) files: Files,
     /// What it said of files that it opened.
     pub(super) opened: Opened,
@@ -83,6 +85,7 @@ impl Process {
             parent: None,
             executable: None,
             standing: Standing::Unknown,
+            executed: false,
             files: Files::default(),
             opened: Opened::default(),
             room: None,
@@ -150,6 +153,7 @@ impl Processes {
         }
         process.pid = Some(pid);
         process.generation = generation;
+        process.executed |= executed.is_some();
         process.executable = executed.or_else(|| process.executable.take());
         if traced {
             process.standing = Standing::LeftAlone;

@@ -25,7 +25,7 @@ impl Observer {
             Question::Content { fd, address, .. } => {
                 self.compare(scene, call, fd, address, &answer);
             }
-            _ => self.learn(scene.root.table, question, answer),
+            _ => self.learn(scene, question, answer),
         }
     }
 
@@ -66,13 +66,14 @@ impl Observer {
         self.note_down(cr3, format_args!("copy from={from} to={to}"));
     }
 
-    fn learn(&mut self, cr3: u64, question: Question, answer: Answer) {
+    fn learn(&mut self, scene: &Scene<'_>, question: Question, answer: Answer) {
+        let cr3 = scene.root.table;
         if let (Question::Pid, Answer::Number(pid)) = (question, &answer) {
             let pid = u32::try_from(*pid).unwrap_or_default();
             self.processes.identify(cr3, pid);
             return;
         }
-        self.learn_for_report(cr3, question, &answer);
+        self.learn_for_report(scene, question, &answer);
         let Some(process) = self.processes.get_mut(cr3) else {
             return;
         };
@@ -83,9 +84,10 @@ impl Observer {
             (Question::Executable, Answer::Text(path)) => process.executable = Some(path),
             (Question::Executable, _) => process.executable = Some(Vec::new()),
             (Question::Stat { fd }, Answer::Stat(stat)) => {
-                process.files.insert(fd, OpenFile::new(Some(stat)));
+                let executed = process.executed;
+                process.files.meet(fd, OpenFile::new(Some(stat)), executed);
             }
-            (Question::Stat { fd }, _) => process.files.insert(fd, OpenFile::new(None)),
+            (Question::Stat { fd }, _) => process.files.meet(fd, OpenFile::new(None), false),
             (Question::Path { fd } | Question::Flags { fd } | Question::Offset { fd }, answer) => {
                 if let Some(file) = process.files.get_mut(fd) {
                     learn_of_file(file, question, &answer, &self.paths);

@@ -2,7 +2,7 @@
 
 use super::super::call::Call;
 use super::super::file::Known;
-use super::super::process::Standing;
+use super::super::process::{Process, Standing};
 use super::super::question::Question;
 use super::Observer;
 
@@ -33,17 +33,12 @@ impl Observer {
         match *call {
             Call::Write { fd, at, .. } => self
                 .missing_of_file(cr3, fd, at.is_none())
-                .or_else(|| self.missing_of_name(cr3, fd))
-                .or_else(|| {
-                    let stands = |fd| process.files.get(fd).map(|file| file.offset);
-                    process.copies.question(stands)
-                }),
-            Call::Read { fd, at, .. } => {
-                let said = (!process.opened.is_empty()).then_some(());
-                said.and_then(|()| self.missing_of_name(cr3, fd))
-                    .or_else(|| self.missing_to_read(cr3, fd))
-                    .or_else(|| self.missing_position(cr3, fd, at))
-            }
+                .or_else(|| self.missing_of_name(process, fd))
+                .or_else(|| self.missing_of_copy(process)),
+            Call::Read { fd, at, .. } => self
+                .missing_to_read(cr3, fd)
+                .or_else(|| self.missing_position(cr3, fd, at)),
+            Call::Forget { first, last } if first == last => self.missing_last(process, first),
             Call::Map { fd } => self.missing_to_read(cr3, fd),
             Call::Truncate { fd, .. } => self.missing_of_file(cr3, fd, false),
             Call::End { named, .. } => self.missing_target(named),
@@ -55,18 +50,41 @@ impl Observer {
         }
     }
 
-    /// The path of a file, which may tell what its content is.
-    fn missing_of_name(&self, cr3: u64, fd: i32) -> Option<Question> {
-        let file = self.processes.get(cr3)?.files.get(fd)?;
-        let missing = file.counts() && file.encrypted == Known::NotYet;
-        missing.then_some(Question::Path { fd })
+    /// The path of a file, where that tells what its content is: by its name, or because it was told
+    /// when a file of that name was opened.
+    fn missing_of_name(&self, process: &Process, fd: i32) -> Option<Question> {
+        let file = process.files.get(fd)?;
+        let tells = self.looks_for_alike || !process.opened.is_empty();
+        (tells && file.counts() && file.encrypted == Known::NotYet).then_some(Question::Path { fd })
+    }
+
+    fn missing_of_copy(&self, process: &Process) -> Option<Question> {
+        let stands = |fd| process.files.get(fd).map(|file| file.offset);
+        self.looks_for_alike
+            .then(|| process.copies.question(stands))
+            .flatten()
+    }
+
+    /// The path of a file that is about to be closed, for the report.
+    fn missing_last(&self, process: &Process, fd: u32) -> Option<Question> {
+        let fd = i32::try_from(fd).ok()?;
+        let file = process.files.get(fd).filter(|file| file.counts())?;
+        self.report
+            .lacks_name(file.id)
+            .then_some(Question::Path { fd })
     }
 
     fn missing_to_read(&self, cr3: u64, fd: i32) -> Option<Question> {
         if let Some(question) = self.missing_of_file(cr3, fd, false) {
             return Some(question);
         }
-        let file = self.processes.get(cr3)?.files.get(fd)?;
+        let process = self.processes.get(cr3)?;
+        if !process.opened.is_empty()
+            && let Some(question) = self.missing_of_name(process, fd)
+        {
+            return Some(question);
+        }
+        let file = process.files.get(fd)?;
         let from = file.located_bytes;
         (file.counts() && from < file.size_bytes).then_some(Question::Extents { fd, from })
     }
@@ -82,7 +100,8 @@ impl Observer {
         if path_counts || self.report.lacks_name(file.id) {
             return Some(Question::Path { fd });
         }
-        if file.wanted == Known::No || !moves {
+        let size_bytes = self.report.size_bytes(file.id).unwrap_or_default();
+        if file.wanted == Known::No || !moves || file.stands_at_end(size_bytes) {
             return None;
         }
         match (file.appends, file.offset) {

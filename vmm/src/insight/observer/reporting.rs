@@ -3,7 +3,7 @@
 use super::super::call::{Call, UserData};
 use super::super::content::pieces;
 use super::super::file::{Known, OpenFile};
-use super::super::named::{Fate, Named, empties};
+use super::super::named::{Fate, Named};
 use super::super::process::{Process, Standing};
 use super::super::question::{Answer, Question, Stat};
 use super::super::report::{Access, Caller};
@@ -36,20 +36,26 @@ impl Observer {
     }
 
     /// An answer that tells something of a file.
-    pub(super) fn learn_for_report(&mut self, cr3: u64, question: Question, answer: &Answer) {
+    pub(super) fn learn_for_report(
+        &mut self,
+        scene: &Scene<'_>,
+        question: Question,
+        answer: &Answer,
+    ) {
         if let Question::StatNamed(_) = question {
             self.target = match answer {
                 Answer::Stat(stat) => Target::Is(*stat),
                 _ => Target::None,
             };
         }
-        let Some(process) = self.processes.get(cr3) else {
+        let Some(process) = self.processes.get(scene.root.table) else {
             return;
         };
         match (question, answer) {
             (Question::Stat { .. }, Answer::Stat(stat)) => {
                 let pid = process.pid.unwrap_or_default();
-                self.report.opened(&OpenFile::new(Some(*stat)), pid);
+                let file = OpenFile::new(Some(*stat));
+                self.report.opened(scene.now_ms, &file, pid);
             }
             (Question::Path { fd }, answer) => {
                 let Some(file) = process.files.get(fd) else {
@@ -145,14 +151,6 @@ impl Observer {
             Fate::Unlinked => self.report.unlinked(scene.now_ms, file.id, stat.links),
             Fate::Truncated(size_bytes) => {
                 self.report.truncated(scene.now_ms, file.id, size_bytes);
-            }
-            Fate::Opened(how) => {
-                // The flags come first.
-                let mut flags = [0; 8];
-                scene.memory.read_user(scene.root, how, &mut flags);
-                if empties(u64::from_le_bytes(flags)) {
-                    self.report.truncated(scene.now_ms, file.id, 0);
-                }
             }
         }
     }

@@ -53,6 +53,10 @@ fn random(seed: u64, len: usize) -> Vec<u8> {
 
 impl Guest {
     fn new(options: &str, executable: &'static str) -> Self {
+        Self::with(options, executable, true)
+    }
+
+    fn with(options: &str, executable: &'static str, looks_for_alike: bool) -> Self {
         let memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 8 << 20)]).unwrap();
         for (table, index, entry) in [
             (ROOT.table, 0, 0x2007),
@@ -63,7 +67,13 @@ impl Guest {
         }
         let fingerprinter = Fingerprinter::new(1);
         let options: Options = options.parse().unwrap();
-        let mut observer = Observer::new(&options, None, 0x7777, fingerprinter.clone());
+        let mut observer = Observer::new(
+            &options,
+            None,
+            looks_for_alike,
+            0x7777,
+            fingerprinter.clone(),
+        );
         let window = Window::detached(1);
         observer.set(&window, true);
         Self {
@@ -180,7 +190,12 @@ impl Guest {
 
     /// Reads the next bytes of a file into the buffer; returns them.
     fn read(&mut self, fd: i32) -> Vec<u8> {
-        self.call(
+        self.read_and_count(fd).0
+    }
+
+    /// Returns also how often something is asked.
+    fn read_and_count(&mut self, fd: i32) -> (Vec<u8>, u32) {
+        let asked = self.call(
             libc::SYS_read,
             [
                 u64::from(fd.unsigned_abs()),
@@ -196,7 +211,12 @@ impl Guest {
         let bytes = file.content[file.offset..end].to_vec();
         file.offset = end;
         self.put(BUFFER, &bytes);
-        bytes
+        (bytes, asked)
+    }
+
+    fn close(&mut self, fd: i32) -> u32 {
+        let fd = u64::from(fd.unsigned_abs());
+        self.call(libc::SYS_close, [fd, 0, 0, 0, 0, 0])
     }
 
     fn put(&self, address: u64, bytes: &[u8]) {
@@ -373,4 +393,27 @@ fn room_for_questions_is_made_once() {
         let again = guest.write(4, BLOCK_BYTES);
         assert!(again < asked, "{again} after {asked}");
     }
+}
+
+/// Each question is an exit of its own.
+#[test]
+fn what_is_known_or_of_no_use_is_not_asked() {
+    let mut guest = Guest::with("on", "/bin/mailer", false);
+    guest.call(libc::SYS_execve, [PATH, 0, 0, 0, 0, 0]);
+    for fd in 3..6 {
+        guest.open(fd, "/srv/mail", Vec::new());
+    }
+    let who_and_what = guest.write(3, 4096);
+    assert_eq!(who_and_what, 2, "who it is, and what 3 is");
+    assert_eq!((guest.write(3, 4096), guest.close(3)), (0, 0));
+    assert_eq!((guest.write(4, 32_768), guest.close(4)), (1, 1), "its name");
+    // Where it stands says how it was opened, too: it may write where it is, or append.
+    guest.call(libc::SYS_lseek, [5, 100, 0, 0, 0, 0]);
+    assert_eq!(guest.write(5, 4096), 3);
+    guest.open(6, "/srv/small", vec![b'x'; 4096]);
+    guest.open(7, "/srv/large", vec![b'x'; 2 * CHUNK_BYTES]);
+    let mut reads = |fd| [(); 3].map(|()| guest.read_and_count(fd).1);
+    assert_eq!(reads(6), [2, 0, 0], "what it is, and where");
+    assert_eq!(reads(7), [2, 1, 0], "what and where it is, and its name");
+    assert_eq!(guest.close(7), 0);
 }

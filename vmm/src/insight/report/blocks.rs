@@ -132,20 +132,31 @@ impl Blocks {
     /// Notes that a file has only its first `size_bytes` from now on.
     pub(super) fn end(&mut self, at_ms: u64, file: FileId, size_bytes: u64, death: Death) {
         let weight = self.one_in();
+        for gone in self.take(file, size_bytes) {
+            if gone.read != NEVER {
+                self.reads.add(at_ms.saturating_sub(gone.read), weight);
+            }
+            if gone.written != NEVER {
+                self.writes.add(at_ms.saturating_sub(gone.written), weight);
+            }
+            add_death(&mut self.lifetimes[death as usize], at_ms, &gone, weight);
+        }
+    }
+
+    /// What became of a file behind so many bytes is not known.
+    pub(super) fn forget(&mut self, file: FileId, size_bytes: u64) {
+        self.take(file, size_bytes);
+    }
+
+    /// Takes away what a file has behind so many bytes.
+    fn take(&mut self, file: FileId, size_bytes: u64) -> Vec<Block> {
         let first = size_bytes.div_ceil(CLASS_BLOCK_BYTES);
         let groups = (file, first / GROUP_BLOCKS)..=(file, u64::MAX);
-        let mut empty = Vec::new();
+        let (mut gone, mut empty) = (Vec::new(), Vec::new());
         for (&(_, number), group) in self.groups.range_mut(groups) {
             let blocks = (number * GROUP_BLOCKS..).zip(group.iter_mut());
             for (_, block) in blocks.filter(|(block, _)| *block >= first) {
-                let gone = std::mem::replace(block, UNTOUCHED);
-                if gone.read != NEVER {
-                    self.reads.add(at_ms.saturating_sub(gone.read), weight);
-                }
-                if gone.written != NEVER {
-                    self.writes.add(at_ms.saturating_sub(gone.written), weight);
-                }
-                add_death(&mut self.lifetimes[death as usize], at_ms, &gone, weight);
+                gone.push(std::mem::replace(block, UNTOUCHED));
             }
             if number * GROUP_BLOCKS >= first {
                 empty.push(number);
@@ -154,16 +165,7 @@ impl Blocks {
         for number in empty {
             self.groups.remove(&(file, number));
         }
-    }
-
-    /// Forgets what is behind `size_bytes` of a file, of which it is not known what became.
-    pub(super) fn forget(&mut self, file: FileId, size_bytes: u64) {
-        let first = size_bytes.div_ceil(CLASS_BLOCK_BYTES * GROUP_BLOCKS);
-        let groups = (file, first)..=(file, u64::MAX);
-        let numbers: Vec<_> = self.groups.range(groups).map(|(&key, _)| key).collect();
-        for key in numbers {
-            self.groups.remove(&key);
-        }
+        gone
     }
 
     /// Each block that is followed stands for so many.

@@ -13,6 +13,8 @@ use super::usage::{Usage, take_smaller_half};
 /// least bytes are forgotten.
 const LIVE_MAX: usize = 8192;
 const ENDED_MAX: usize = 4096;
+/// A file with less than so many bytes read and written is not worth being asked for its name.
+const NAMED_BYTES: u64 = 32 << 10;
 
 /// What a file is called.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -92,10 +94,11 @@ impl SeenFiles {
         self.live.get(&id).map(|file| file.size_bytes)
     }
 
-    /// Whether the file is to be asked for its path.
+    /// Whether the file is to be asked for its path, which takes an exit.
     pub(super) fn lacks_name(&self, id: FileId) -> bool {
-        let name = self.live.get(&id).map(|file| &file.name);
-        name.is_some_and(|name| *name == Name::NotAsked)
+        self.live.get(&id).is_some_and(|file| {
+            file.name == Name::NotAsked && file.usage.traffic.bytes() >= NAMED_BYTES
+        })
     }
 
     /// The kernel said what a file is called, or that it does not know.
@@ -231,11 +234,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_asked_for_its_path_once() {
+    fn a_file_is_asked_for_its_path_once_and_only_if_it_has_some_traffic() {
         let mut files = SeenFiles::default();
         assert!(!files.lacks_name(id(1)));
-        files.meet(id(1), 0);
-        assert!(files.lacks_name(id(1)));
+        for lacks in [false, true] {
+            let (file, _) = files.meet(id(1), 0);
+            file.usage.traffic.read(NAMED_BYTES / 2);
+            assert_eq!(files.lacks_name(id(1)), lacks);
+        }
         files.named(id(1), None);
         assert!(!files.lacks_name(id(1)));
     }

@@ -79,8 +79,9 @@ impl Report {
         self.limits.maps += 1;
     }
 
-    /// A descriptor of a process was met.
-    pub(super) fn opened(&mut self, file: &OpenFile, pid: u32) {
+    /// A descriptor of a process was met. A file that has nothing any more was emptied when it was
+    /// opened, as far as is known.
+    pub(super) fn opened(&mut self, at_ms: u64, file: &OpenFile, pid: u32) {
         if !file.regular {
             return;
         }
@@ -89,14 +90,16 @@ impl Report {
         seen.usage.by(pid);
         let shrunk = file.size_bytes < seen.size_bytes;
         seen.size_bytes = file.size_bytes;
-        if shrunk {
+        if shrunk && file.size_bytes == 0 {
+            self.blocks.end(at_ms, file.id, 0, Death::Truncated);
+        } else if shrunk {
             self.limits.ends_unseen += 1;
             self.blocks.forget(file.id, file.size_bytes);
         }
         self.forget(gone);
     }
 
-    /// Whether a file is to be asked for its path.
+    /// Whether a file is to be asked for its path: one that is read or written more than a little.
     pub(super) fn lacks_name(&self, file: FileId) -> bool {
         self.files.lacks_name(file)
     }

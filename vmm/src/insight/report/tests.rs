@@ -36,7 +36,7 @@ fn access(at_ms: u64, start: u64, len: u64) -> Access {
 fn life_of_a_file() -> Report {
     let mut report = Report::default();
     report.called(1000, WRITER);
-    report.opened(&opened(FILE, 0), 7);
+    report.opened(1000, &opened(FILE, 0), 7);
     report.named(FILE, Some(b"/srv/made"));
     report.wrote(WRITER, access(1000, 0, 32_768));
     report.called(1001, WRITER);
@@ -110,7 +110,7 @@ fn a_life_is_told_of_in_words() {
 #[test]
 fn a_read_has_no_bytes_behind_the_end() {
     let mut report = Report::default();
-    report.opened(&opened(FILE, 5000), 7);
+    report.opened(0, &opened(FILE, 5000), 7);
     assert_eq!(report.read(WRITER, access(0, 0, 4096)), 4096);
     assert_eq!(report.read(WRITER, access(0, 4096, 4096)), 904);
     assert_eq!(report.read(WRITER, access(0, 5000, 4096)), 0);
@@ -124,7 +124,7 @@ fn a_read_has_no_bytes_behind_the_end() {
 #[test]
 fn a_file_with_another_name_goes_on() {
     let mut report = Report::default();
-    report.opened(&opened(FILE, 0), 7);
+    report.opened(0, &opened(FILE, 0), 7);
     report.wrote(WRITER, access(0, 0, 4096));
     report.unlinked(10, FILE, 2);
     assert_eq!(report.summary(10).lifetimes.files_alive, 1);
@@ -140,13 +140,27 @@ fn a_file_with_another_name_goes_on() {
 #[test]
 fn a_file_that_became_smaller_unseen_has_no_old_blocks() {
     let mut report = Report::default();
-    report.opened(&opened(FILE, 0), 7);
+    report.opened(0, &opened(FILE, 0), 7);
     report.wrote(WRITER, access(0, 0, 1 << 20));
-    report.opened(&opened(FILE, 0), 8);
+    report.opened(0, &opened(FILE, 512), 8);
     let summary = report.summary(0);
     assert_eq!(summary.limits.ends_unseen, 1);
-    assert_eq!(summary.lifetimes.blocks.alive, 0);
+    assert!(summary.lifetimes.blocks.truncated.is_empty());
+    assert_eq!(summary.lifetimes.blocks.alive, 1);
     assert_eq!((summary.files[0].opens, summary.files[0].processes), (2, 2));
+}
+
+#[test]
+fn a_file_that_is_empty_when_it_is_met_was_emptied_then() {
+    let mut report = Report::default();
+    report.opened(0, &opened(FILE, 0), 7);
+    report.wrote(WRITER, access(0, 0, 8192));
+    report.opened(100, &opened(FILE, 0), 8);
+    let summary = report.summary(200);
+    assert_eq!(summary.limits.ends_unseen, 0);
+    let truncated = &summary.lifetimes.blocks.truncated;
+    assert_eq!((truncated[0].from_ms, truncated[0].count), (64, 2));
+    assert_eq!(summary.lifetimes.blocks.alive, 0);
 }
 
 #[test]
@@ -161,7 +175,7 @@ fn what_is_not_known_is_said() {
     assert_eq!(report.read(WRITER, somewhere), 50);
     report.transferred();
     report.mapped();
-    report.opened(&OpenFile::new(None), 7);
+    report.opened(0, &OpenFile::new(None), 7);
     report.truncated(0, FileId::default(), 0);
     let summary = report.summary(0);
     assert_eq!(summary.limits.positions_unknown, 2);
