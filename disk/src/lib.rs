@@ -63,6 +63,8 @@ pub use error::Error;
 pub use event::EventReceiver;
 pub use exchange::Exchange;
 pub use executor::{Backend, Executor, spawn, yield_now};
+#[doc(hidden)]
+pub use mutant::mutant;
 pub use open::{CHAIN_MAX, Chain, Format, Layer, OpenOptions};
 pub use order::Order;
 pub use raw::Raw;

@@ -68,6 +68,12 @@ pub(super) const WATCHED: [c_long; 29] = [
     libc::SYS_setsid,
 ];
 
+/// Of those, the ones that only read from a descriptor, and only write to it, with one piece of memory;
+/// and the one after which it is nothing. Where nothing is to be asked, they are only noted.
+pub(super) const READS: [c_long; 2] = [libc::SYS_read, libc::SYS_pread64];
+pub(super) const WRITES: [c_long; 2] = [libc::SYS_write, libc::SYS_pwrite64];
+pub(super) const CLOSES: [c_long; 1] = [libc::SYS_close];
+
 /// Calls after which a process answers no question: those are looked at while answers are waited for.
 pub(super) const LAST_WORDS: [c_long; 3] =
     [libc::SYS_execve, libc::SYS_execveat, libc::SYS_exit_group];

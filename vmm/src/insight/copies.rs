@@ -14,6 +14,8 @@
 
 use std::collections::VecDeque;
 
+use disk::mutant;
+
 use super::call::UserData;
 use super::content::pieces;
 use super::fingerprints::FileId;
@@ -233,7 +235,7 @@ impl Copies {
         pair.asked = pair.asked.saturating_add(1);
         pair.trusted = 0;
         let was = pair.is_copy();
-        if source != Some(written) {
+        if source != Some(written) && !mutant("what is encrypted in its place is a copy") {
             pair.asked = u32::MAX;
             pair.matches = 0;
             pair.mismatches = pair.mismatches.saturating_add(1);

@@ -2,6 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
+use disk::mutant;
+
 use super::fingerprints::FileId;
 use super::hint::Hint;
 use super::question::Stat;
@@ -149,7 +151,7 @@ impl Files {
     /// A descriptor is met, of a process that has `executed` its program since the hooks are there:
     /// all but the first three were most likely opened by itself.
     pub(super) fn meet(&mut self, fd: i32, mut file: OpenFile, executed: bool) {
-        if !self.moved.remove(&fd) {
+        if !self.moved.remove(&fd) || mutant("who was moved stands at the start") {
             // Nobody has been there who could stand behind it.
             file.offset = (file.regular && file.size_bytes == 0).then_some(0);
             file.presumed = (executed && fd > libc::STDERR_FILENO).then_some(0);

@@ -3,7 +3,7 @@
 
 use std::hash::BuildHasher;
 
-use disk::{Class, DedupHint};
+use disk::{Class, DedupHint, mutant};
 use foldhash::fast::FixedState;
 
 use super::partial_blocks::Block;
@@ -45,7 +45,7 @@ impl Fingerprinter {
 
     /// The fingerprint of a block. Zeros have none: everybody writes those.
     pub(super) fn of(&self, block: &Block) -> Option<u64> {
-        if block.iter().all(|&byte| byte == 0) {
+        if block.iter().all(|&byte| byte == 0) && !mutant("zeros belong to who wrote them") {
             return None;
         }
         Some(self.0.hash_one(&block[..]).max(1))

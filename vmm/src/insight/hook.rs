@@ -7,7 +7,7 @@ use kvm_bindings::{Msrs, kvm_msr_entry};
 use kvm_ioctls::{SyncReg, VcpuFd};
 
 use super::Insight;
-use super::stub::{self, STRIDE};
+use super::stub;
 
 /// The target of SYSCALL in 64-bit mode (AMD APM volume 2 section 6.1.1).
 pub(crate) const LSTAR: u32 = 0xc000_0082;
@@ -83,8 +83,8 @@ impl Hook {
         let Some(window) = self.insight.reach(&sregs, self.entry) else {
             return Ok(());
         };
-        let stub = window + u64::from(self.cpu) * STRIDE;
-        let Some(code) = stub::assemble(stub, self.entry) else {
+        let stub = stub::address(window, self.cpu);
+        let Some(code) = stub::assemble(window, self.cpu, self.entry) else {
             return Ok(());
         };
         self.insight.window().write_code(self.cpu, &code)?;

@@ -208,17 +208,9 @@ impl Insight {
 
     /// A system call that the stub of vCPU `cpu` let through to here. Whether `regs` have changed.
     fn call(&self, cpu: u8, regs: &mut kvm_regs, fs_base: &dyn Fn() -> Option<u64>) -> bool {
-        let scene = Scene {
-            memory: Memory(&self.memory),
-            window: &self.window,
-            root: Root {
-                table: Root::new(self.window.cr3(cpu), 0).table,
-                five_levels: self.five_levels.load(Ordering::Acquire),
-            },
-            fs_base,
-            now_ms: self.now_ms(),
-        };
+        let scene = self.scene(self.window.cr3(cpu), fs_base);
         let mut observer = lock(&self.observer);
+        observer.take_notes(&scene);
         let changed = observer.call(&scene, regs);
         if observer.is_idle() && self.wanted.swap(false, Ordering::AcqRel) {
             self.ask_to_settle();
@@ -226,10 +218,31 @@ impl Insight {
         changed
     }
 
+    /// What a call is seen in, of the process with this CR3.
+    fn scene<'a>(&'a self, cr3: u64, fs_base: &'a dyn Fn() -> Option<u64>) -> Scene<'a> {
+        Scene {
+            memory: Memory(&self.memory),
+            window: &self.window,
+            root: Root {
+                table: Root::new(cr3, 0).table,
+                five_levels: self.five_levels.load(Ordering::Acquire),
+            },
+            fs_base,
+            now_ms: self.now_ms(),
+        }
+    }
+
+    /// What is known, of all calls up to now.
+    fn up_to_date(&self) -> MutexGuard<'_, Observer> {
+        let mut observer = lock(&self.observer);
+        observer.take_notes(&self.scene(0, &|| None));
+        observer
+    }
+
     /// Switches the hooks on or off while the guest runs. Off takes them away as soon as no
     /// insight-call is out.
     pub(crate) fn switch(&self, on: bool) {
-        let mut observer = lock(&self.observer);
+        let mut observer = self.up_to_date();
         observer.set(&self.window, on);
         self.wanted
             .store(on || !observer.is_idle(), Ordering::Release);
@@ -286,8 +299,8 @@ impl Insight {
 
     /// What was seen so far of the guest's file I/O, without its disks.
     fn report(&self) -> Summary {
-        let now_ms = self.now_ms();
-        lock(&self.observer).report.summary(now_ms)
+        let observer = self.up_to_date();
+        observer.report.summary(self.now_ms())
     }
 
     fn now_ms(&self) -> u64 {
@@ -296,7 +309,7 @@ impl Insight {
 
     /// What was counted so far.
     pub(crate) fn counts(&self) -> InsightCounts {
-        lock(&self.observer).counts
+        self.up_to_date().counts
     }
 }
 

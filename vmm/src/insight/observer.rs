@@ -6,16 +6,20 @@
 
 mod learning;
 mod missing;
+mod quiet;
 mod reporting;
 
+use std::collections::HashSet;
 use std::ops::AddAssign;
 use std::sync::{Arc, Mutex};
 use std::{fmt, mem};
 
-use disk::DedupHint;
+use disk::{DedupHint, mutant};
 use kvm_bindings::kvm_regs;
 
-use super::call::{ALWAYS, Call, CloneFlags, LAST_WORDS, Made, UserData, WATCHED};
+use super::call::{
+    ALWAYS, CLOSES, Call, CloneFlags, LAST_WORDS, Made, READS, UserData, WATCHED, WRITES,
+};
 use super::content::{Contents, Written};
 use super::file::Known;
 use super::fingerprints::Fingerprinter;
@@ -43,6 +47,7 @@ const QUESTIONS_MAX: u32 = 16;
 const PATH_MAX: usize = 512;
 
 /// What the observer needs for one call.
+#[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
     pub(super) memory: Memory<'a>,
     pub(super) window: &'a Window,
@@ -59,6 +64,8 @@ pub(super) struct Scene<'a> {
 pub(crate) struct InsightCounts {
     /// Calls of processes that came here.
     pub(crate) calls: u64,
+    /// Calls of processes that went on, and were noted.
+    pub(crate) noted: u64,
     /// Insight-calls that were made, and those that came back.
     pub(crate) asked: u64,
     pub(crate) answered: u64,
@@ -77,6 +84,7 @@ pub(crate) struct InsightCounts {
 impl AddAssign for InsightCounts {
     fn add_assign(&mut self, other: Self) {
         self.calls += other.calls;
+        self.noted += other.noted;
         self.asked += other.asked;
         self.answered += other.answered;
         self.overwritten += other.overwritten;
@@ -98,6 +106,8 @@ pub(super) struct Observer {
     /// Whether anything is asked; not while the hooks are about to be taken away.
     asks: bool,
     processes: Processes,
+    /// The bits of processes with descriptors that are quiet.
+    hushed: HashSet<u64>,
     questions: PendingQuestions,
     pub(super) contents: Contents,
     pub(super) located: Waiting,
@@ -126,6 +136,7 @@ impl Observer {
             nonce,
             asks: false,
             processes: Processes::default(),
+            hushed: HashSet::new(),
             questions: PendingQuestions::default(),
             contents: Contents::new(fingerprinter),
             located: Waiting::default(),
@@ -141,6 +152,7 @@ impl Observer {
         window.set_marks(self.nonce, MAGIC);
         if on {
             self.meet_all(window);
+            window.set_kinds(&READS, &WRITES, &CLOSES);
             window.set_calls(&ALWAYS, &WATCHED);
         } else {
             window.set_calls(&LAST_WORDS, &[]);
@@ -150,6 +162,7 @@ impl Observer {
     /// Processes may be others than those that were known.
     pub(super) fn meet_all(&mut self, window: &Window) {
         self.processes.clear();
+        self.listen_to_all(window);
         window.watch_all(true);
     }
 
@@ -235,6 +248,7 @@ impl Observer {
         self.settle_standing(scene, cr3);
         self.note_for_report(scene, cr3, &call);
         self.conclude(scene, cr3, &call);
+        self.settle_quiet(scene, cr3, &call);
         false
     }
 
@@ -329,7 +343,7 @@ impl Observer {
                 };
                 note_source(process, from, Hint::default());
                 if recognised {
-                    self.copy_is_recognised(cr3, from, to);
+                    self.copy_is_recognised(scene, cr3, from, to);
                 }
             }
             _ => {}
@@ -407,7 +421,7 @@ impl Observer {
         if made != Made::Thread {
             let in_its_memory = made == Made::Guest;
             self.processes.forks(cr3, in_its_memory, scene.fs_base);
-            self.look_at_all(scene);
+            self.look_at_all(scene.window);
         }
     }
 
@@ -427,13 +441,14 @@ impl Observer {
         let path = scene.memory.read_user_text(scene.root, path, PATH_MAX);
         self.answers_no_more(cr3);
         self.processes.executes(cr3, path.unwrap_or_default());
-        self.look_at_all(scene);
+        self.look_at_all(scene.window);
     }
 
     /// Page tables that are new, or used again, are to be met, whoever had them before.
-    fn look_at_all(&self, scene: &Scene<'_>) {
+    fn look_at_all(&mut self, window: &Window) {
+        self.listen_to_all(window);
         if self.asks {
-            scene.window.watch_all(true);
+            window.watch_all(true);
         }
     }
 
@@ -480,7 +495,7 @@ impl Observer {
                     }
                 }
             }
-            Call::Forget { first, last } => {
+            Call::Forget { first, last } if !mutant("what is closed stays known") => {
                 let closed = process.files.ids(first, last);
                 process.copies.forget(|file| closed.contains(&file));
                 process.files.forget(first, last);

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use disk::mutant;
 use kvm_bindings::kvm_regs;
 
 use super::question::Question;
@@ -55,7 +56,8 @@ impl PendingQuestions {
         let Pending {
             cr3: process, call, ..
         } = self.questions.get(&regs.r9)?;
-        if *process != cr3 || call.rcx != regs.rcx || call.rsp != regs.rsp {
+        let asked = *process == cr3 || mutant("an answer of another process counts");
+        if !asked || call.rcx != regs.rcx || call.rsp != regs.rsp {
             return None;
         }
         self.questions.remove(&regs.r9)

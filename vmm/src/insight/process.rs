@@ -6,6 +6,8 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
+use disk::mutant;
+
 use super::copies::Copies;
 use super::file::Files;
 use super::glob::Glob;
@@ -118,7 +120,8 @@ impl Processes {
     pub(super) fn meet(&mut self, cr3: u64, fs_base: impl FnOnce() -> Option<u64>) -> &mut Process {
         if !self.by_cr3.contains_key(&cr3) {
             let mut process = Process::new(self.generation);
-            if !self.heirs.is_empty() && self.is_heir(fs_base()) {
+            let inherits = !self.heirs.is_empty() && self.is_heir(fs_base());
+            if inherits && !mutant("who is born confined is asked") {
                 process.standing = Standing::LeftAlone;
             }
             self.make_room();
@@ -133,8 +136,9 @@ impl Processes {
     /// Whether it must say who it is before anything is believed of it.
     pub(super) fn is_doubtful(&self, cr3: u64) -> bool {
         self.by_cr3.get(&cr3).is_some_and(|process| {
-            process.standing != Standing::LeftAlone
-                && (process.pid.is_none() || process.generation != self.generation)
+            let may_be_another = process.generation != self.generation
+                && !mutant("page tables stay with their process");
+            process.standing != Standing::LeftAlone && (process.pid.is_none() || may_be_another)
         })
     }
 

@@ -2,6 +2,8 @@
 //! that belong to the function that runs (System V ABI, AMD64 supplement, section 3.2.2), where the
 //! kernel puts the frames of signal handlers too.
 
+use disk::mutant;
+
 use super::paging::{Memory, Root};
 
 const RED_ZONE_BYTES: u64 = 128;
@@ -79,7 +81,7 @@ impl Scratch {
         let whole = len == all.len()
             && all[..content.start] == self.canary
             && all[content.end..] == self.canary;
-        if !whole {
+        if !whole && !mutant("what a signal handler wrote is an answer") {
             return Taken::Overwritten;
         }
         memory.write_user(self.root, self.address, &self.saved);

@@ -1,6 +1,6 @@
 //! What answers say.
 
-use disk::{Class, DedupHint};
+use disk::{Class, DedupHint, mutant};
 
 use super::super::call::Call;
 use super::super::copies::sample;
@@ -57,12 +57,16 @@ impl Observer {
                 .compared(source_id, target_id, source, &written)
         });
         if recognised {
-            self.copy_is_recognised(cr3, from, to);
+            self.copy_is_recognised(scene, cr3, from, to);
         }
     }
 
-    pub(super) fn copy_is_recognised(&mut self, cr3: u64, from: i32, to: i32) {
+    pub(super) fn copy_is_recognised(&mut self, scene: &Scene<'_>, cr3: u64, from: i32, to: i32) {
         self.counts.copies += 1;
+        // Where the source is has to be said anew when it is read next.
+        if !mutant("the source of a copy stays quiet") {
+            self.listen_to(scene.window, cr3);
+        }
         self.note_down(cr3, format_args!("copy from={from} to={to}"));
     }
 

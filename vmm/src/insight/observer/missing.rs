@@ -1,7 +1,7 @@
 //! What must be known before a call can be understood.
 
-use super::super::call::Call;
-use super::super::file::Known;
+use super::super::call::{Call, UserData};
+use super::super::file::{Known, OpenFile};
 use super::super::process::{Process, Standing};
 use super::super::question::Question;
 use super::Observer;
@@ -31,14 +31,13 @@ impl Observer {
             return None;
         }
         match *call {
-            Call::Write { fd, at, .. } => self
+            Call::Write { fd, data, at, .. } => self
                 .missing_of_file(cr3, fd, at.is_none())
-                .or_else(|| self.missing_of_name(process, fd))
+                .or_else(|| self.missing_of_name(process, fd, data))
                 .or_else(|| self.missing_of_copy(process)),
             Call::Read { fd, at, .. } => self
                 .missing_to_read(cr3, fd)
                 .or_else(|| self.missing_position(cr3, fd, at)),
-            Call::Forget { first, last } if first == last => self.missing_last(process, first),
             Call::Map { fd } => self.missing_to_read(cr3, fd),
             Call::Truncate { fd, .. } => self.missing_of_file(cr3, fd, false),
             Call::End { named, .. } => self.missing_target(named),
@@ -50,12 +49,22 @@ impl Observer {
         }
     }
 
-    /// The path of a file, where that tells what its content is: by its name, or because it was told
-    /// when a file of that name was opened.
-    fn missing_of_name(&self, process: &Process, fd: i32) -> Option<Question> {
-        let file = process.files.get(fd)?;
+    /// The path of a file that is about to be written, where that tells what its content is: by its
+    /// name, or because it was told when a file of that name was opened. Or else for the report: when
+    /// it is closed, it is too late.
+    fn missing_of_name(&self, process: &Process, fd: i32, data: UserData) -> Option<Question> {
+        let file = process.files.get(fd).filter(|file| file.counts())?;
+        let bytes = match data {
+            UserData::One { len, .. } => len,
+            UserData::Vector { .. } => u64::MAX,
+        };
+        (self.name_tells(process, file) || self.report.lacks_name(file.id, bytes))
+            .then_some(Question::Path { fd })
+    }
+
+    fn name_tells(&self, process: &Process, file: &OpenFile) -> bool {
         let tells = self.looks_for_alike || !process.opened.is_empty();
-        (tells && file.counts() && file.encrypted == Known::NotYet).then_some(Question::Path { fd })
+        tells && file.encrypted == Known::NotYet
     }
 
     fn missing_of_copy(&self, process: &Process) -> Option<Question> {
@@ -65,28 +74,17 @@ impl Observer {
             .flatten()
     }
 
-    /// The path of a file that is about to be closed, for the report.
-    fn missing_last(&self, process: &Process, fd: u32) -> Option<Question> {
-        let fd = i32::try_from(fd).ok()?;
-        let file = process.files.get(fd).filter(|file| file.counts())?;
-        self.report
-            .lacks_name(file.id)
-            .then_some(Question::Path { fd })
-    }
-
     fn missing_to_read(&self, cr3: u64, fd: i32) -> Option<Question> {
         if let Some(question) = self.missing_of_file(cr3, fd, false) {
             return Some(question);
         }
         let process = self.processes.get(cr3)?;
-        if !process.opened.is_empty()
-            && let Some(question) = self.missing_of_name(process, fd)
-        {
-            return Some(question);
+        let file = process.files.get(fd).filter(|file| file.counts())?;
+        if !process.opened.is_empty() && self.name_tells(process, file) {
+            return Some(Question::Path { fd });
         }
-        let file = process.files.get(fd)?;
         let from = file.located_bytes;
-        (file.counts() && from < file.size_bytes).then_some(Question::Extents { fd, from })
+        (from < file.size_bytes).then_some(Question::Extents { fd, from })
     }
 
     fn missing_of_file(&self, cr3: u64, fd: i32, moves: bool) -> Option<Question> {
@@ -97,7 +95,7 @@ impl Observer {
             return None;
         }
         let path_counts = file.wanted == Known::NotYet && !self.paths.is_empty();
-        if path_counts || self.report.lacks_name(file.id) {
+        if path_counts || self.report.lacks_name(file.id, 0) {
             return Some(Question::Path { fd });
         }
         let size_bytes = self.report.size_bytes(file.id).unwrap_or_default();

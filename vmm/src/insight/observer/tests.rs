@@ -10,6 +10,7 @@ use vm_memory::{GuestAddress, GuestMemoryMmap};
 use super::super::fingerprints::Mark;
 use super::super::located::Located;
 use super::super::partial_blocks::BLOCK_BYTES;
+use super::super::window::{Note, Quiet};
 use super::*;
 
 const ROOT: Root = Root {
@@ -155,7 +156,8 @@ impl Guest {
                 let Some(file) = file(regs.rdi) else {
                     return ERROR;
                 };
-                let mode = 0o100_644;
+                let is_device = file.path.starts_with("/dev");
+                let mode = if is_device { 0o020_644 } else { 0o100_644 };
                 // The descriptor stands for the file.
                 let words = [DEVICE, regs.rdi, 1, mode, 0, 0, file.content.len() as u64];
                 put(regs.rsi, words.map(u64::to_le_bytes).as_flattened());
@@ -212,6 +214,45 @@ impl Guest {
         file.offset = end;
         self.put(BUFFER, &bytes);
         (bytes, asked)
+    }
+
+    /// Makes a call that the stub only notes, if it would.
+    fn note(&mut self, number: c_long, [fd, address, len]: [u64; 3]) {
+        let quiet = self.quiet(i32::try_from(fd).unwrap());
+        let noted = match number {
+            libc::SYS_read => quiet.reads,
+            libc::SYS_write => quiet.writes,
+            _ => true,
+        };
+        assert!(noted, "call {number} would exit");
+        let regs = kvm_regs {
+            rax: number.cast_unsigned(),
+            rdi: fd,
+            rsi: address,
+            rdx: len,
+            ..Default::default()
+        };
+        let note = Note {
+            serial: 0,
+            regs,
+            cr3: ROOT.table | 3,
+        };
+        self.window.put_note(0, &note);
+        let scene = Scene {
+            memory: Memory(&self.memory),
+            window: &self.window,
+            root: Root {
+                table: 0,
+                five_levels: false,
+            },
+            fs_base: &|| None,
+            now_ms: 0,
+        };
+        self.observer.take_notes(&scene);
+    }
+
+    fn quiet(&self, fd: i32) -> Quiet {
+        self.window.quiet(process_bit(ROOT.table), fd)
     }
 
     fn close(&mut self, fd: i32) -> u32 {
@@ -406,7 +447,7 @@ fn what_is_known_or_of_no_use_is_not_asked() {
     let who_and_what = guest.write(3, 4096);
     assert_eq!(who_and_what, 2, "who it is, and what 3 is");
     assert_eq!((guest.write(3, 4096), guest.close(3)), (0, 0));
-    assert_eq!((guest.write(4, 32_768), guest.close(4)), (1, 1), "its name");
+    assert_eq!((guest.write(4, 32_768), guest.close(4)), (2, 0), "its name");
     // Where it stands says how it was opened, too: it may write where it is, or append.
     guest.call(libc::SYS_lseek, [5, 100, 0, 0, 0, 0]);
     assert_eq!(guest.write(5, 4096), 3);
@@ -414,6 +455,89 @@ fn what_is_known_or_of_no_use_is_not_asked() {
     guest.open(7, "/srv/large", vec![b'x'; 2 * CHUNK_BYTES]);
     let mut reads = |fd| [(); 3].map(|()| guest.read_and_count(fd).1);
     assert_eq!(reads(6), [2, 0, 0], "what it is, and where");
-    assert_eq!(reads(7), [2, 1, 0], "what and where it is, and its name");
+    assert_eq!(reads(7), [3, 0, 0], "what and where it is, and its name");
     assert_eq!(guest.close(7), 0);
+}
+
+const LOUD: Quiet = Quiet {
+    reads: false,
+    writes: false,
+};
+
+#[test]
+fn a_file_that_is_known_is_read_without_an_exit() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.call(libc::SYS_execve, [PATH, 0, 0, 0, 0, 0]);
+    guest.open(3, "/srv/file", vec![b'x'; 100 * CHUNK_BYTES]);
+    guest.open(4, "/dev/null", Vec::new());
+    guest.read(3);
+    guest.write(4, 1);
+    let (reads, writes) = (true, true);
+    assert_eq!(guest.quiet(3), Quiet { reads, ..LOUD });
+    assert_eq!(guest.quiet(4), Quiet { reads, writes });
+    guest.note(libc::SYS_write, [4, BUFFER, 1]);
+    for _ in 0..62 {
+        guest.note(libc::SYS_read, [3, BUFFER, CHUNK_BYTES as u64]);
+    }
+    let read = guest.observer.report.summary(0).files[0].traffic;
+    assert_eq!((read.reads, read.read_bytes), (63, 63 * CHUNK_BYTES as u64));
+    // Where it stands is not believed for ever.
+    guest.note(libc::SYS_read, [3, BUFFER, 1]);
+    assert_eq!(guest.quiet(3), LOUD);
+    assert_eq!(guest.observer.counts.noted, 64);
+}
+
+#[test]
+fn what_was_closed_is_met_again() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    guest.read(3);
+    guest.note(libc::SYS_close, [3, 0, 0]);
+    assert_eq!(guest.quiet(3), LOUD);
+    assert!(guest.read_and_count(3).1 > 0);
+    // Others stay as they are.
+    guest.note(libc::SYS_close, [5, 0, 0]);
+    assert!(guest.quiet(3).reads);
+    guest.call(libc::SYS_dup2, [5, 3, 0, 0, 0, 0]);
+    assert_eq!(guest.quiet(3), LOUD);
+}
+
+#[test]
+fn page_tables_that_may_be_another_s_are_not_quiet() {
+    let mut guest = Guest::with("on", "/bin/forker", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    for number in [libc::SYS_fork, libc::SYS_execve] {
+        guest.read(3);
+        assert!(guest.quiet(3).reads);
+        guest.call(number, [PATH, 0, 0, 0, 0, 0]);
+        assert_eq!(guest.quiet(3), LOUD, "{number}");
+    }
+}
+
+#[test]
+fn the_source_of_a_copy_is_asked_for_again() {
+    let mut guest = Guest::new("on", "/bin/copier");
+    guest.open(3, "/srv/source", random(1, 4 * CHUNK_BYTES));
+    guest.open(4, "/srv/target", Vec::new());
+    let bytes = guest.read(3);
+    assert!(guest.quiet(3).reads);
+    guest.write(4, bytes.len());
+    assert_eq!(guest.observer.counts.copies, 1);
+    assert_eq!(guest.quiet(3), LOUD);
+    guest.located();
+    guest.read(3);
+    assert_eq!(guest.located(), [(3, DedupHint::Prefetch)]);
+    assert!(guest.quiet(3).reads);
+    // When it is none any more, the next read exits.
+    guest.note(libc::SYS_close, [4, 0, 0]);
+    guest.note(libc::SYS_read, [3, BUFFER, CHUNK_BYTES as u64]);
+    assert_eq!(guest.quiet(3), LOUD);
+}
+
+#[test]
+fn notes_of_who_is_not_known_are_nothing() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.note(libc::SYS_close, [3, 0, 0]);
+    assert_eq!(guest.observer.counts.noted, 0);
+    assert!(guest.observer.report.summary(0).processes.is_empty());
 }

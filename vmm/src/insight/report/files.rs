@@ -13,7 +13,8 @@ use super::usage::{Usage, take_smaller_half};
 /// least bytes are forgotten.
 const LIVE_MAX: usize = 8192;
 const ENDED_MAX: usize = 4096;
-/// A file with less than so many bytes read and written is not worth being asked for its name.
+/// A file of less than so many bytes, of which fewer were read and written, is not worth being asked
+/// for its name, which takes an exit.
 const NAMED_BYTES: u64 = 32 << 10;
 
 /// What a file is called.
@@ -94,10 +95,11 @@ impl SeenFiles {
         self.live.get(&id).map(|file| file.size_bytes)
     }
 
-    /// Whether the file is to be asked for its path, which takes an exit.
-    pub(super) fn lacks_name(&self, id: FileId) -> bool {
+    /// Whether the file, that is about to be written so many bytes, is to be asked for its path.
+    pub(super) fn lacks_name(&self, id: FileId, bytes: u64) -> bool {
         self.live.get(&id).is_some_and(|file| {
-            file.name == Name::NotAsked && file.usage.traffic.bytes() >= NAMED_BYTES
+            let has = file.usage.traffic.bytes().max(file.size_bytes);
+            file.name == Name::NotAsked && has.saturating_add(bytes) >= NAMED_BYTES
         })
     }
 
@@ -234,16 +236,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_asked_for_its_path_once_and_only_if_it_has_some_traffic() {
+    fn a_file_is_asked_for_its_path_once_and_only_if_it_is_worth_it() {
         let mut files = SeenFiles::default();
-        assert!(!files.lacks_name(id(1)));
+        assert!(!files.lacks_name(id(1), NAMED_BYTES));
+        files.meet(id(1), NAMED_BYTES);
+        assert!(files.lacks_name(id(1), 0));
         for lacks in [false, true] {
-            let (file, _) = files.meet(id(1), 0);
-            file.usage.traffic.read(NAMED_BYTES / 2);
-            assert_eq!(files.lacks_name(id(1)), lacks);
+            assert_eq!(files.lacks_name(id(2), 0), lacks);
+            let (file, _) = files.meet(id(2), 0);
+            file.usage.traffic.read(NAMED_BYTES - u64::from(lacks));
+        }
+        files.meet(id(3), 0);
+        for (bytes, lacks) in [(NAMED_BYTES - 1, false), (NAMED_BYTES, true)] {
+            assert_eq!(files.lacks_name(id(3), bytes), lacks);
         }
         files.named(id(1), None);
-        assert!(!files.lacks_name(id(1)));
+        assert!(!files.lacks_name(id(1), 0));
     }
 
     #[test]

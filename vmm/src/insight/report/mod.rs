@@ -14,6 +14,8 @@ mod table;
 mod usage;
 mod working_set;
 
+use disk::mutant;
+
 use super::file::OpenFile;
 use super::fingerprints::FileId;
 use blocks::{Blocks, Death};
@@ -99,9 +101,9 @@ impl Report {
         self.forget(gone);
     }
 
-    /// Whether a file is to be asked for its path: one that is read or written more than a little.
-    pub(super) fn lacks_name(&self, file: FileId) -> bool {
-        self.files.lacks_name(file)
+    /// Whether a file is to be asked for its path, that is about to be written so many bytes.
+    pub(super) fn lacks_name(&self, file: FileId, bytes: u64) -> bool {
+        self.files.lacks_name(file, bytes)
     }
 
     /// The kernel said what a file is called, or that it does not know.
@@ -167,7 +169,7 @@ impl Report {
 
     /// A file loses one of its `links` names.
     pub(super) fn unlinked(&mut self, at_ms: u64, file: FileId, links: u64) {
-        if links > 1 {
+        if links > 1 && !mutant("a file ends with its first name") {
             self.limits.unlinks_of_linked += 1;
             return;
         }
