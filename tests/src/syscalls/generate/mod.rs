@@ -38,6 +38,10 @@ pub(super) enum Mode {
     Pwritev,
     Direct,
     Append,
+    /// Each is durable before the next begins.
+    Deliver,
+    /// Some blocks at a time are.
+    Commit,
     Mmap,
     Sendfile,
     CopyFileRange,
@@ -50,13 +54,15 @@ pub(super) enum Mode {
 }
 
 /// All of them, by name.
-const MODES: [(&str, Mode); 15] = [
+const MODES: [(&str, Mode); 17] = [
     ("write", Mode::Write),
     ("pwrite", Mode::Pwrite),
     ("writev", Mode::Writev),
     ("pwritev", Mode::Pwritev),
     ("direct", Mode::Direct),
     ("append", Mode::Append),
+    ("deliver", Mode::Deliver),
+    ("commit", Mode::Commit),
     ("mmap", Mode::Mmap),
     ("sendfile", Mode::Sendfile),
     ("copy-file-range", Mode::CopyFileRange),
@@ -179,7 +185,9 @@ fn make(mode: Mode, job: Job<'_>) -> Result<()> {
         Mode::Writev => write::from_pieces(job),
         Mode::Pwritev => write::from_pieces_backwards(job),
         Mode::Direct => write::around_the_cache(job),
-        Mode::Append => write::append(job),
+        Mode::Append => write::append(job).map(drop),
+        Mode::Deliver => Ok(write::append(job)?.sync_all()?),
+        Mode::Commit => write::transactions(job),
         Mode::Mmap => write::in_memory(job),
         Mode::Dup => write::through_two_descriptors(job),
         Mode::Fork => write::parent_then_child(job),

@@ -17,6 +17,8 @@ use crate::syscalls::content::BLOCK_BYTES;
 
 /// How much of a file is mapped at a time: a multiple of a block.
 const WINDOW_BYTES: u64 = 4 << 20;
+/// How much of a file is written before it is made durable.
+const TRANSACTION_PIECES: usize = 8;
 
 fn create(job: &Job<'_>) -> Result<File> {
     Ok(OpenOptions::new()
@@ -44,15 +46,31 @@ pub(super) fn in_order(mut job: Job<'_>) -> Result<()> {
 
 pub(super) fn in_any_order(mut job: Job<'_>) -> Result<()> {
     let file = create(&job)?;
+    for piece in shuffled(&mut job) {
+        whole(pwrite(&file, &job.piece(piece), piece.0), piece.1)?;
+    }
+    Ok(())
+}
+
+/// As a database writes its pages.
+pub(super) fn transactions(mut job: Job<'_>) -> Result<()> {
+    let file = create(&job)?;
+    for transaction in shuffled(&mut job).chunks(TRANSACTION_PIECES) {
+        for &piece in transaction {
+            whole(pwrite(&file, &job.piece(piece), piece.0), piece.1)?;
+        }
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
+fn shuffled(job: &mut Job<'_>) -> Vec<(u64, usize)> {
     let mut pieces: Vec<_> = job.pieces().collect();
     // Fisher and Yates.
     for at in (1..pieces.len()).rev() {
         pieces.swap(at, job.numbers.size(0, at + 1));
     }
-    for piece in pieces {
-        whole(pwrite(&file, &job.piece(piece), piece.0), piece.1)?;
-    }
-    Ok(())
+    pieces
 }
 
 /// Three parts of what is written at once: uneven, and the last one may be empty.
@@ -93,13 +111,13 @@ pub(super) fn around_the_cache(mut job: Job<'_>) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn append(mut job: Job<'_>) -> Result<()> {
+pub(super) fn append(mut job: Job<'_>) -> Result<File> {
     drop(create(&job)?);
     let file = File::options().append(true).open(job.path)?;
     for piece in job.pieces() {
         whole(write(&file, &job.piece(piece)), piece.1)?;
     }
-    Ok(())
+    Ok(file)
 }
 
 pub(super) fn in_memory(mut job: Job<'_>) -> Result<()> {
