@@ -1,4 +1,4 @@
-//! Breaks the disk engine on purpose, and sees whether its random tests notice.
+//! Breaks the disk engine and the hooks on purpose, and sees whether their tests notice.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,8 +8,39 @@ use std::process::Command;
 use anyhow::{Context as _, Result, ensure};
 use tests::artifacts::{cargo, target_dir, workspace_dir};
 
-/// The tests that may notice, and with how many seeds they try: the quick ones first.
-const TRIALS: [(&str, u64); 24] = [
+/// Tests that may notice, by a part of their names, and with how many seeds they try.
+type Trial = (&'static str, u64);
+
+/// Code that can be broken, and what may notice: the quick tests first.
+struct Part {
+    package: &'static str,
+    /// The target that has the tests.
+    target: &'static [&'static str],
+    /// Where the code is.
+    folder: &'static str,
+    trials: &'static [Trial],
+    /// So many of them are quick.
+    quick: usize,
+}
+
+const PARTS: [Part; 2] = [
+    Part {
+        package: "microvm",
+        target: &["--bin", "microvm"],
+        folder: "vmm/src",
+        trials: &[("insight", 1)],
+        quick: 1,
+    },
+    Part {
+        package: "disk",
+        target: &["--lib"],
+        folder: "disk/src",
+        trials: &DISK_TRIALS,
+        quick: 20,
+    },
+];
+
+const DISK_TRIALS: [Trial; 24] = [
     ("open::name", 1),
     ("graybox::tests::journal", 1),
     ("growth::tests::zeros", 20),
@@ -35,8 +66,6 @@ const TRIALS: [(&str, u64); 24] = [
     ("qcow2::tests::crash", 260),
     ("qcow2::tests::faults", 1000),
 ];
-/// So many of them are quick.
-const QUICK: usize = 20;
 /// How the code asks whether it is to be broken.
 const HOOK: &str = "mutant(\"";
 
@@ -46,34 +75,70 @@ struct Catch {
     seed: String,
 }
 
-/// Tries each breakage that the engine's code names, with seeds from `first` on; whether all were
-/// noticed.
+/// Tries each breakage that the code names, with seeds from `first` on; whether all were noticed.
 pub(super) fn run(first: u64) -> Result<bool> {
-    let mut names = BTreeSet::new();
-    collect(&workspace_dir().join("disk/src"), &mut names)?;
-    ensure!(!names.is_empty(), "the disk engine names no mutants");
-    let whole = TRIALS[..QUICK]
-        .iter()
-        .find_map(|trial| attempt("", *trial, first).transpose());
-    if let Some(catch) = whole.transpose()? {
-        println!("{} fails at seed {} as it is", catch.test, catch.seed);
-        return Ok(false);
-    }
-    println!("{:<52} {:<74} seed", "mutant", "caught by");
-    let mut survivors = 0;
-    for name in &names {
-        let caught = TRIALS
+    let (mut all, mut survivors) = (0, 0);
+    for part in &PARTS {
+        let mut names = BTreeSet::new();
+        collect(&workspace_dir().join(part.folder), &mut names)?;
+        ensure!(!names.is_empty(), "{} names no mutants", part.folder);
+        let whole = part.trials[..part.quick]
             .iter()
-            .find_map(|trial| attempt(name, *trial, first).transpose());
-        if let Some(Catch { test, seed }) = caught.transpose()? {
-            println!("{name:<52} {test:<74} {seed}");
-        } else {
-            println!("{name:<52} nothing");
-            survivors += 1;
+            .find_map(|trial| part.attempt("", *trial, first).transpose());
+        if let Some(catch) = whole.transpose()? {
+            println!("{} fails at seed {} as it is", catch.test, catch.seed);
+            return Ok(false);
+        }
+        println!("{:<52} {:<74} seed", "mutant", "caught by");
+        all += names.len();
+        for name in &names {
+            survivors += usize::from(!part.catches(name, first)?);
         }
     }
-    println!("{} mutants, {survivors} survived", names.len());
+    println!("{all} mutants, {survivors} survived");
     Ok(survivors == 0)
+}
+
+impl Part {
+    /// Whether a test notices a breakage, which is printed.
+    fn catches(&self, name: &str, first: u64) -> Result<bool> {
+        let caught = self
+            .trials
+            .iter()
+            .find_map(|trial| self.attempt(name, *trial, first).transpose());
+        let caught = caught.transpose()?;
+        match &caught {
+            Some(Catch { test, seed }) => println!("{name:<52} {test:<74} {seed}"),
+            None => println!("{name:<52} nothing"),
+        }
+        Ok(caught.is_some())
+    }
+
+    /// Runs a test on broken code; absent if it succeeds all the same.
+    fn attempt(&self, mutant: &str, (filter, seeds): Trial, first: u64) -> Result<Option<Catch>> {
+        let mut command: Command = cargo();
+        command
+            .args(["test", "--quiet", "--package", self.package])
+            .args(self.target)
+            .arg("--target-dir")
+            .arg(target_dir().join("mutants"))
+            .args(["--", filter])
+            .env("RUSTFLAGS", "--cfg mutants")
+            .env("RUST_BACKTRACE", "0")
+            .env("MICROVM_MUTANT", mutant)
+            .env("MICROVM_SEED", first.to_string())
+            .env("MICROVM_SEEDS", seeds.to_string());
+        let output = command.output().context("cargo test: run")?;
+        if output.status.success() {
+            return Ok(None);
+        }
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let catch = catch_in(&printed).with_context(|| {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            format!("{filter} with '{mutant}': no seed failed\n{printed}{errors}")
+        })?;
+        Ok(Some(catch))
+    }
 }
 
 /// Finds the names of all breakages in a folder of code.
@@ -95,37 +160,6 @@ fn names_in(code: &str) -> impl Iterator<Item = &str> {
     code.split(HOOK)
         .skip(1)
         .filter_map(|rest| rest.split('"').next())
-}
-
-/// Runs a test on a broken engine; absent if it succeeds all the same.
-fn attempt(mutant: &str, (filter, seeds): (&str, u64), first: u64) -> Result<Option<Catch>> {
-    let mut command: Command = cargo();
-    command
-        .args([
-            "test",
-            "--quiet",
-            "--package",
-            "disk",
-            "--lib",
-            "--target-dir",
-        ])
-        .arg(target_dir().join("mutants"))
-        .args(["--", filter])
-        .env("RUSTFLAGS", "--cfg mutants")
-        .env("RUST_BACKTRACE", "0")
-        .env("MICROVM_MUTANT", mutant)
-        .env("MICROVM_SEED", first.to_string())
-        .env("MICROVM_SEEDS", seeds.to_string());
-    let output = command.output().context("cargo test: run")?;
-    if output.status.success() {
-        return Ok(None);
-    }
-    let printed = String::from_utf8_lossy(&output.stdout);
-    let catch = catch_in(&printed).with_context(|| {
-        let errors = String::from_utf8_lossy(&output.stderr);
-        format!("{filter} with '{mutant}': no seed failed\n{printed}{errors}")
-    })?;
-    Ok(Some(catch))
 }
 
 /// The first test that failed, and the seed that replays it, if it has any.
