@@ -57,6 +57,7 @@ impl Contents {
         let mark = Mark {
             file: written.file,
             class: written.class.unwrap_or_else(by_size),
+            by_size: written.class.is_none(),
             dedup: written.dedup,
         };
         let mut at = written.start;

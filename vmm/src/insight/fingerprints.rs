@@ -23,6 +23,8 @@ pub(super) struct FileId {
 pub(super) struct Mark {
     pub(super) file: FileId,
     pub(super) class: Class,
+    /// Whether the class follows from the file's size, which was this when the content was written.
+    pub(super) by_size: bool,
     pub(super) dedup: DedupHint,
 }
 
@@ -116,6 +118,7 @@ mod tests {
         Mark {
             file: FileId { device: 1, inode },
             class: Class::Below1Mib,
+            by_size: true,
             dedup: DedupHint::None,
         }
     }

@@ -270,7 +270,7 @@ impl Insight {
         let mut observer = lock(&self.observer);
         hashes
             .into_iter()
-            .filter_map(|(at, hash)| Some((at, observer.contents.find(hash)?)))
+            .filter_map(|(at, hash)| Some((at, observer.find(hash)?)))
             .collect()
     }
 
@@ -291,6 +291,7 @@ impl Insight {
                 // It is not known which that is.
                 file: FileId::default(),
                 class,
+                by_size: false,
                 dedup: DedupHint::Prefetch,
             };
             observer.contents.expect(hash, mark);

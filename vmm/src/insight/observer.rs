@@ -14,7 +14,7 @@ use std::ops::AddAssign;
 use std::sync::{Arc, Mutex};
 use std::{fmt, mem};
 
-use disk::{DedupHint, mutant};
+use disk::{Class, DedupHint, mutant};
 use kvm_bindings::kvm_regs;
 
 use super::call::{
@@ -22,7 +22,7 @@ use super::call::{
 };
 use super::content::{Contents, Written};
 use super::file::Known;
-use super::fingerprints::Fingerprinter;
+use super::fingerprints::{Fingerprinter, Mark};
 use super::glob::Glob;
 use super::hint::{Hint, MAGIC};
 use super::located::Waiting;
@@ -164,6 +164,19 @@ impl Observer {
         self.processes.clear();
         self.listen_to_all(window);
         window.watch_all(true);
+    }
+
+    /// What is known of a content that reaches the disk.
+    pub(super) fn find(&mut self, hash: u64) -> Option<Mark> {
+        let mut mark = self.contents.find(hash)?;
+        // A file that is written piece by piece was smaller when it was written here.
+        if mark.by_size
+            && !mutant("a file stays as small as it was")
+            && let Some(size_bytes) = self.report.size_bytes(mark.file)
+        {
+            mark.class = mark.class.min(Class::of_file(size_bytes));
+        }
+        Some(mark)
     }
 
     /// Whether nothing stands in the way of taking the hooks away.

@@ -278,7 +278,7 @@ impl Guest {
         let len = content.len().min(BLOCK_BYTES);
         block[..len].copy_from_slice(&content[..len]);
         let hash = self.fingerprinter.of(&block)?;
-        self.observer.contents.find(hash)
+        self.observer.find(hash)
     }
 
     fn dedup(&mut self, content: &[u8]) -> Option<DedupHint> {
@@ -540,4 +540,24 @@ fn notes_of_who_is_not_known_are_nothing() {
     guest.note(libc::SYS_close, [3, 0, 0]);
     assert_eq!(guest.observer.counts.noted, 0);
     assert!(guest.observer.report.summary(0).processes.is_empty());
+}
+
+#[test]
+fn what_was_written_first_is_of_the_class_that_the_file_has_when_it_reaches_the_disk() {
+    let mut guest = Guest::new("on", "/bin/writer");
+    guest.open(4, "/srv/large", Vec::new());
+    let first = random(0, CHUNK_BYTES);
+    for number in 0..32 {
+        guest.put(BUFFER, &random(number, CHUNK_BYTES));
+        guest.write(4, CHUNK_BYTES);
+        let class = guest.mark(&first).unwrap().class;
+        let size_bytes = (number + 1) * CHUNK_BYTES as u64;
+        assert_eq!(class, Class::of_file(size_bytes), "{size_bytes}");
+    }
+    // What it says itself stays.
+    let said = random(100, BLOCK_BYTES);
+    guest.put(BUFFER, &said);
+    let arguments = [4, BUFFER, BLOCK_BYTES as u64, 0, MAGIC, 4];
+    guest.call(libc::SYS_write, arguments);
+    assert_eq!(guest.mark(&said).unwrap().class, Class::Below1Mib);
 }
