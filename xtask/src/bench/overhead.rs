@@ -85,10 +85,10 @@ pub(super) fn run(_: &Arguments, report: &mut Report) -> Result<()> {
     let disk = host.ext4_disk("600M");
     in_guest(&host, &disk, None, TREE)?;
     let mut text = format!(
-        "{:<12} {:>7} {:>9} {:>8} {:>7} {:>10} | {:>9} {:>7} | {:>9} {:>7}\n",
+        "{:<12} | {:>9} {:>6} | {:>7} {:>7} {:>10} | {:>9} {:>6} | {:>9} {:>6}\n",
         "",
-        "calls",
         "unwatched",
+        "cost",
         "watched",
         "noted",
         "exits/call",
@@ -177,20 +177,23 @@ fn counts(stats: &Value, report: &Value) -> Result<Counts> {
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 fn line(name: &str, unwatched: Counts, watched: Counts, here_ns: [u64; 2]) -> String {
-    let exits = watched.exits;
-    let cost = |ns: u64| exits as f64 * EXIT_NS / ns as f64 * 100.0;
+    let cost = |exits: u64, ns: u64| {
+        let percent = exits as f64 * EXIT_NS / ns as f64 * 100.0;
+        format!("{percent:.1} %")
+    };
     let ms = |ns: u64| format!("{} ms", ns / 1_000_000);
     let [cached_ns, disk_ns] = here_ns;
     format!(
-        "{name:<12} {:>7} {:>9} {exits:>8} {:>7} {:>10.2} | {:>9} {:>5.1} % | {:>9} {:>5.1} %\n",
-        watched.data_calls,
+        "{name:<12} | {:>9} {:>6} | {:>7} {:>7} {:>10.2} | {:>9} {:>6} | {:>9} {:>6}\n",
         unwatched.exits,
+        cost(unwatched.exits, cached_ns),
+        watched.exits,
         watched.noted,
-        exits as f64 / watched.data_calls.max(1) as f64,
+        watched.exits as f64 / watched.data_calls.max(1) as f64,
         ms(cached_ns),
-        cost(cached_ns),
+        cost(watched.exits, cached_ns),
         ms(disk_ns),
-        cost(disk_ns),
+        cost(watched.exits, disk_ns),
     )
 }
 
