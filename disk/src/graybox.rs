@@ -27,6 +27,16 @@ pub struct GrayBox {
     seen: RefCell<Seen>,
 }
 
+/// A file system, as a guest names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VolumeName {
+    /// One whose addresses are those of its volume: that of a partition by its number, in the order of
+    /// the disk from 1 on, or for 0 that of a disk without partitions.
+    Partition(usize),
+    /// A btrfs, whose addresses are its own, by `f_fsid` of statfs(2).
+    Btrfs([u32; 2]),
+}
+
 struct Seen {
     size_bytes: u64,
     partitions: Partitions,
@@ -59,20 +69,23 @@ impl GrayBox {
         }
     }
 
-    /// Where a file system starts whose addresses are those of its volume, in bytes: that of a
-    /// partition by its number, in the order of the disk from 1 on, or for 0 that of a disk without
-    /// partitions. None if there is none that is known; btrfs has addresses of its own.
-    pub fn volume_start(&self, partition: usize) -> Option<u64> {
+    /// Where the bytes `addresses` of a file system are on the disk, in bytes from its start: nowhere
+    /// if no such file system is known, or only in part where the rest is not known or is on another
+    /// disk; and twice where btrfs keeps two copies. The places do not overlap.
+    pub fn places(&self, name: VolumeName, addresses: &Range<u64>) -> Vec<Range<u64>> {
         let seen = self.seen.borrow();
-        let parted = !seen.partitions.found().is_empty();
-        let index = match partition.checked_sub(1) {
-            Some(index) if parted => index,
-            None if !parted => 0,
-            _ => return None,
-        };
-        let volume = seen.volumes.get(index)?;
-        let system = volume.file_system.as_ref()?;
-        (!matches!(system, FileSystem::Btrfs(_))).then_some(volume.range.start)
+        match name {
+            VolumeName::Partition(number) => {
+                let volume = seen.numbered(number);
+                let place = volume.and_then(|volume| volume.place(addresses));
+                place.into_iter().collect()
+            }
+            VolumeName::Btrfs(id) => {
+                let volumes = seen.volumes.iter();
+                let places = volumes.flat_map(|volume| volume.places_in_btrfs(id, addresses));
+                places.collect()
+            }
+        }
     }
 
     /// Roughly what is remembered, in bytes.
@@ -175,6 +188,16 @@ impl Seen {
             .collect();
     }
 
+    /// The volume of a partition by its number, or for 0 that of a disk without partitions.
+    fn numbered(&self, partition: usize) -> Option<&Volume> {
+        let parted = !self.partitions.found().is_empty();
+        match partition.checked_sub(1) {
+            Some(index) if parted => self.volumes.get(index),
+            None if !parted => self.volumes.first(),
+            _ => None,
+        }
+    }
+
     fn volumes_in(&mut self, range: &Range<u64>) -> &mut [Volume] {
         let first = self
             .volumes
@@ -254,6 +277,35 @@ impl Volume {
                 }
             }
         }
+    }
+
+    /// Where the bytes `addresses` of this volume are on the disk, if its file system has no other
+    /// addresses.
+    fn place(&self, addresses: &Range<u64>) -> Option<Range<u64>> {
+        match self.file_system.as_ref()? {
+            FileSystem::Ext4(_) | FileSystem::Xfs(_) => self.on_disk(addresses),
+            FileSystem::Btrfs(_) => None,
+        }
+    }
+
+    /// Where the bytes `addresses` of the btrfs with this `f_fsid` are on the disk, as far as they are
+    /// in this volume.
+    fn places_in_btrfs(&self, id: [u32; 2], addresses: &Range<u64>) -> Vec<Range<u64>> {
+        match &self.file_system {
+            Some(FileSystem::Btrfs(known)) if known.is_named(id) => {
+                let places = known.places(addresses);
+                places.filter_map(|place| self.on_disk(&place)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// What of `range` is in this volume, from the start of the disk.
+    fn on_disk(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let start = self.range.start.checked_add(range.start)?;
+        let end = self.range.start.saturating_add(range.end);
+        let end = end.min(self.range.end);
+        (start < end).then_some(start..end)
     }
 
     fn is_metadata(&self, offset: u64, len: u64) -> (bool, u64) {

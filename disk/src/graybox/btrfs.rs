@@ -35,6 +35,8 @@ pub(super) struct Btrfs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Layout {
     node_bytes: u64,
+    /// The file system's identity to its users.
+    fsid: [u8; 16],
     /// What nodes begin with.
     identity: [u8; 16],
     device: u64,
@@ -63,6 +65,7 @@ impl Found {
         is_sane.then(|| Self {
             layout: Layout {
                 node_bytes: node_bytes.into(),
+                fsid: fields.fsid,
                 identity: if has_own {
                     fields.metadata_uuid
                 } else {
@@ -109,6 +112,20 @@ impl Btrfs {
                 _ => break,
             }
         }
+    }
+
+    /// Whether statfs(2) says `f_fsid` of it: what `btrfs_statfs` makes of the identity (Linux,
+    /// `fs/btrfs/super.c`). The second number has that of the subvolume mixed in, which is nowhere else
+    /// here. The first would have its upper half, which is zero: there are no 2^32 subvolumes.
+    pub(super) fn is_named(&self, f_fsid: [u32; 2]) -> bool {
+        let fsid = u128::from_be_bytes(self.layout.fsid);
+        let words = [fsid >> 96, fsid >> 32 & u128::from(u32::MAX)];
+        words[0] ^ words[1] == u128::from(f_fsid[0])
+    }
+
+    /// Where the bytes `logical` of its addresses are in this volume, as far as that is known.
+    pub(super) fn places(&self, logical: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        self.chunks.places(logical)
     }
 
     /// Learns from what passes by.
@@ -227,7 +244,7 @@ impl Btrfs {
 
     #[cfg(test)]
     pub(super) fn memory_bytes(&self) -> usize {
-        self.nodes.memory_bytes() + self.chunks.len() * 48
+        self.nodes.memory_bytes() + self.chunks.len() * 80
     }
 
     /// Nothing is needed of what is in `range`, in bytes.

@@ -2,6 +2,7 @@ mod hostile;
 mod images;
 mod journal;
 mod partitions;
+mod places;
 
 use std::fmt::Write as _;
 use std::fs;

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use disk::graybox::GrayBox;
+use disk::graybox::{GrayBox, VolumeName};
 use disk::{Buffers, CLASS_BLOCK_BYTES, Class, Classifier, DedupHint};
 
 use super::Insight;
@@ -34,7 +34,6 @@ impl DiskInsight {
             number: self.number,
             metadata: GrayBox::new(size_bytes),
             labels: RefCell::default(),
-            size_bytes,
         })
     }
 }
@@ -47,7 +46,6 @@ struct FileClassifier {
     /// It is asked first: what looks like a file's content there is a file that is none.
     metadata: GrayBox,
     labels: RefCell<Labels>,
-    size_bytes: u64,
 }
 
 impl FileClassifier {
@@ -57,19 +55,15 @@ impl FileClassifier {
             return;
         }
         for (partition, located) in self.insight.take_located(self.number) {
-            let Some(start) = self.metadata.volume_start(partition) else {
-                continue;
-            };
-            let from = start.saturating_add(located.range.start) / CLASS_BLOCK_BYTES;
-            let to = start
-                .saturating_add(located.range.end)
-                .min(self.size_bytes)
-                .div_ceil(CLASS_BLOCK_BYTES);
             let label = Label {
                 class: located.class,
                 dedup: located.dedup,
             };
-            self.labels.borrow_mut().set(from..to, label);
+            let name = VolumeName::Partition(partition);
+            for place in self.metadata.places(name, &located.range) {
+                let blocks = blocks(place.start, place.end - place.start);
+                self.labels.borrow_mut().set(blocks, label);
+            }
         }
     }
 

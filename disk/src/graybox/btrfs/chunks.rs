@@ -1,6 +1,7 @@
 //! Where chunks of a btrfs are on this disk, and what they hold.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use zerocopy::FromBytes as _;
 
@@ -8,6 +9,8 @@ use super::format::{Chunk, Stripe, chunk_kind};
 
 /// More parts of chunks are not remembered: of 1 GiB, they are 64 TiB.
 const PARTS_MAX: usize = 1 << 16;
+/// More places of a range of addresses are not told. A usual one is within a chunk.
+const PLACES_MAX: usize = 256;
 /// Devices that a chunk may be on.
 const STRIPES_MAX: u16 = 1024;
 
@@ -26,6 +29,8 @@ pub(super) enum Holds {
 #[derive(Debug, Default)]
 pub(super) struct Chunks {
     parts: BTreeMap<u64, Part>,
+    /// Those that have an address, by that, with where they are.
+    addressed: BTreeSet<(u64, u64)>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,9 +77,13 @@ impl Chunks {
         while let Some((&old, found)) = self.parts.range(..part.end).next_back()
             && found.end > start
         {
-            self.parts.remove(&old);
+            if let Some(logical) = self.parts.remove(&old).and_then(|part| part.logical) {
+                self.addressed.remove(&(logical, old));
+            }
         }
         if self.parts.len() < PARTS_MAX {
+            self.addressed
+                .extend(part.logical.map(|logical| (logical, start)));
             self.parts.insert(start, part);
         }
     }
@@ -87,6 +96,25 @@ impl Chunks {
     fn part(&self, offset: u64) -> Option<(u64, &Part)> {
         let (start, part) = self.parts.range(..=offset).next_back()?;
         (part.end > offset).then_some((*start, part))
+    }
+
+    /// Where the bytes `logical` of all addresses are on this disk, as far as that is known: those at
+    /// the highest addresses first, and each copy of them. The places do not overlap.
+    pub(super) fn places(&self, logical: &Range<u64>) -> impl Iterator<Item = Range<u64>> {
+        // Chunks do not overlap, but as copies: what is below the first that begins before the range
+        // ends before it.
+        let before = self.addressed.range(..(logical.start, 0)).next_back();
+        let first = before.map_or(logical.start, |(first, _)| *first);
+        let reached = self
+            .addressed
+            .range((first, 0)..(logical.end.max(first), 0));
+        let places = reached.rev().filter_map(move |&(first, start)| {
+            let part = self.parts.get(&start)?;
+            let from = logical.start.max(first) - first;
+            let to = (logical.end - first).min(part.end - start);
+            (from < to).then(|| start + from..start + to)
+        });
+        places.take(PLACES_MAX)
     }
 
     /// What there is at `offset`, and up to where it is the same.

@@ -1,13 +1,28 @@
 //! File systems that were made to do harm.
 
 use super::{EXT, SIZE_BYTES, XFS, XFS_BYTES, image};
-use crate::graybox::GrayBox;
+use crate::graybox::{GrayBox, VolumeName};
 use crate::rng::Rng;
 use crate::test_support::seeded;
 use crate::{Buffers, Classifier as _};
 
 /// A piece of 4 KiB that is not empty, and where it is.
 type Piece = (u64, Vec<u8>);
+
+/// Asks for the places of a range; they are on the disk, and none is told twice.
+fn ask_for_places(gray_box: &GrayBox, names: &[VolumeName], rng: &mut Rng) {
+    let start = rng.next() >> rng.below(64);
+    let len = rng.next() >> rng.below(64);
+    let name = names[rng.index(names.len())];
+    let mut places = gray_box.places(name, &(start..start.saturating_add(len)));
+    places.sort_by_key(|place| place.start);
+    let mut end = 0;
+    for place in places {
+        assert!(end <= place.start && place.start < place.end, "{place:?}");
+        end = place.end;
+    }
+    assert!(end <= XFS_BYTES, "{end}");
+}
 
 fn pieces(command: &str) -> Vec<Piece> {
     let image = image("whatever_passes_by_is_survived", command).unwrap_or_default();
@@ -31,6 +46,15 @@ fn damage(bytes: &mut [u8], rng: &mut Rng) {
     }
 }
 
+/// What the file system of these pieces may be called.
+fn names(pieces: &[Piece]) -> Vec<VolumeName> {
+    let superblock = pieces.iter().find(|(offset, _)| *offset == 64 << 10);
+    let word = |bytes: &[u8], at: usize| u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap());
+    let first = superblock.map(|(_, bytes)| word(bytes, 32) ^ word(bytes, 40));
+    let btrfs = VolumeName::Btrfs([first.unwrap_or_default(), 0]);
+    vec![btrfs, VolumeName::Partition(0), VolumeName::Partition(1)]
+}
+
 #[test]
 fn whatever_passes_by_is_survived() {
     let images: Vec<Vec<Piece>> = [
@@ -52,6 +76,7 @@ fn whatever_passes_by_is_survived() {
         let mut rng = Rng::new(seed);
         let pieces = &images[rng.index(images.len())];
         let gray_box = GrayBox::new(XFS_BYTES);
+        let names = names(pieces);
         // What matters most comes first on a disk.
         let first = pieces.len().min(40);
         for step in 0..4000 {
@@ -75,6 +100,7 @@ fn whatever_passes_by_is_survived() {
                     assert!((1..=len).contains(&same), "{same} of {len}");
                 }
             }
+            ask_for_places(&gray_box, &names, &mut rng);
             if rng.below(500) == 0 {
                 gray_box.discarded(at..at + 4096);
             }

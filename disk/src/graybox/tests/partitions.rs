@@ -5,7 +5,7 @@ use crate::graybox::GrayBox;
 use crate::{Buffers, Classifier as _};
 
 /// An entry of a master boot record.
-fn entry(kind: u8, start: u32, sectors: u32) -> [u8; 16] {
+pub(super) fn entry(kind: u8, start: u32, sectors: u32) -> [u8; 16] {
     let mut entry = [0; 16];
     entry[4] = kind;
     entry[8..12].copy_from_slice(&start.to_le_bytes());
@@ -13,7 +13,7 @@ fn entry(kind: u8, start: u32, sectors: u32) -> [u8; 16] {
     entry
 }
 
-fn record(entries: &[[u8; 16]]) -> Vec<u8> {
+pub(super) fn record(entries: &[[u8; 16]]) -> Vec<u8> {
     let mut record = vec![0; 512];
     for (place, entry) in record[446..].chunks_mut(16).zip(entries) {
         place.copy_from_slice(entry);
