@@ -1,12 +1,12 @@
 //! What the blocks of a disk are: metadata as the disk itself tells, and files by what processes
 //! wrote.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use disk::graybox::{GrayBox, VolumeName};
+use disk::graybox::GrayBox;
 use disk::{Buffers, CLASS_BLOCK_BYTES, Class, Classifier, DedupHint};
 
 use super::Insight;
@@ -30,6 +30,7 @@ impl DiskInsight {
     pub(crate) fn classifier(self, size_bytes: u64) -> Rc<dyn Classifier> {
         Rc::new(FileClassifier {
             waited_for: self.insight.waited_for(),
+            looked_at: Cell::default(),
             insight: self.insight,
             number: self.number,
             metadata: GrayBox::new(size_bytes),
@@ -43,6 +44,8 @@ struct FileClassifier {
     number: usize,
     /// Whether there is something of `insight` to be taken.
     waited_for: Arc<WaitedFor>,
+    /// How much was looked at of what may be on any disk.
+    looked_at: Cell<u64>,
     /// It is asked first: what looks like a file's content there is a file that is none.
     metadata: GrayBox,
     labels: RefCell<Labels>,
@@ -51,18 +54,20 @@ struct FileClassifier {
 impl FileClassifier {
     /// Labels the files that processes are about to read.
     fn label_located(&self) {
-        if !self.waited_for.has(self.number) {
+        let mut looked_at = self.looked_at.get();
+        if !self.waited_for.has(self.number, looked_at) {
             return;
         }
-        for (partition, located) in self.insight.take_located(self.number) {
+        let waiting = self.insight.take_located(self.number, &mut looked_at);
+        self.looked_at.set(looked_at);
+        let mut labels = self.labels.borrow_mut();
+        for (name, located) in waiting {
             let label = Label {
                 class: located.class,
                 dedup: located.dedup,
             };
-            let name = VolumeName::Partition(partition);
             for place in self.metadata.places(name, &located.range) {
-                let blocks = blocks(place.start, place.end - place.start);
-                self.labels.borrow_mut().set(blocks, label);
+                labels.set(blocks(place.start, place.end - place.start), label);
             }
         }
     }

@@ -16,6 +16,7 @@ mod classifier;
 mod content;
 mod copies;
 mod file;
+mod file_systems;
 mod fingerprints;
 mod glob;
 mod hint;
@@ -43,6 +44,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use disk::graybox::VolumeName;
 use disk::{Buffers, Class, DedupHint};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{
@@ -250,9 +252,10 @@ impl Insight {
         self.ask_to_settle();
     }
 
-    /// What processes are about to read from disk number `disk`, with the number of the partition.
-    fn take_located(&self, disk: usize) -> Vec<(usize, Located)> {
-        lock(&self.observer).located.take(disk)
+    /// What processes are about to read from disk number `disk`, or from one that may be that, which
+    /// has looked at `looked_at` of the latter so far.
+    fn take_located(&self, disk: usize, looked_at: &mut u64) -> Vec<(VolumeName, Located)> {
+        lock(&self.observer).located.take(disk, looked_at)
     }
 
     /// For which disks there is something to be taken.

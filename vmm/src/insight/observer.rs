@@ -22,6 +22,7 @@ use super::call::{
 };
 use super::content::{Contents, Written};
 use super::file::Known;
+use super::file_systems::FileSystems;
 use super::fingerprints::{Fingerprinter, Mark};
 use super::glob::Glob;
 use super::hint::{Hint, MAGIC};
@@ -109,6 +110,7 @@ pub(super) struct Observer {
     /// The bits of processes with descriptors that are quiet.
     hushed: HashSet<u64>,
     questions: PendingQuestions,
+    file_systems: FileSystems,
     pub(super) contents: Contents,
     pub(super) located: Waiting,
     pub(super) report: Report,
@@ -138,6 +140,7 @@ impl Observer {
             processes: Processes::default(),
             hushed: HashSet::new(),
             questions: PendingQuestions::default(),
+            file_systems: FileSystems::default(),
             contents: Contents::new(fingerprinter),
             located: Waiting::default(),
             report: Report::default(),
@@ -162,6 +165,7 @@ impl Observer {
     /// Processes may be others than those that were known.
     pub(super) fn meet_all(&mut self, window: &Window) {
         self.processes.clear();
+        self.file_systems.clear();
         self.listen_to_all(window);
         window.watch_all(true);
     }

@@ -23,6 +23,8 @@ const ERRORS_FROM: u64 = u64::MAX - 4094;
 pub(super) const EXTENTS_MAX: usize = 16;
 /// `struct stat` of x86-64.
 const STAT_BYTES: usize = 144;
+/// `struct statfs` of x86-64.
+const STATFS_BYTES: usize = 120;
 /// `struct fiemap`, with so many `struct fiemap_extent` behind it.
 const FIEMAP_BYTES: usize = 32;
 const FIEMAP_EXTENT_BYTES: usize = 56;
@@ -54,6 +56,8 @@ pub(super) enum Question {
     Path { fd: i32 },
     /// Where its file is on the disk, from a position on.
     Extents { fd: i32, from: u64 },
+    /// What kind of file system its file is in, and which.
+    FileSystem { fd: i32 },
     /// What its file has at a position, to be compared with what the process has at an address. The
     /// file must be one that FIEMAP knows places of: those stay what they are when they are read, and
     /// that is interrupted by nothing that the process survives.
@@ -87,6 +91,15 @@ pub(super) struct Stat {
     pub(super) size_bytes: u64,
 }
 
+/// What a file is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct StatFs {
+    /// `f_type`.
+    pub(super) kind: u64,
+    /// `f_fsid`.
+    pub(super) id: [u32; 2],
+}
+
 /// What the kernel said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -94,6 +107,7 @@ pub(super) enum Answer {
     Stat(Stat),
     Text(Vec<u8>),
     Extents(Vec<FileExtent>),
+    FileSystem(StatFs),
     Content(Vec<u8>),
     /// It refused.
     Refused,
@@ -109,6 +123,7 @@ impl Question {
             | Self::Offset { .. }
             | Self::Room { .. } => 0,
             Self::Stat { .. } | Self::StatNamed(_) => STAT_BYTES,
+            Self::FileSystem { .. } => STATFS_BYTES,
             Self::Executable | Self::Path { .. } => LINK_BYTES + PATH_BYTES,
             Self::Extents { .. } => FIEMAP_BYTES + EXTENTS_MAX * FIEMAP_EXTENT_BYTES,
             Self::Content { .. } => CONTENT_BYTES,
@@ -151,6 +166,7 @@ impl Question {
                 [scratch, scratch + LINK_BYTES as u64, PATH_BYTES as u64],
             ),
             Self::Extents { fd, .. } => (libc::SYS_ioctl, [descriptor(fd), FS_IOC_FIEMAP, scratch]),
+            Self::FileSystem { fd } => (libc::SYS_fstatfs, [descriptor(fd), scratch, 0]),
             Self::Content { fd, .. } => (
                 libc::SYS_pread64,
                 [descriptor(fd), scratch, CONTENT_BYTES as u64],
@@ -206,6 +222,10 @@ impl Question {
                 text.map_or(Answer::Refused, |text| Answer::Text(text.to_vec()))
             }
             Self::Extents { .. } => Answer::Extents(extents(scratch)),
+            Self::FileSystem { .. } => Answer::FileSystem(StatFs {
+                kind: word(scratch, 0),
+                id: [half_word(scratch, 56), half_word(scratch, 60)],
+            }),
             Self::Content { .. } => {
                 let len = usize::try_from(returned).unwrap_or(0).min(scratch.len());
                 Answer::Content(scratch[..len].to_vec())
@@ -310,6 +330,7 @@ mod tests {
         let path = file.path().as_os_str().as_encoded_bytes().to_vec();
         assert_eq!(ask(Question::Path { fd }), Answer::Text(path));
         assert_eq!(ask(Question::Stat { fd: -1 }), Answer::Refused);
+        assert_eq!(ask(Question::FileSystem { fd: -1 }), Answer::Refused);
         let exe = std::env::current_exe().unwrap();
         let exe = exe.as_os_str().as_encoded_bytes().to_vec();
         assert_eq!(ask(Question::Executable), Answer::Text(exe));
@@ -337,6 +358,27 @@ mod tests {
         assert_eq!(ask_for(c"link", true), Answer::Stat(file));
         assert_ne!(ask_for(c"link", false), Answer::Stat(file));
         assert_eq!(ask_for(c"nothing", false), Answer::Refused);
+    }
+
+    #[test]
+    fn a_file_system_says_what_it_is() {
+        let proc = File::open("/proc/self/status").unwrap();
+        let fd = proc.as_raw_fd();
+        let said = ask(Question::FileSystem { fd });
+        let Answer::FileSystem(StatFs { kind, .. }) = said else {
+            panic!("{said:?}")
+        };
+        // PROC_SUPER_MAGIC.
+        assert_eq!(kind, 0x9fa0);
+        let question = Question::FileSystem { fd: 3 };
+        let mut scratch = question.scratch();
+        scratch[..8].copy_from_slice(&0x9123_683e_u64.to_le_bytes());
+        scratch[56..64].copy_from_slice(&[1, 0, 0, 0, 2, 0, 0, 0]);
+        let btrfs = StatFs {
+            kind: 0x9123_683e,
+            id: [1, 2],
+        };
+        assert_eq!(question.answer(0, &scratch), Answer::FileSystem(btrfs));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use disk::{Class, DedupHint, mutant};
 use super::super::call::Call;
 use super::super::copies::sample;
 use super::super::file::{Known, OpenFile};
+use super::super::file_systems::{FileSystems, Place};
 use super::super::located::{Located, Waiting};
 use super::super::process::Standing;
 use super::super::question::{Answer, FileExtent, Question};
@@ -89,6 +90,7 @@ impl Observer {
             (Question::Executable, _) => process.executable = Some(Vec::new()),
             (Question::Stat { fd }, Answer::Stat(stat)) => {
                 let executed = process.executed;
+                self.file_systems.meet(stat.device);
                 process.files.meet(fd, OpenFile::new(Some(stat)), executed);
             }
             (Question::Stat { fd }, _) => process.files.meet(fd, OpenFile::new(None), false),
@@ -111,7 +113,17 @@ impl Observer {
                     Answer::Extents(extents) => extents,
                     _ => Vec::new(),
                 };
-                locate(file, &extents, &mut self.located);
+                locate(file, &extents, &self.file_systems, &mut self.located);
+            }
+            (Question::FileSystem { fd }, answer) => {
+                let Some(file) = process.files.get_mut(fd) else {
+                    return;
+                };
+                match answer {
+                    Answer::FileSystem(said) => self.file_systems.learn(file.id.device, said),
+                    // Another process may have more luck.
+                    _ => file.located_bytes = u64::MAX,
+                }
             }
             (Question::Content { .. } | Question::StatNamed(_) | Question::Room { .. }, _) => {}
         }
@@ -119,7 +131,12 @@ impl Observer {
 }
 
 /// Notes where a file is, and how far that is known now.
-fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
+fn locate(
+    file: &mut OpenFile,
+    extents: &[FileExtent],
+    file_systems: &FileSystems,
+    located: &mut Waiting,
+) {
     let said = file.read_as.or(file.opened_as);
     let class = said.class;
     let class = class.unwrap_or_else(|| Class::of_file(file.size_bytes));
@@ -128,13 +145,15 @@ fn locate(file: &mut OpenFile, extents: &[FileExtent], located: &mut Waiting) {
     } else {
         DedupHint::None
     });
-    for extent in extents.iter().filter(|extent| extent.located) {
-        located.push(Located {
-            device: file.id.device,
-            range: extent.physical..extent.physical.saturating_add(extent.len),
-            class,
-            dedup,
-        });
+    if let Place::On(on) = file_systems.place(file.id.device) {
+        for extent in extents.iter().filter(|extent| extent.located) {
+            located.push(Located {
+                on,
+                range: extent.physical..extent.physical.saturating_add(extent.len),
+                class,
+                dedup,
+            });
+        }
     }
     if !extents.is_empty() {
         file.stored = Known::Yes;

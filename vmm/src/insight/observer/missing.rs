@@ -2,6 +2,7 @@
 
 use super::super::call::{Call, UserData};
 use super::super::file::{Known, OpenFile};
+use super::super::file_systems::Place;
 use super::super::process::{Process, Standing};
 use super::super::question::Question;
 use super::Observer;
@@ -84,7 +85,15 @@ impl Observer {
             return Some(Question::Path { fd });
         }
         let from = file.located_bytes;
-        (from < file.size_bytes).then_some(Question::Extents { fd, from })
+        if from >= file.size_bytes {
+            return None;
+        }
+        match self.file_systems.place(file.id.device) {
+            Place::NotYet => Some(Question::FileSystem { fd }),
+            // Places tell also that what is read is there still.
+            Place::Nowhere if !self.looks_for_alike => None,
+            Place::Nowhere | Place::On(_) => Some(Question::Extents { fd, from }),
+        }
     }
 
     fn missing_of_file(&self, cr3: u64, fd: i32, moves: bool) -> Option<Question> {

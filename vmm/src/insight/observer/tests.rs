@@ -1,9 +1,11 @@
 //! A process and a kernel that answers what it is asked.
 
+use std::cell::RefCell;
 use std::collections::HashMap;
 
 use ::tests::records::Numbers;
 use disk::Class;
+use disk::graybox::VolumeName;
 use libc::c_long;
 use vm_memory::{GuestAddress, GuestMemoryMmap};
 
@@ -25,6 +27,10 @@ const STACK: u64 = MEMORY + 0x1f_0000;
 const CHUNK_BYTES: usize = 64 << 10;
 /// The first disk of virtio-blk.
 const DEVICE: u64 = 254 << 8;
+/// The number that a btrfs has, and what it says of itself.
+const BTRFS: u64 = 35;
+const BTRFS_ID: [u32; 2] = [7, 8];
+const BTRFS_MAGIC: u64 = 0x9123_683e;
 const ERROR: u64 = u64::MAX - 1;
 
 struct File {
@@ -43,6 +49,21 @@ struct Guest {
     stack: u64,
     /// Whether the kernel brings memory in that was not used yet.
     has_room: bool,
+    /// The numbers of all calls that were asked for.
+    asked: RefCell<Vec<c_long>>,
+    /// How much was taken of what may be on any disk.
+    looked_at: u64,
+}
+
+/// The device that a file is on, and what its file system says of itself.
+fn file_system(path: &str) -> (u64, Option<[u64; 2]>) {
+    let word = |[low, high]: [u32; 2]| u64::from(low) | u64::from(high) << 32;
+    match path {
+        _ if path.starts_with("/btrfs/") => (BTRFS, Some([BTRFS_MAGIC, word(BTRFS_ID)])),
+        _ if path.starts_with("/tmp/") => (BTRFS + 1, Some([0x0102_1994, word(BTRFS_ID)])),
+        _ if path.starts_with("/silent/") => (BTRFS + 2, None),
+        _ => (DEVICE, None),
+    }
 }
 
 /// So many random bytes, always the same.
@@ -86,6 +107,8 @@ impl Guest {
             files: HashMap::new(),
             stack: STACK,
             has_room: true,
+            asked: RefCell::default(),
+            looked_at: 0,
         }
     }
 
@@ -139,7 +162,9 @@ impl Guest {
             assert!(Memory(&self.memory).write_user(ROOT, address, bytes));
             bytes.len() as u64
         };
-        match c_long::try_from(regs.rax).unwrap() {
+        let number = c_long::try_from(regs.rax).unwrap();
+        self.asked.borrow_mut().push(number);
+        match number {
             libc::SYS_getpid => 10,
             libc::SYS_getppid => 1,
             libc::SYS_fcntl => 0,
@@ -159,8 +184,17 @@ impl Guest {
                 let is_device = file.path.starts_with("/dev");
                 let mode = if is_device { 0o020_644 } else { 0o100_644 };
                 // The descriptor stands for the file.
-                let words = [DEVICE, regs.rdi, 1, mode, 0, 0, file.content.len() as u64];
+                let device = file_system(file.path).0;
+                let words = [device, regs.rdi, 1, mode, 0, 0, file.content.len() as u64];
                 put(regs.rsi, words.map(u64::to_le_bytes).as_flattened());
+                0
+            }
+            libc::SYS_fstatfs => {
+                let Some([magic, id]) = file_system(file(regs.rdi).unwrap().path).1 else {
+                    return ERROR;
+                };
+                put(regs.rsi, &magic.to_le_bytes());
+                put(regs.rsi + 56, &id.to_le_bytes());
                 0
             }
             libc::SYS_ioctl if file(regs.rdi).unwrap().path.starts_with("/proc") => ERROR,
@@ -285,11 +319,22 @@ impl Guest {
         self.mark(content).map(|mark| mark.dedup)
     }
 
-    /// What the places of files are said to be, that are about to be read, by descriptor.
+    /// What the places of files are said to be, that are about to be read.
+    fn take(&mut self) -> Vec<(VolumeName, Located)> {
+        self.observer.located.take(0, &mut self.looked_at)
+    }
+
+    /// By descriptor.
     fn located(&mut self) -> Vec<(u64, DedupHint)> {
-        let located = self.observer.located.take(0).into_iter();
+        let located = self.take().into_iter();
         let place = |located: Located| (located.range.start >> 20, located.dedup);
         located.map(|(_, located)| place(located)).collect()
+    }
+
+    /// How often a call was asked for.
+    fn asked(&self, number: c_long) -> usize {
+        let asked = self.asked.borrow();
+        asked.iter().filter(|&&other| other == number).count()
     }
 }
 
@@ -314,6 +359,69 @@ fn a_copy_is_expected_on_both_sides_until_the_source_is_closed() {
     guest.call(libc::SYS_close, [4, 0, 0, 0, 0, 0]);
     guest.read(3);
     assert_eq!(guest.located(), [(3, DedupHint::None)]);
+}
+
+#[test]
+fn files_of_btrfs_are_placed_by_what_it_is() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    let files = [(3, "/btrfs/a"), (4, "/btrfs/b"), (5, "/srv/c")];
+    for (fd, path) in files {
+        guest.open(fd, path, vec![b'x'; 4096]);
+        guest.read(fd);
+    }
+    let named = |(name, located): (VolumeName, Located)| (name, located.range.start >> 20);
+    let taken: Vec<_> = guest.take().into_iter().map(named).collect();
+    let btrfs = VolumeName::Btrfs(BTRFS_ID);
+    let expected = [(VolumeName::Partition(0), 5), (btrfs, 3), (btrfs, 4)];
+    assert_eq!(taken, expected);
+    assert_eq!(guest.asked(libc::SYS_fstatfs), 1);
+    // Where another kernel begins, numbers are others.
+    guest.observer.meet_all(&guest.window);
+    guest.read(3);
+    assert_eq!(guest.asked(libc::SYS_fstatfs), 2);
+}
+
+#[test]
+fn a_number_is_asked_about_again_after_many_files() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    for _ in 0..100 {
+        guest.open(3, "/btrfs/a", vec![b'x'; 4096]);
+        guest.read(3);
+        guest.close(3);
+    }
+    assert_eq!(guest.asked(libc::SYS_fstatfs), 2);
+    assert_eq!(guest.located().len(), 100);
+}
+
+#[test]
+fn places_of_files_on_no_disk_are_asked_for_only_to_find_copies() {
+    for looks_for_alike in [false, true] {
+        let mut guest = Guest::with("on", "/bin/reader", looks_for_alike);
+        for fd in [3, 4] {
+            guest.open(fd, "/tmp/file", vec![b'x'; 4096]);
+            guest.read(fd);
+            assert!(guest.quiet(fd).reads);
+        }
+        assert_eq!(guest.asked(libc::SYS_fstatfs), 1);
+        let asked = guest.asked(libc::SYS_ioctl);
+        assert_eq!(asked, if looks_for_alike { 2 } else { 0 });
+        assert_eq!(guest.located(), []);
+    }
+}
+
+/// As for want of room, which another process may have.
+#[test]
+fn what_is_not_answered_is_asked_with_the_next_file() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    for fd in [3, 4] {
+        guest.open(fd, "/silent/file", vec![b'x'; 4096]);
+        for _ in 0..2 {
+            guest.read(fd);
+        }
+        assert!(guest.quiet(fd).reads);
+    }
+    assert_eq!(guest.asked(libc::SYS_fstatfs), 2);
+    assert_eq!(guest.asked(libc::SYS_ioctl), 0);
 }
 
 #[test]
