@@ -513,9 +513,7 @@ impl Observer {
                 }
             }
             Call::Forget { first, last } if !mutant("what is closed stays known") => {
-                let closed = process.files.ids(first, last);
-                process.copies.forget(|file| closed.contains(&file));
-                process.files.forget(first, last);
+                process.forget_descriptors(first, last);
             }
             _ => {}
         }

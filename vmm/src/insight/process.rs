@@ -97,6 +97,13 @@ impl Process {
         }
     }
 
+    /// These descriptors are something else from now on.
+    pub(super) fn forget_descriptors(&mut self, first: u32, last: u32) {
+        let closed = self.files.ids(first, last);
+        self.copies.forget(|file| closed.contains(&file));
+        self.files.forget(first, last);
+    }
+
     /// Its descriptors are no more, or are others.
     fn forget_files(&mut self) {
         self.files = Files::default();

@@ -8,6 +8,7 @@
 use disk::mutant;
 
 use super::super::call::{Call, UserData};
+use super::super::file::OpenFile;
 use super::super::hint::Hint;
 use super::super::paging::Root;
 use super::super::process::Standing;
@@ -35,15 +36,9 @@ impl Observer {
         };
         let cr3 = root.table;
         let call = Call::decode(&note.regs);
-        let known = self.processes.get(cr3).is_some() && !self.processes.is_doubtful(cr3);
-        // Another process may share the bit of one with quiet descriptors.
-        if !known
-            || !matches!(
-                call,
-                Call::Read { .. } | Call::Write { .. } | Call::Forget { .. }
-            )
-        {
-            scene.window.hush_nothing(process_bit(cr3));
+        if !self.is_believed(cr3, &call) {
+            self.listen_to(scene.window, cr3);
+            self.distrust(cr3, &call);
             return;
         }
         self.counts.noted += 1;
@@ -51,6 +46,37 @@ impl Observer {
         self.note_for_report(&scene, cr3, &call);
         self.conclude(&scene, cr3, &call);
         self.settle_quiet(&scene, cr3, &call);
+    }
+
+    /// Whether a note is of a process that is known for sure, and of a call that may be noted. It may
+    /// be of another that shares the bit of one with quiet descriptors; what that wrote to a file is
+    /// not in its memory any more.
+    fn is_believed(&self, cr3: u64, call: &Call) -> bool {
+        let Some(process) = self.processes.get(cr3) else {
+            return false;
+        };
+        let may_be_noted = match *call {
+            Call::Read { .. } | Call::Forget { .. } => true,
+            Call::Write { fd, .. } => !process.files.get(fd).is_some_and(OpenFile::counts),
+            _ => false,
+        };
+        may_be_noted && !self.processes.is_doubtful(cr3)
+    }
+
+    /// A call was noted that says nothing for sure, and is over: its descriptor may be another file by
+    /// now, if the process is still who it was.
+    fn distrust(&mut self, cr3: u64, call: &Call) {
+        let (first, last) = match *call {
+            Call::Read { fd, .. } | Call::Write { fd, .. } => {
+                (fd.cast_unsigned(), fd.cast_unsigned())
+            }
+            Call::Forget { .. } if mutant("what a stranger closes stays known") => return,
+            Call::Forget { first, last } => (first, last),
+            _ => return,
+        };
+        if let Some(process) = self.processes.get_mut(cr3) {
+            process.forget_descriptors(first, last);
+        }
     }
 
     /// Says which descriptors of a call, after it, have to be looked at further on.

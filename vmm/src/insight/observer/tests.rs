@@ -259,6 +259,11 @@ impl Guest {
             _ => true,
         };
         assert!(noted, "call {number} would exit");
+        self.take_note(number, [fd, address, len]);
+    }
+
+    /// Looks at a note that is there, whoever made it.
+    fn take_note(&mut self, number: c_long, [fd, address, len]: [u64; 3]) {
         let regs = kvm_regs {
             rax: number.cast_unsigned(),
             rdi: fd,
@@ -668,4 +673,29 @@ fn what_was_written_first_is_of_the_class_that_the_file_has_when_it_reaches_the_
     let arguments = [4, BUFFER, BLOCK_BYTES as u64, 0, MAGIC, 4];
     guest.call(libc::SYS_write, arguments);
     assert_eq!(guest.mark(&said).unwrap().class, Class::Below1Mib);
+}
+
+/// Others are made all the time, and who is met next has to say who it is first.
+#[test]
+fn what_was_closed_before_its_process_said_who_it_is_is_met_again() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    guest.read(3);
+    guest.observer.processes.forks(0x9000, false, || None);
+    guest.note(libc::SYS_close, [3, 0, 0]);
+    assert_eq!(guest.quiet(3), LOUD);
+    let asked = guest.read_and_count(3).1;
+    assert_eq!(asked, 4, "who it is, and all of 3: what, where, its position");
+}
+
+/// By the time that a note is looked at, what was written is not in the buffer any more.
+#[test]
+fn what_was_written_to_a_file_without_an_exit_is_not_known() {
+    let mut guest = Guest::with("on", "/bin/writer", false);
+    guest.open(3, "/srv/file", Vec::new());
+    guest.write(3, 4096);
+    guest.put(BUFFER, &[b'x'; 4096]);
+    guest.take_note(libc::SYS_write, [3, BUFFER, 4096]);
+    assert_eq!(guest.mark(&[b'x'; 4096]), None);
+    assert!(guest.write(3, 4096) > 0, "where it stands is not known");
 }
