@@ -178,6 +178,13 @@ impl Files {
         files.map(|(_, file)| file.id).collect()
     }
 
+    /// The descriptors that stand for the same file as this one, and itself.
+    pub(super) fn alike(&self, fd: i32) -> impl Iterator<Item = i32> {
+        let id = self.files.get(&fd).map(|file| file.id);
+        let files = self.files.iter();
+        files.filter_map(move |(&other, file)| (Some(file.id) == id).then_some(other))
+    }
+
     /// These descriptors are something else from now on.
     pub(super) fn forget(&mut self, first: u32, last: u32) {
         let gone = |fd: i32| u32::try_from(fd).is_ok_and(|fd| (first..=last).contains(&fd));

@@ -173,6 +173,17 @@ impl Window {
         }
     }
 
+    /// Looks at a descriptor of these processes again, but for what is `still` quiet of it.
+    pub(super) fn listen(&self, process_bit: u64, fd: i32, still: Quiet) {
+        if let Some(fd) = u64::try_from(fd).ok().filter(|fd| *fd < QUIET_BITS) {
+            for (word, quiet) in [(0, still.reads), (8, still.writes)] {
+                if !quiet {
+                    self.change(quiet_at(process_bit) + word, fd, false);
+                }
+            }
+        }
+    }
+
     /// Looks at all descriptors of these processes again.
     pub(super) fn hush_nothing(&self, process_bit: u64) {
         let at = quiet_at(process_bit);
@@ -376,6 +387,10 @@ mod tests {
                 ..both
             }
         );
+        window.listen(7, 5, both);
+        assert!(window.quiet(7, 5).reads && !window.quiet(7, 5).writes);
+        window.listen(7, 5, Quiet::default());
+        assert_eq!(window.quiet(7, 5), Quiet::default());
         window.hush_nothing(7);
         assert_eq!(window.quiet(7, 0), Quiet::default());
     }

@@ -45,7 +45,13 @@ impl Observer {
         self.note(&scene, cr3, &call);
         self.note_for_report(&scene, cr3, &call);
         self.conclude(&scene, cr3, &call);
-        self.settle_quiet(&scene, cr3, &call);
+        match call {
+            Call::Read { fd, .. } | Call::Write { fd, .. } => self.listen(scene.window, cr3, fd),
+            Call::Forget { first, .. } => {
+                self.listen(scene.window, cr3, first.cast_signed());
+            }
+            _ => {}
+        }
     }
 
     /// Whether a note is of a process that is known for sure, and of a call that may be noted. It may
@@ -79,7 +85,7 @@ impl Observer {
         }
     }
 
-    /// Says which descriptors of a call, after it, have to be looked at further on.
+    /// Says which descriptors of a call, whose process waits, have to be looked at after it.
     pub(super) fn settle_quiet(&mut self, scene: &Scene<'_>, cr3: u64, call: &Call) {
         match *call {
             Call::Read { fd, .. }
@@ -143,6 +149,20 @@ impl Observer {
         }
         if self.hushed.contains(&bit) {
             window.hush(bit, fd, quiet);
+        }
+        self.listen(window, cr3, fd);
+    }
+
+    /// Looks again at a descriptor, and at others of its file, of which a call may have left something
+    /// unknown. It makes none quiet: who noted a call is not waiting, and may have closed it, and have
+    /// something else there, by now.
+    fn listen(&self, window: &Window, cr3: u64, fd: i32) {
+        let bit = process_bit(cr3);
+        let Some(process) = self.processes.get(cr3).filter(|_| self.hushed.contains(&bit)) else {
+            return;
+        };
+        for other in process.files.alike(fd).chain([fd]) {
+            window.listen(bit, other, self.quiet(cr3, other));
         }
     }
 }

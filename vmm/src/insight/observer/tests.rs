@@ -46,6 +46,8 @@ struct Guest {
     fingerprinter: Fingerprinter,
     executable: &'static str,
     files: HashMap<i32, File>,
+    /// The inode of all files; without, each descriptor has its own.
+    inode: Option<u64>,
     stack: u64,
     /// Whether the kernel brings memory in that was not used yet.
     has_room: bool,
@@ -105,6 +107,7 @@ impl Guest {
             fingerprinter,
             executable,
             files: HashMap::new(),
+            inode: None,
             stack: STACK,
             has_room: true,
             asked: RefCell::default(),
@@ -185,7 +188,8 @@ impl Guest {
                 let mode = if is_device { 0o020_644 } else { 0o100_644 };
                 // The descriptor stands for the file.
                 let device = file_system(file.path).0;
-                let words = [device, regs.rdi, 1, mode, 0, 0, file.content.len() as u64];
+                let inode = self.inode.unwrap_or(regs.rdi);
+                let words = [device, inode, 1, mode, 0, 0, file.content.len() as u64];
                 put(regs.rsi, words.map(u64::to_le_bytes).as_flattened());
                 0
             }
@@ -698,4 +702,35 @@ fn what_was_written_to_a_file_without_an_exit_is_not_known() {
     guest.take_note(libc::SYS_write, [3, BUFFER, 4096]);
     assert_eq!(guest.mark(&[b'x'; 4096]), None);
     assert!(guest.write(3, 4096) > 0, "where it stands is not known");
+}
+
+/// A process does not wait for its notes to be looked at.
+#[test]
+fn what_was_closed_meanwhile_is_not_made_quiet() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    guest.read(3);
+    // As its stub does.
+    guest.window.listen(process_bit(ROOT.table), 3, LOUD);
+    guest.take_note(libc::SYS_read, [3, BUFFER, 4096]);
+    assert_eq!(guest.quiet(3), LOUD);
+}
+
+#[test]
+fn where_another_descriptor_of_the_file_stands_is_asked() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.call(libc::SYS_execve, [PATH, 0, 0, 0, 0, 0]);
+    for fd in [3, 4] {
+        guest.open(fd, "/srv/file", vec![b'x'; 2 * CHUNK_BYTES]);
+        guest.inode = Some(9);
+        guest.read(fd);
+    }
+    assert_eq!((guest.quiet(3), guest.quiet(4).reads), (LOUD, true));
+    assert_eq!(guest.read_and_count(3).1, 1, "where it stands");
+    assert_eq!((guest.quiet(3).reads, guest.quiet(4)), (true, LOUD));
+    guest.read(4);
+    guest.note(libc::SYS_read, [4, BUFFER, 1]);
+    assert_eq!(guest.quiet(3), LOUD);
+    let limits = guest.observer.report.summary(0).limits;
+    assert_eq!(limits.positions_unknown, 0);
 }
