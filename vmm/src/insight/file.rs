@@ -166,6 +166,7 @@ impl Files {
     pub(super) fn seek(&mut self, fd: i32, to: Option<u64>) {
         if let Some(file) = self.files.get_mut(&fd) {
             file.moved(to);
+            self.others_moved(fd);
         } else if self.moved.len() < FILES_MAX {
             self.moved.insert(fd);
         }
@@ -207,13 +208,11 @@ impl Files {
         };
         file.wrote_to(end, moved);
         let id = file.id;
-        for (&other, file) in &mut self.files {
-            if other != fd && file.id == id {
-                file.size_bytes = file.size_bytes.max(end);
-                if moved {
-                    file.moved(None);
-                }
-            }
+        for file in self.files.values_mut().filter(|file| file.id == id) {
+            file.size_bytes = file.size_bytes.max(end);
+        }
+        if moved {
+            self.others_moved(fd);
         }
     }
 
@@ -229,9 +228,14 @@ impl Files {
         if !believed {
             file.age = 0;
         }
-        let id = file.id;
+        self.others_moved(fd);
+    }
+
+    /// Other descriptors of the file of `fd` may be copies of it, and stand where it does.
+    fn others_moved(&mut self, fd: i32) {
+        let id = self.files.get(&fd).map(|file| file.id);
         for (&other, file) in &mut self.files {
-            if other != fd && file.id == id {
+            if other != fd && Some(file.id) == id {
                 file.moved(None);
             }
         }
@@ -322,6 +326,10 @@ mod tests {
             [offset(3), offset(4), offset(5)],
             [Some(100), None, Some(0)]
         );
+        files.wrote(4, 200, true);
+        files.seek(3, Some(50));
+        let position = |fd| files.get(fd).unwrap().position();
+        assert_eq!([position(3), position(4)], [Some(50), None]);
     }
 
     #[test]
