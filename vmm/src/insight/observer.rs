@@ -398,6 +398,7 @@ impl Observer {
             Call::Exit => {
                 self.answers_no_more(cr3);
                 self.processes.ends(cr3);
+                self.listen_to(scene.window, cr3);
                 scene.window.watch(process_bit(cr3), true);
             }
             Call::Confine | Call::Trace { pid: None } => self.leave_alone(cr3),

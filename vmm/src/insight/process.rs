@@ -233,10 +233,10 @@ impl Processes {
     /// A process is about to end.
     pub(super) fn ends(&mut self, cr3: u64) {
         match self.by_cr3.get_mut(&cr3) {
-            // Its parent may go on there.
+            // Its parent may go on there, and says so.
             Some(process) if process.shared => {
                 process.forget_files();
-                self.generation += 1;
+                process.pid = None;
             }
             _ => drop(self.by_cr3.remove(&cr3)),
         }
@@ -400,9 +400,11 @@ mod tests {
         met(&mut processes, FIRST, 10);
         processes.forks(FIRST, true, || None);
         processes.identify(FIRST, 11);
+        met(&mut processes, SECOND, 12);
         processes.ends(FIRST);
         assert!(processes.get(FIRST).is_some_and(|process| process.shared));
         assert!(processes.is_doubtful(FIRST));
+        assert!(!processes.is_doubtful(SECOND), "others are who they were");
     }
 
     #[test]

@@ -623,12 +623,22 @@ fn what_was_closed_is_met_again() {
 fn page_tables_that_may_be_another_s_are_not_quiet() {
     let mut guest = Guest::with("on", "/bin/forker", false);
     guest.open(3, "/srv/file", vec![b'x'; 4096]);
-    for number in [libc::SYS_fork, libc::SYS_execve] {
+    for number in [
+        libc::SYS_fork,
+        libc::SYS_execve,
+        libc::SYS_vfork,
+        libc::SYS_exit_group,
+    ] {
         guest.read(3);
         assert!(guest.quiet(3).reads);
         guest.call(number, [PATH, 0, 0, 0, 0, 0]);
         assert_eq!(guest.quiet(3), LOUD, "{number}");
     }
+    let mut guest = Guest::with("on", "/bin/ends", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    guest.read(3);
+    guest.call(libc::SYS_exit_group, [0; 6]);
+    assert_eq!(guest.quiet(3), LOUD);
 }
 
 #[test]
