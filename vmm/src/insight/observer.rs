@@ -249,6 +249,9 @@ impl Observer {
         let call = Call::decode(regs);
         let cr3 = scene.root.table;
         self.processes.meet(cr3, scene.fs_base);
+        if self.processes.shares_bit(cr3) {
+            self.listen_to(scene.window, cr3);
+        }
         self.note(scene, cr3, &call);
         if self.asks
             && asked < QUESTIONS_MAX

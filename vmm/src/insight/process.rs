@@ -12,6 +12,7 @@ use super::copies::Copies;
 use super::file::Files;
 use super::glob::Glob;
 use super::hint::Opened;
+use super::stub::process_bit;
 
 /// Processes that are remembered; more are met anew.
 const PROCESSES_MAX: usize = 4096;
@@ -71,6 +72,8 @@ struct Heir {
 #[derive(Debug, Default)]
 pub(super) struct Processes {
     by_cr3: HashMap<u64, Process>,
+    /// How many of those have each bit of the stub's.
+    by_bit: HashMap<u64, u32>,
     /// How many processes were made so far.
     generation: u64,
     /// What processes execute that have not been met since, by number, in the order they did.
@@ -133,11 +136,18 @@ impl Processes {
             }
             self.make_room();
             self.by_cr3.insert(cr3, process);
+            *self.by_bit.entry(process_bit(cr3)).or_default() += 1;
         }
         let generation = self.generation;
         self.by_cr3
             .entry(cr3)
             .or_insert_with(|| Process::new(generation))
+    }
+
+    /// Whether the stub cannot tell this process from another.
+    pub(super) fn shares_bit(&self, cr3: u64) -> bool {
+        let count = self.by_bit.get(&process_bit(cr3));
+        count.is_some_and(|count| *count > 1) && !mutant("who shares a bit has quiet descriptors")
     }
 
     /// Whether it must say who it is before anything is believed of it.
@@ -238,7 +248,7 @@ impl Processes {
                 process.forget_files();
                 process.pid = None;
             }
-            _ => drop(self.by_cr3.remove(&cr3)),
+            _ => self.remove(cr3),
         }
     }
 
@@ -321,7 +331,19 @@ impl Processes {
             .or_else(|| self.by_cr3.iter().next())
             .map(|(&cr3, _)| cr3);
         if let Some(cr3) = dispensable {
-            self.by_cr3.remove(&cr3);
+            self.remove(cr3);
+        }
+    }
+
+    fn remove(&mut self, cr3: u64) {
+        let bit = process_bit(cr3);
+        if self.by_cr3.remove(&cr3).is_some()
+            && let Some(count) = self.by_bit.get_mut(&bit)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.by_bit.remove(&bit);
+            }
         }
     }
 }
@@ -419,6 +441,24 @@ mod tests {
     }
 
     #[test]
+    fn who_shares_a_bit_does_so_until_there_is_one_left() {
+        let mut processes = Processes::default();
+        let other = (2..1 << 20)
+            .map(|number| number << 13)
+            .find(|&cr3| process_bit(cr3) == process_bit(FIRST))
+            .unwrap();
+        for (cr3, number) in [(FIRST, 10), (other, 11), (SECOND, 12)] {
+            met(&mut processes, cr3, number);
+        }
+        let share = |processes: &Processes| [FIRST, other].map(|cr3| processes.shares_bit(cr3));
+        assert_eq!(share(&processes), [true; 2]);
+        assert!(!processes.shares_bit(SECOND));
+        processes.ends(other);
+        processes.ends(other);
+        assert_eq!(share(&processes), [false; 2]);
+    }
+
+    #[test]
     fn memory_is_bounded() {
         let mut processes = Processes::default();
         for number in 0..6_000 {
@@ -428,6 +468,7 @@ mod tests {
             processes.is_traced(number + 1_000_000, || Some(2));
         }
         assert!(processes.by_cr3.len() <= PROCESSES_MAX);
+        assert!(processes.by_bit.len() <= PROCESSES_MAX);
         assert!(processes.executed.len() <= EXECUTED_MAX && processes.traced.len() <= EXECUTED_MAX);
     }
 }

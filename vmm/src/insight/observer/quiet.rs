@@ -113,7 +113,9 @@ impl Observer {
         let Some(process) = self.processes.get(cr3) else {
             return nothing_known;
         };
-        let believed = process.standing == Standing::Watched && !self.processes.is_doubtful(cr3);
+        let believed = process.standing == Standing::Watched
+            && !self.processes.is_doubtful(cr3)
+            && !self.processes.shares_bit(cr3);
         match process.files.get(fd) {
             Some(file) if believed && self.asks => Quiet {
                 reads: !file.counts() || self.missing(cr3, &next_read(fd)).is_none(),

@@ -744,3 +744,19 @@ fn where_another_descriptor_of_the_file_stands_is_asked() {
     let limits = guest.observer.report.summary(0).limits;
     assert_eq!(limits.positions_unknown, 0);
 }
+
+/// The stub cannot tell them apart.
+#[test]
+fn who_shares_a_bit_has_no_quiet_descriptors() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    guest.open(3, "/srv/file", vec![b'x'; 4096]);
+    guest.read(3);
+    assert!(guest.quiet(3).reads);
+    let other = (1..1 << 20)
+        .map(|number| ROOT.table + (number << 13))
+        .find(|&cr3| process_bit(cr3) == process_bit(ROOT.table))
+        .unwrap();
+    guest.observer.processes.meet(other, || None);
+    guest.read(3);
+    assert_eq!(guest.quiet(3), LOUD);
+}
