@@ -11,6 +11,7 @@ use super::hint::{Hint, MAGIC};
 use super::named::{self, Fate, Named};
 
 const PR_SET_SECCOMP: u64 = 22;
+const PR_SET_SYSCALL_USER_DISPATCH: u64 = 59;
 const SECCOMP_SET_MODES: u64 = 1;
 const PTRACE_TRACEME: u64 = 0;
 const PTRACE_ATTACH: u64 = 16;
@@ -269,6 +270,10 @@ impl Call {
             libc::SYS_clone3 => Self::cloned(CloneFlags::At(regs.rdi)),
             libc::SYS_exit_group => Self::Exit,
             libc::SYS_prctl if regs.rdi == PR_SET_SECCOMP => Self::Confine,
+            // The kernel gives it its calls back, and those that are asked here with them.
+            libc::SYS_prctl if regs.rdi == PR_SET_SYSCALL_USER_DISPATCH && regs.rsi != 0 => {
+                Self::Confine
+            }
             libc::SYS_seccomp if regs.rdi <= SECCOMP_SET_MODES => Self::Confine,
             libc::SYS_ptrace if regs.rdi == PTRACE_TRACEME => Self::Trace { pid: None },
             libc::SYS_ptrace if matches!(regs.rdi, PTRACE_ATTACH | PTRACE_SEIZE) => Self::Trace {
@@ -468,6 +473,8 @@ mod tests {
     #[test]
     fn what_confines_or_traces_is_seen() {
         assert_eq!(call(libc::SYS_prctl, [22, 2, 0, 0, 0, 0]), Call::Confine);
+        assert_eq!(call(libc::SYS_prctl, [59, 1, 0, 0, 0, 0]), Call::Confine);
+        assert_eq!(call(libc::SYS_prctl, [59, 0, 0, 0, 0, 0]), Call::Other);
         assert_eq!(call(libc::SYS_prctl, [15, 2, 0, 0, 0, 0]), Call::Other);
         assert_eq!(call(libc::SYS_seccomp, [1, 0, 0, 0, 0, 0]), Call::Confine);
         assert_eq!(call(libc::SYS_seccomp, [2, 0, 0, 0, 0, 0]), Call::Other);
