@@ -99,6 +99,9 @@ global_asm!(
     ".balign 16",
     ".set data, microvm_insight_stub + {distance}",
     "microvm_insight_stub:",
+    // Where SYSCALL may lead, if the kernel has indirect branches tracked (Intel SDM volume 1 chapter
+    // 18); else nothing.
+    "    endbr64",
     "    mov [rip + data + {rax}], rax",
     // An insight-call that comes back, whoever made it and on whichever processor.
     "    cmp r8, [rip + data + {nonce}]",

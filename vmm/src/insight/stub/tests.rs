@@ -153,6 +153,7 @@ impl Cpu {
                 let (a, b) = (self.read(i, 0), self.read(i, 1));
                 self.flags = if a < b { CARRY } else { 0 } | if a == b { ZERO } else { 0 };
             }
+            Mnemonic::Endbr64 => {}
             Mnemonic::Bt | Mnemonic::Btr => self.bit(i),
             Mnemonic::Lea => {
                 let address = self.address(i);
@@ -361,6 +362,11 @@ fn nothing_jumps_out_of_it_but_to_the_entry() {
     }
     assert_eq!(entries, 1);
     assert_eq!(code.last().unwrap().code(), Code::Jmp_rel32_64);
+}
+
+#[test]
+fn it_begins_where_an_indirect_branch_may_lead() {
+    assert_eq!(decode()[0].code(), Code::Endbr64);
 }
 
 #[test]
