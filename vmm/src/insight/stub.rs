@@ -138,11 +138,16 @@ global_asm!(
     "    bt [rip + data + {closes}], rax",
     "    jnc 6f",
     // Whatever it is next has to be met.
-    "    lock btr qword ptr [rbx], rdi",
-    "    lock btr qword ptr [rbx + 8], rdi",
+    "    mov eax, edi",
+    "    and eax, {quiet_bits} - 1",
+    "    lock btr qword ptr [rbx], rax",
+    "    lock btr qword ptr [rbx + 8], rax",
     "    jmp 4f",
     "2:  add rbx, 8",
-    "3:  bt qword ptr [rbx], rdi",
+    // Of a register, 64 bits are looked at. Of memory it would be the kernel's whole, by a processor
+    // that takes the descriptor for a small one before it has compared it.
+    "3:  mov rbx, [rbx]",
+    "    bt rbx, rdi",
     "    jnc 6f",
     // A note, if there is room. What it says is there before it is counted.
     "4:  mov eax, [rip + data + {noted}]",

@@ -188,9 +188,13 @@ impl Cpu {
         }
     }
 
-    /// Tests a bit, of a word in memory or behind it.
+    /// Tests a bit, of a register, or of a word in memory or behind it.
     fn bit(&mut self, i: &Instruction) {
         let bit = self.registers[&i.op1_register()];
+        if i.op0_kind() == OpKind::Register {
+            self.flags = self.registers[&i.op0_register()] >> (bit % 64) & 1;
+            return;
+        }
         let at = self.address(i) + bit / 64 * 8;
         let (word, mask) = (self.word(at), 1 << (bit % 64));
         self.flags = u64::from(word & mask != 0);
@@ -362,6 +366,25 @@ fn nothing_jumps_out_of_it_but_to_the_entry() {
     }
     assert_eq!(entries, 1);
     assert_eq!(code.last().unwrap().code(), Code::Jmp_rel32_64);
+}
+
+/// A number of the process's own is compared, and a processor may guess how that ends.
+#[test]
+fn no_guess_leads_out_of_the_bitmaps() {
+    let code = decode();
+    let in_memory = |i: &&Instruction| {
+        matches!(i.mnemonic(), Mnemonic::Bt | Mnemonic::Btr) && i.op0_kind() == OpKind::Memory
+    };
+    for bit in code.iter().filter(in_memory) {
+        assert_eq!(bit.op1_register(), Register::RAX);
+        let before = code.iter().take_while(|i| i.ip() < bit.ip());
+        let of_rax = |i: &Instruction| {
+            let written = i.op0_kind() == OpKind::Register && i.mnemonic() != Mnemonic::Bt;
+            written && i.op0_register().full_register() == Register::RAX
+        };
+        let last = before.filter(|i| of_rax(i)).last().unwrap();
+        assert_eq!(last.mnemonic(), Mnemonic::And, "what it is masked by");
+    }
 }
 
 #[test]
