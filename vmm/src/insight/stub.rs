@@ -86,9 +86,13 @@ const _: () = assert!(QUIET_PROCESSES as u64 == PROCESS_BITS);
 /// Notes of a vCPU that wait to be taken.
 pub(super) const NOTES_MAX: u32 = 32;
 const _: () = assert!((data::NOTES + NOTES_MAX as usize * note::BYTES) as u64 <= STRIDE);
-/// The low bits of CR3 that name no process: the PCID, and which half of the page tables with
-/// page-table isolation.
-const CR3_SHIFT: u32 = 13;
+/// The low bits of CR3 that name no process: the PCID.
+const CR3_SHIFT: u32 = 12;
+/// Spreads the numbers of page tables over the bits for processes: 2^32 by the golden ratio (Knuth,
+/// The Art of Computer Programming, volume 3 section 6.4). Page tables are one page, often next to
+/// each other, or two with page-table isolation (Linux's `pgd_allocation_order`).
+const PROCESS_HASH: u32 = 0x9e37_79b1;
+const PROCESS_SHIFT: u32 = 32 - PROCESS_BITS.ilog2();
 
 global_asm!(
     ".pushsection .rodata.microvm_insight_stub, \"a\"",
@@ -121,7 +125,8 @@ global_asm!(
     "    .long 0",
     "    mov rax, cr3",
     "    shr rax, {cr3_shift}",
-    "    and eax, {process_mask}",
+    "    imul eax, eax, {process_hash}",
+    "    shr eax, {process_shift}",
     "    bt [rbx + {processes}], rax",
     "    jnc 8f",
     // Whether the descriptor, if it is one, is quiet.
@@ -214,7 +219,8 @@ global_asm!(
     quiet_bits = const QUIET_BITS,
     quiet_shift = const QUIET_BYTES.ilog2(),
     call_mask = const CALL_BITS - 1,
-    process_mask = const PROCESS_BITS - 1,
+    process_hash = const PROCESS_HASH.cast_signed(),
+    process_shift = const PROCESS_SHIFT,
     cr3_shift = const CR3_SHIFT,
     port = const PORT,
 );
@@ -272,8 +278,10 @@ pub(super) fn out_offset() -> u64 {
 }
 
 /// The bit of a process, by its page tables.
+#[expect(clippy::cast_possible_truncation, reason = "as the stub does")]
 pub(super) fn process_bit(cr3: u64) -> u64 {
-    (cr3 >> CR3_SHIFT) & (PROCESS_BITS - 1)
+    let page = (cr3 >> CR3_SHIFT) as u32;
+    (page.wrapping_mul(PROCESS_HASH) >> PROCESS_SHIFT).into()
 }
 
 #[cfg(test)]
