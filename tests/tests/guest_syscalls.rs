@@ -126,6 +126,16 @@ fn stress_finds_no_fault_here() {
 }
 
 #[test]
+fn descriptors_stand_for_what_they_were_given_here() {
+    for seed in seeds::chosen(3) {
+        let values = Place::new().run(&format!("descriptors . 2000 {seed}"));
+        for file in ["first", "second"] {
+            assert!(values[file].parse::<u64>().unwrap() > 1 << 20, "{seed}");
+        }
+    }
+}
+
+#[test]
 fn files_are_the_same_however_they_were_made() {
     const MODES: [&str; 12] = [
         "write",

@@ -9,6 +9,7 @@ mod child;
 mod confined;
 pub mod content;
 mod copies;
+mod descriptors;
 mod gates;
 mod generate;
 mod hint;
@@ -34,6 +35,7 @@ pub use traced::{Seen, calls_of};
 const USAGE: &str = "\
 loop getppid|write|read|lseek COUNT
 stress THREADS ROUNDS SEED
+descriptors DIR ROUNDS SEED
 generate DIR FILES MIN_KIB MAX_KIB CHUNK MODE SEED
 read DIR | find DIR | remove DIR
 copy FROM TO CHUNK
@@ -53,6 +55,9 @@ pub fn run(words: &[&str]) -> Result<String> {
         ["loop", call, count] => measure::run(call, number(count)?),
         ["stress", threads, rounds, seed] => {
             stress::run(number(threads)?, number(rounds)?, number(seed)?)
+        }
+        ["descriptors", directory, rounds, seed] => {
+            descriptors::run(Path::new(directory), number(rounds)?, number(seed)?)
         }
         [
             "generate",

@@ -99,6 +99,36 @@ fn nothing_is_lost_under_stress_on_two_processors_with_page_table_isolation() {
     stress("pti=on", 2);
 }
 
+/// Two threads on two processors have the same few descriptors stand for one file and another, and the
+/// report counts what they read of each.
+#[test]
+fn reads_count_for_the_file_that_their_descriptor_stands_for() {
+    let host = Host::shared();
+    let socket = host.fresh_path("control").display().to_string();
+    let mut vm = guest()
+        .with_syscalls()
+        .cpus(2)
+        .with(&["--insight", "on", "--control", &socket])
+        .boot();
+    let said = vm.shell("guest-syscalls descriptors /tmp 3000 1");
+    said.assert_success();
+    let report = host.must_run(&format!(
+        "{} control '{socket}' insight report --json",
+        host.microvm()
+    ));
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let files = report["files"].as_array().unwrap();
+    for file in ["first", "second"] {
+        let mut words = said.text.split_whitespace();
+        let read = words.find_map(|word| word.strip_prefix(file)?.strip_prefix('='));
+        let path = format!("/tmp/{file}");
+        let row = files.iter().find(|row| row["path"] == path.as_str());
+        let row = row.unwrap_or_else(|| panic!("no {path} in {report}"));
+        assert_eq!(row["read_bytes"].to_string(), read.unwrap(), "{row}");
+    }
+    vm.power_off().assert_status(0);
+}
+
 /// What a cache says that the blocks are which it has, and how often that is right.
 fn verdicts(host: &Host, socket: &str, disk: &str) -> impl Fn(&str) -> u64 + use<> {
     let list = host.fresh_path("list").display().to_string();

@@ -61,7 +61,7 @@ fn offset(bytes: usize) -> i64 {
 }
 
 /// Bytes that follow from a number.
-pub(super) fn pattern(bytes: usize, number: u64) -> Vec<u8> {
+pub(in crate::syscalls) fn pattern(bytes: usize, number: u64) -> Vec<u8> {
     let words = (0..bytes.div_ceil(8) as u64).map(|at| number.wrapping_add(at * 0x1_0101_0101));
     let mut pattern: Vec<_> = words.flat_map(u64::to_le_bytes).collect();
     pattern.truncate(bytes);

@@ -13,6 +13,8 @@ mod registers;
 mod signals;
 mod small;
 
+pub(super) use files::pattern;
+
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -160,7 +160,11 @@ impl Observer {
     /// something else there, by now.
     fn listen(&self, window: &Window, cr3: u64, fd: i32) {
         let bit = process_bit(cr3);
-        let Some(process) = self.processes.get(cr3).filter(|_| self.hushed.contains(&bit)) else {
+        let Some(process) = self
+            .processes
+            .get(cr3)
+            .filter(|_| self.hushed.contains(&bit))
+        else {
             return;
         };
         for other in process.files.alike(fd).chain([fd]) {

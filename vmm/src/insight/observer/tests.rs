@@ -699,7 +699,10 @@ fn what_was_closed_before_its_process_said_who_it_is_is_met_again() {
     guest.note(libc::SYS_close, [3, 0, 0]);
     assert_eq!(guest.quiet(3), LOUD);
     let asked = guest.read_and_count(3).1;
-    assert_eq!(asked, 4, "who it is, and all of 3: what, where, its position");
+    assert_eq!(
+        asked, 4,
+        "who it is, and all of 3: what, where, its position"
+    );
 }
 
 /// By the time that a note is looked at, what was written is not in the buffer any more.
