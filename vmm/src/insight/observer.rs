@@ -233,8 +233,13 @@ impl Observer {
                 Answer::Refused
             }
         };
+        let asked = match answer {
+            // The call will fail; the next may be of a file that was opened meanwhile.
+            Answer::NoDescriptor => QUESTIONS_MAX,
+            _ => pending.asked,
+        };
         self.take_answer(scene, &Call::decode(&call), pending.question, answer);
-        self.consider(scene, &call, pending.asked, regs);
+        self.consider(scene, &call, asked, regs);
     }
 
     /// Asks what is missing to understand a call, or else draws its conclusions. Whether the

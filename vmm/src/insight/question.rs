@@ -18,6 +18,8 @@ const AT_SYMLINK_NOFOLLOW: u64 = 0x100;
 const FS_IOC_FIEMAP: u64 = 0xc020_660b;
 /// The kernel's errors are the last 4095 values.
 const ERRORS_FROM: u64 = u64::MAX - 4094;
+/// EBADF.
+const NO_DESCRIPTOR: u64 = 9_u64.wrapping_neg();
 
 /// Extents that one question brings.
 pub(super) const EXTENTS_MAX: usize = 16;
@@ -109,7 +111,9 @@ pub(super) enum Answer {
     Extents(Vec<FileExtent>),
     FileSystem(StatFs),
     Content(Vec<u8>),
-    /// It refused.
+    /// What was asked about is no descriptor.
+    NoDescriptor,
+    /// It refused, or could not be asked.
     Refused,
 }
 
@@ -201,7 +205,10 @@ impl Question {
     /// The answer: what the call returned, and what it left in its memory.
     pub(super) fn answer(self, returned: u64, scratch: &[u8]) -> Answer {
         if returned >= ERRORS_FROM {
-            return Answer::Refused;
+            return match self {
+                Self::Stat { .. } if returned == NO_DESCRIPTOR => Answer::NoDescriptor,
+                _ => Answer::Refused,
+            };
         }
         match self {
             Self::Pid

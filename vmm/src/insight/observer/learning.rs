@@ -93,6 +93,8 @@ impl Observer {
                 self.file_systems.meet(stat.device);
                 process.files.meet(fd, OpenFile::new(Some(stat)), executed);
             }
+            (Question::Stat { .. }, Answer::NoDescriptor)
+            | (Question::Content { .. } | Question::StatNamed(_) | Question::Room { .. }, _) => {}
             (Question::Stat { fd }, _) => process.files.meet(fd, OpenFile::new(None), false),
             (Question::Path { fd } | Question::Flags { fd } | Question::Offset { fd }, answer) => {
                 if let Some(file) = process.files.get_mut(fd) {
@@ -125,7 +127,6 @@ impl Observer {
                     _ => file.located_bytes = u64::MAX,
                 }
             }
-            (Question::Content { .. } | Question::StatNamed(_) | Question::Room { .. }, _) => {}
         }
     }
 }

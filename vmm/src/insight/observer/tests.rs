@@ -32,6 +32,8 @@ const BTRFS: u64 = 35;
 const BTRFS_ID: [u32; 2] = [7, 8];
 const BTRFS_MAGIC: u64 = 0x9123_683e;
 const ERROR: u64 = u64::MAX - 1;
+/// EBADF.
+const NO_DESCRIPTOR: u64 = u64::MAX - 8;
 
 struct File {
     path: &'static str,
@@ -182,7 +184,7 @@ impl Guest {
             }
             libc::SYS_fstat => {
                 let Some(file) = file(regs.rdi) else {
-                    return ERROR;
+                    return NO_DESCRIPTOR;
                 };
                 let is_device = file.path.starts_with("/dev");
                 let mode = if is_device { 0o020_644 } else { 0o100_644 };
@@ -762,4 +764,17 @@ fn who_shares_a_bit_has_no_quiet_descriptors() {
     guest.observer.processes.meet(other, || None);
     guest.read(3);
     assert_eq!(guest.quiet(3), LOUD);
+}
+
+#[test]
+fn what_was_no_descriptor_is_met_when_it_is_one() {
+    let mut guest = Guest::with("on", "/bin/reader", false);
+    for _ in 0..2 {
+        guest.call(libc::SYS_write, [3, BUFFER, 4096, 0, 0, 0]);
+        assert_eq!(guest.quiet(3), LOUD);
+    }
+    guest.open(3, "/srv/file", Vec::new());
+    guest.put(BUFFER, &[b'x'; 4096]);
+    guest.write(3, 4096);
+    assert!(guest.mark(&[b'x'; 4096]).is_some());
 }
