@@ -9,7 +9,7 @@ use std::time::Duration;
 use disk::cache::{CacheOptions, Cached};
 use disk::flat::{Copying, Prefetch};
 use disk::graybox::GrayBox;
-use disk::{Classified, Disk, Format, OpenOptions, Order, Trace};
+use disk::{Classified, Disk, Format, OpenOptions, Order, Trace, is_remote};
 
 use super::cache::{CacheFields, exceeded_memory_bytes};
 use super::parse_size;
@@ -25,7 +25,7 @@ const INDEX_BYTES_MIN: u64 = 64 << 10;
 const KNOWN: &str = "readonly, format=F, data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, \
                      order=MODE, barrier-syscall=N, dedup=SIZE, copy-on-read, prefetch[=RATE], \
                      trace=FILE, \
-                     record-trace=FILE, deadline=SECONDS, grow[=COMMAND], cache=SIZE, \
+                     record-trace=FILE, deadline=SECONDS, grow[=COMMAND], direct=on|off, cache=SIZE, \
                      cache-file=PATH, cache-write=through|back, cache-policy=s3-fifo|lru, \
                      cache-classes=on|off and serial=S";
 
@@ -58,6 +58,8 @@ pub(crate) struct DiskArgument {
     pub(crate) deadline: Option<Duration>,
     /// What makes the block device below a compact image larger before it is full.
     pub(crate) grow: Option<GrowCommand>,
+    /// Whether the host's page cache is left out.
+    pub(crate) direct: bool,
     /// The cache in front of it.
     pub(crate) cache: Option<CacheOptions>,
     /// What the guest reads as the disk's serial number.
@@ -92,6 +94,7 @@ impl DiskArgument {
             record_trace: None,
             deadline: None,
             grow: None,
+            direct: false,
             cache: None,
             serial: None,
         };
@@ -122,6 +125,13 @@ impl DiskArgument {
         }
         if argument.barrier_syscall.is_some() && argument.order != Some(Order::Barrier) {
             return Err("barrier-syscall=N is for order=barrier only".to_owned());
+        }
+        if argument.direct && is_remote(&argument.path) {
+            return Err(
+                "direct=on is for files of this host; what is far away is in no page cache here; \
+                 leave it out"
+                    .to_owned(),
+            );
         }
         Ok(argument)
     }
@@ -155,6 +165,7 @@ impl DiskArgument {
     pub(crate) fn open_options(&self) -> OpenOptions {
         let mut options = OpenOptions::new(&self.path)
             .read_only(self.read_only)
+            .direct(self.direct)
             .copying(self.copying.clone());
         if let Some(format) = self.format {
             options = options.format(format);
@@ -233,6 +244,9 @@ impl DiskArgument {
             }
             Some(("dedup", size)) => self.dedup_bytes = Some(parse_index_size(size)?),
             Some(("deadline", seconds)) => self.deadline = Some(parse_deadline(seconds)?),
+            Some(("direct", "on")) => self.direct = true,
+            Some(("direct", "off")) => self.direct = false,
+            Some(("direct", other)) => return Err(format!("direct={other}: give on or off")),
             Some(("serial", serial)) => self.serial = Some(check_serial(serial)?),
             _ => return Err(format!("unknown option '{field}': there are {KNOWN}")),
         }
@@ -424,6 +438,25 @@ mod tests {
     }
 
     #[test]
+    fn the_hosts_page_cache_may_be_left_out() {
+        let direct = |text: &str| text.parse::<DiskArgument>().unwrap().direct;
+        assert!(!direct("a"));
+        assert!(direct("a,direct=on") && !direct("a,direct=on,direct=off"));
+        let overlaid = |text: &str| {
+            let disk: DiskArgument = text.parse().unwrap();
+            disk.overlaid("b".into(), Format::Qcow2).direct
+        };
+        assert!(overlaid("a,direct=on") && !overlaid("a"));
+        assert!(!direct("nbd://host/a,readonly,direct=off"));
+        // No file of procfs can be opened so.
+        let argument: DiskArgument = "/proc/self/status,readonly,direct=on".parse().unwrap();
+        let executor = disk::Executor::new().unwrap();
+        let opened = executor.run(argument.open_options().open());
+        let error = opened.err().expect("should be refused").to_string();
+        assert!(error.contains("cannot do direct I/O"), "{error}");
+    }
+
+    #[test]
     fn two_commas_in_a_path_are_one() {
         let disk: DiskArgument = "a,,b,readonly".parse().unwrap();
         assert_eq!(disk.path, PathBuf::from("a,b"));
@@ -486,6 +519,9 @@ mod tests {
             ("a,deadline=inf", "number of seconds"),
             ("a,readonly,grow", "leave out readonly"),
             ("a,grow=", "'grow='"),
+            ("a,direct", "'direct'"),
+            ("a,direct=yes", "direct=yes: give on or off"),
+            ("nbd://host/a,readonly,direct=on", "far away"),
             ("a,serial=", "1 to 20"),
             ("a,serial=123456789012345678901", "1 to 20"),
         ] {

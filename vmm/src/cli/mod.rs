@@ -85,7 +85,7 @@ pub(crate) struct RunArguments {
 
     /// Disk: an image, a block device or the URL of one; may be given more than once
     ///
-    /// More options: data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, serial=S,
+    /// More options: data-file=PATH, snapshot=ID|NAME, l2-cache-size=SIZE, direct=on|off, serial=S,
     /// order=journal|ordered|barrier|unsafe, barrier-syscall=N, record-trace=FILE; for qcow2 images
     /// dedup=SIZE; for flat ones copy-on-read, prefetch[=RATE], trace=FILE; for compact ones on a block device
     /// grow[=COMMAND]; for what is far away deadline=SECONDS

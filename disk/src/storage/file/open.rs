@@ -102,7 +102,10 @@ impl FileOptions {
             file_geometry(&metadata, self.read_only)
         };
         let direct = self.direct.then(|| Direct::new(&file)).transpose();
-        let direct = direct.map_err(Error::io(&self.path, "do direct I/O on"))?;
+        let direct = direct.map_err(|source| match source.kind() {
+            io::ErrorKind::Unsupported => self.no_direct(),
+            _ => Error::io(&self.path, "do direct I/O on")(source),
+        })?;
         let storage = FileStorage {
             barrier: Barrier::probe(&file, self.barrier_syscall),
             ahead: Ahead::new(&file, is_block_device || self.read_only),
@@ -140,6 +143,12 @@ impl FileOptions {
         })
     }
 
+    fn no_direct(&self) -> Error {
+        let problem = "the host cannot do direct I/O on it; leave out direct=on".to_owned();
+        let path = self.path.clone();
+        Error::Unsupported { path, problem }
+    }
+
     fn open_file(&self) -> Result<File, Error> {
         let flags = if self.direct { libc::O_DIRECT } else { 0 };
         let opened = OpenOptions::new()
@@ -156,6 +165,7 @@ impl FileOptions {
                 Some(libc::EACCES | libc::EPERM | libc::EROFS) => {
                     "give it write permission, or only read it"
                 }
+                Some(libc::EINVAL) if self.direct => return self.no_direct(),
                 _ => {
                     return Error::Io {
                         path,

@@ -41,6 +41,18 @@ fn refusal(path: &Path) -> String {
 }
 
 #[test]
+fn a_file_without_direct_io_is_refused_in_words() {
+    // No file of procfs has it.
+    let options = OpenOptions::new("/proc/self/status")
+        .read_only(true)
+        .direct(true);
+    let opened = Executor::new().unwrap().run(options.open());
+    let message = opened.err().expect("should be refused").to_string();
+    let expected = "/proc/self/status: the host cannot do direct I/O on it; leave out direct=on";
+    assert_eq!(message, expected);
+}
+
+#[test]
 fn writers_exclude_writers_and_readers() {
     let file = file(4096);
     let writer = open(file.path(), false).unwrap();
