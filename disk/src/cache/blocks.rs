@@ -16,7 +16,7 @@ use foldhash::fast::RandomState;
 
 use super::counts::CacheStatistics;
 use super::format::{ENTRIES_PER_SECTOR, Entry, EntryState};
-use super::policy::Policy;
+use super::policy::{Arrival, Policy};
 use crate::Class;
 use crate::mutant::mutant;
 
@@ -105,7 +105,7 @@ pub(super) struct Content {
     pub(super) block: u64,
     pub(super) slot: u32,
     pub(super) crc: u32,
-    pub(super) class: Class,
+    pub(super) arrival: Arrival,
 }
 
 /// What is to be written to the table.
@@ -321,8 +321,8 @@ impl Blocks {
         }
         if is_wanted && is_there {
             self.put(content, State::Clean);
-            self.policy.insert(slot, block, content.class);
-            self.counts.of(content.class).fills += 1;
+            self.policy.insert(slot, block, content.arrival);
+            self.counts.of(content.arrival.class).fills += 1;
         } else {
             self.set_free(slot);
         }
@@ -333,7 +333,7 @@ impl Blocks {
             block,
             slot,
             crc,
-            class,
+            arrival: Arrival { class, .. },
         } = content;
         let sequence = self.next_sequence;
         self.next_sequence += 1;
@@ -362,7 +362,7 @@ impl Blocks {
         self.writing -= 1;
         self.dirty.insert(content.block, content.slot);
         self.unsealed.push(content.slot);
-        let counts = self.counts.of(content.class);
+        let counts = self.counts.of(content.arrival.class);
         counts.fills += 1;
         counts.dirtied += 1;
     }
@@ -424,8 +424,8 @@ impl Blocks {
         if slot.in_table {
             self.cleaned.push(version.slot);
         }
-        self.policy
-            .insert(version.slot, version.block, version.class);
+        let arrival = Arrival::alone(version.class);
+        self.policy.insert(version.slot, version.block, arrival);
         self.counts.of(version.class).written_back += 1;
     }
 
@@ -562,7 +562,8 @@ impl Blocks {
             self.at(slot).in_table = true;
             self.dirty.insert(entry.block, slot);
         } else {
-            self.policy.insert(slot, entry.block, entry.class);
+            let arrival = Arrival::alone(entry.class);
+            self.policy.insert(slot, entry.block, arrival);
         }
     }
 

@@ -57,10 +57,28 @@ impl fmt::Display for PolicyKind {
     }
 }
 
+/// How a block comes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Arrival {
+    pub(super) class: Class,
+    /// With so many others at once that each was cheap.
+    pub(super) came_in_run: bool,
+}
+
+impl Arrival {
+    /// With few others, or nobody knows.
+    pub(super) fn alone(class: Class) -> Self {
+        Self {
+            class,
+            came_in_run: false,
+        }
+    }
+}
+
 /// The blocks that may leave, in an order of its own.
 pub(super) trait Policy {
-    /// `block`, of `class`, is in `slot` from now on, which was none of the policy's.
-    fn insert(&mut self, slot: u32, block: u64, class: Class);
+    /// `block` is in `slot` from now on, which was none of the policy's.
+    fn insert(&mut self, slot: u32, block: u64, arrival: Arrival);
 
     /// What is in `slot`, which is the policy's, was used.
     fn touch(&mut self, slot: u32);

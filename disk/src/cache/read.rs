@@ -6,6 +6,7 @@ use std::rc::Rc;
 use futures_util::future::try_join_all;
 
 use super::blocks::{Content, Version};
+use super::policy::Arrival;
 use super::store::BLOCK;
 use super::{Shared, blocks_of};
 use crate::{Buffers, CLASS_BLOCK_BYTES, Class, Error, Storage, spawn};
@@ -15,6 +16,10 @@ const FILLS_MAX: usize = 32;
 /// What is longer than this part of the cache, and is nothing that is worth keeping, does not come
 /// into it.
 const LONG_PART: u64 = 8;
+
+/// What is read or written at once and is longer costs each of its blocks little. Nodes of btrfs, and most clusters of
+/// inodes of XFS, are not.
+const RUN_BYTES: usize = 32 << 10;
 
 /// Blocks that follow each other.
 enum Run {
@@ -211,6 +216,10 @@ impl<S: Storage> Shared<S> {
         if self.store.is_file() && self.fills.get() >= FILLS_MAX {
             return;
         }
+        let arrival = Arrival {
+            class,
+            came_in_run: bytes.len() > RUN_BYTES,
+        };
         let mut contents = Vec::new();
         let mut data = Vec::new();
         for (block, bytes) in (first..).zip(bytes.chunks(BLOCK)) {
@@ -221,7 +230,7 @@ impl<S: Storage> Shared<S> {
                 block,
                 slot,
                 crc: self.checksum(bytes),
-                class,
+                arrival,
             });
             data.extend_from_slice(bytes);
         }

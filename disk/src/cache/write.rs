@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use super::blocks::Content;
+use super::policy::Arrival;
 use super::store::BLOCK;
 use super::{Shared, WriteMode, blocks_of};
 use crate::{Buffers, CLASS_BLOCK_BYTES, Class, Error, Request, Storage};
@@ -66,7 +67,7 @@ impl<S: Storage> Shared<S> {
                 block,
                 slot,
                 crc,
-                class,
+                arrival: Arrival::alone(class),
             });
         }
         let is_pressed = state.is_pressed();

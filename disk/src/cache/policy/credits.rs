@@ -1,9 +1,12 @@
 //! What a block's class is worth.
 
+use super::Arrival;
 use crate::Class;
 
 /// Of all blocks, so many quarters may have a credit at a time.
 const QUARTERS: u32 = 3;
+/// Of these, one in so many may be a block that came in a long run.
+const RUN_PART: u32 = 4;
 
 /// Gives credits to blocks. One that has a credit and would have to leave goes on, and has one less;
 /// when it is used it has all of it again.
@@ -13,10 +16,15 @@ const QUARTERS: u32 = 3;
 /// full has no credit until it is used when there is room. So a tree of metadata that is larger than
 /// the cache, and is read again and again, keeps three quarters of it there, where each block would
 /// push out the next one that is needed.
+///
+/// Blocks that came in a long run cost one way of the heads together, and would again; those that came
+/// alone cost one each. So the former have a quarter of what there is at most: an ext4 reads 32 blocks
+/// of inodes for one of them, which would leave nothing to its directories.
 pub(super) struct Credits {
     by_class: bool,
     bound: u32,
     held: u32,
+    held_by_runs: u32,
 }
 
 /// What one block has.
@@ -24,6 +32,7 @@ pub(super) struct Credits {
 pub(super) struct Credit {
     whole: u8,
     left: u8,
+    came_in_run: bool,
 }
 
 impl Credit {
@@ -40,22 +49,31 @@ impl Credits {
             by_class,
             bound: slots / 4 * QUARTERS,
             held: 0,
+            held_by_runs: 0,
         }
     }
 
     /// What a new block gets.
-    pub(super) fn open(&mut self, class: Class) -> Credit {
+    pub(super) fn open(&mut self, Arrival { class, came_in_run }: Arrival) -> Credit {
         let whole = if self.by_class { worth(class) } else { 0 };
-        let mut credit = Credit { whole, left: 0 };
+        let mut credit = Credit {
+            whole,
+            left: 0,
+            came_in_run,
+        };
         self.renew(&mut credit);
         credit
     }
 
     /// The block was used.
     pub(super) fn renew(&mut self, credit: &mut Credit) {
-        let room = credit.left > 0 || self.held < self.bound;
-        if credit.whole > 0 && room {
-            self.held += u32::from(credit.left == 0);
+        let has_room = self.held < self.bound
+            && (!credit.came_in_run || self.held_by_runs < self.bound / RUN_PART);
+        if credit.whole > 0 && (credit.left > 0 || has_room) {
+            if credit.left == 0 {
+                self.held += 1;
+                self.held_by_runs += u32::from(credit.came_in_run);
+            }
             credit.left = credit.whole;
         }
     }
@@ -66,13 +84,22 @@ impl Credits {
             return false;
         }
         credit.left -= 1;
-        self.held -= u32::from(credit.left == 0);
+        if credit.left == 0 {
+            self.give_back(*credit);
+        }
         true
     }
 
     /// The block leaves.
     pub(super) fn close(&mut self, credit: Credit) {
-        self.held -= u32::from(credit.left > 0);
+        if credit.left > 0 {
+            self.give_back(credit);
+        }
+    }
+
+    fn give_back(&mut self, credit: Credit) {
+        self.held -= 1;
+        self.held_by_runs -= u32::from(credit.came_in_run);
     }
 
     #[cfg(test)]

@@ -1,9 +1,8 @@
 //! What was used least recently leaves.
 
-use super::Policy;
 use super::credits::{Credit, Credits};
 use super::queue::{Links, Queue};
-use crate::Class;
+use super::{Arrival, Policy};
 
 /// One queue, in the order of use.
 pub(super) struct Lru {
@@ -25,8 +24,8 @@ impl Lru {
 }
 
 impl Policy for Lru {
-    fn insert(&mut self, slot: u32, _block: u64, class: Class) {
-        self.credit[slot as usize] = self.credits.open(class);
+    fn insert(&mut self, slot: u32, _block: u64, arrival: Arrival) {
+        self.credit[slot as usize] = self.credits.open(arrival);
         self.queue.push(&mut self.links, slot);
     }
 

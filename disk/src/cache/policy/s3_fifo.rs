@@ -8,11 +8,10 @@
 //! A class's credit ([`Credits`]) counts as uses do: with two or more, a block goes to the main queue
 //! when it comes.
 
-use super::Policy;
 use super::credits::{Credit, Credits};
 use super::ghost::Ghost;
 use super::queue::{Links, Queue};
-use crate::Class;
+use super::{Arrival, Policy};
 
 /// The small queue is this part of the cache.
 const SMALL_PART: u32 = 10;
@@ -85,8 +84,8 @@ impl S3Fifo {
 }
 
 impl Policy for S3Fifo {
-    fn insert(&mut self, slot: u32, block: u64, class: Class) {
-        let credit = self.credits.open(class);
+    fn insert(&mut self, slot: u32, block: u64, arrival: Arrival) {
+        let credit = self.credits.open(arrival);
         let is_main = self.ghost.take(block) || credit.goes_ahead();
         self.nodes[slot as usize] = Node {
             block,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::{Policy, PolicyKind, policy};
+use super::{Arrival, Policy, PolicyKind, policy};
 use crate::Class;
 use crate::rng::Rng;
 use crate::test_support::seeded;
@@ -32,6 +32,10 @@ impl Model {
     }
 
     fn access(&mut self, block: u64, class: Class) {
+        self.arrive(block, Arrival::alone(class));
+    }
+
+    fn arrive(&mut self, block: u64, arrival: Arrival) {
         self.uses += 1;
         if let Some(slot) = self.places.get(&block) {
             self.hits += 1;
@@ -41,7 +45,7 @@ impl Model {
         let slot = self.free.pop().unwrap_or_else(|| self.evict());
         self.slots[slot as usize] = Some(block);
         self.places.insert(block, slot);
-        self.policy.insert(slot, block, class);
+        self.policy.insert(slot, block, arrival);
     }
 
     fn evict(&mut self) -> u32 {
@@ -81,7 +85,13 @@ fn every_block_is_in_one_queue_and_classes_stay_in_their_bounds() {
                     let slot = model.evict();
                     model.free.push(slot);
                 }
-                _ => model.access(block, Class::ALL[rng.index(6)]),
+                _ => model.arrive(
+                    block,
+                    Arrival {
+                        class: Class::ALL[rng.index(6)],
+                        came_in_run: rng.below(2) == 0,
+                    },
+                ),
             }
             assert_eq!(model.policy.len(), model.places.len());
             assert!(model.places.len() <= slots as usize);
@@ -176,5 +186,36 @@ fn no_class_keeps_another_out() {
         }
         let (hits, uses) = (model.hits - hits, model.uses - uses);
         assert!(hits * 10 > uses * 8, "{kind}: {hits} hits of {uses}");
+    }
+}
+
+/// Directories, each read alone, and inodes, of which many are read at once, round and round: all of
+/// the metadata is larger than the cache, and the inodes come first.
+#[test]
+fn what_came_in_runs_leaves_room_for_what_came_alone() {
+    for kind in KINDS {
+        let mut model = Model::new(kind, 1000, true);
+        let (mut hits, mut uses) = (0, 0);
+        let mut other = 1 << 32;
+        for round in 0..10 {
+            for inode in 0..700 {
+                let arrival = Arrival {
+                    class: Class::Metadata,
+                    came_in_run: true,
+                };
+                model.arrive(inode, arrival);
+            }
+            let before = model.hits;
+            for directory in 0..500 {
+                model.access(1000 + directory, Class::Metadata);
+                other += 1;
+                model.access(other, Class::Other);
+            }
+            if round > 1 {
+                hits += model.hits - before;
+                uses += 500;
+            }
+        }
+        assert!(hits * 10 > uses * 9, "{kind}: {hits} hits of {uses}");
     }
 }
