@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::agent::init::WORK_DIR;
 use crate::agent::protocol::Spec;
 use crate::lab::share::{PARTS_DIR, Share};
-use crate::lab::{self, Config, Lab};
+use crate::lab::{self, Config, Drive, Lab};
 use crate::parts::Parts;
 use crate::ports::Ports;
 use crate::process::{Output, Process};
@@ -106,12 +106,22 @@ impl Host {
         parts: Parts,
         bring: impl FnOnce(&mut Share) -> Result<()>,
     ) -> Result<Self> {
+        Self::emulated_with_drives(parts, &[], bring)
+    }
+
+    /// The same, which has these drives too.
+    pub fn emulated_with_drives(
+        parts: Parts,
+        drives: &[Drive],
+        bring: impl FnOnce(&mut Share) -> Result<()>,
+    ) -> Result<Self> {
         let directory = scratch()?;
         let mut share = share(&parts, &directory)?;
         bring(&mut share)?;
         let disk = directory.join("disk.img");
         lab::make_disk(&disk, LAB_DISK_BYTES)?;
-        let lab = Lab::start(Config::default(), &parts.kernel, &share, &disk, &directory)?;
+        let disks = (disk.as_path(), drives);
+        let lab = Lab::start_with(Config::default(), &parts.kernel, &share, disks, &directory)?;
         Ok(Self {
             ports: lab.ports().clone(),
             lab: Some(lab),
@@ -145,6 +155,17 @@ impl Host {
             .get(path)
             .cloned()
             .unwrap_or_else(|| path.to_owned())
+    }
+
+    /// Where an emulated host has the drive with this serial number.
+    pub fn drive(&self, serial: &str) -> Result<String> {
+        let found = self.run(&format!("grep -lx '{serial}' /sys/block/*/serial"))?;
+        let name = found.trim().strip_suffix("/serial");
+        let name = name.and_then(|path| path.rsplit('/').next());
+        Ok(format!(
+            "/dev/{}",
+            name.context("no disk with this number")?
+        ))
     }
 
     /// The program under test, as the host finds it.

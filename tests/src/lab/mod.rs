@@ -12,6 +12,7 @@
 //! emulator is a power cut for it: what its kernel had not written to `disk.img` is gone.
 
 mod clock;
+mod drive;
 mod initramfs;
 mod qemu;
 pub mod share;
@@ -26,6 +27,7 @@ use images::Kernel;
 use images::packages::{Tool, require};
 
 pub use clock::Clock;
+pub use drive::Drive;
 use qemu::{Files, Qemu};
 use share::Share;
 
@@ -80,6 +82,17 @@ impl Lab {
         disk: &Path,
         directory: &Path,
     ) -> Result<Self> {
+        Self::start_with(config, kernel, share, (disk, &[]), directory)
+    }
+
+    /// The same, with `drives` beside its disk.
+    pub fn start_with(
+        config: Config,
+        kernel: &Kernel,
+        share: &Share,
+        (disk, drives): (&Path, &[Drive]),
+        directory: &Path,
+    ) -> Result<Self> {
         require(&[Tool::QemuSystem, Tool::Mke2fs])?;
         fs::create_dir_all(directory)?;
         let files = Files {
@@ -87,6 +100,7 @@ impl Lab {
             initramfs: directory.join("initramfs.cpio"),
             share: directory.join("share.img"),
             disk: disk.to_owned(),
+            drives: drives.to_vec(),
             console: directory.join("console.log"),
         };
         initramfs::write(kernel, &agent()?, &files.initramfs)?;

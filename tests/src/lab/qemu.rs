@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::clock::Clock;
+use super::drive::Drive;
 use crate::agent::init::{PORTS_PARAMETER, SHARE, WORK};
 use crate::agent::{die_with_parent, inherit};
 
@@ -31,6 +32,8 @@ pub(super) struct Files {
     pub(super) initramfs: PathBuf,
     pub(super) share: PathBuf,
     pub(super) disk: PathBuf,
+    /// What it has beside these two.
+    pub(super) drives: Vec<Drive>,
     /// Gets what the emulated host's kernel says.
     pub(super) console: PathBuf,
 }
@@ -131,12 +134,15 @@ fn machine(files: &Files, memory_mib: u32, cpus: u32, clock: Clock) -> Command {
         WORK,
         "readonly=off,discard=unmap",
     );
+    for drive in &files.drives {
+        drive.attach(&mut command);
+    }
     command.args(["-device", "virtio-serial-device,max_ports=16"]);
     command
 }
 
 /// A comma ends a value in QEMU's option syntax unless it is doubled.
-fn escaped(path: &Path) -> String {
+pub(super) fn escaped(path: &Path) -> String {
     path.display().to_string().replace(',', ",,")
 }
 

@@ -238,7 +238,7 @@ fn copy_sparse(from: &Path, to: &Path) -> Result<()> {
 }
 
 /// Runs a tool that says on standard error why it failed.
-pub(super) fn run(command: &mut Command) -> Result<()> {
+pub fn run(command: &mut Command) -> Result<()> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{name}: run"))?;
     ensure!(
