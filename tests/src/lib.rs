@@ -16,6 +16,7 @@ pub mod host;
 mod hosts;
 pub mod killed;
 pub mod lab;
+pub mod loads;
 pub mod nbd;
 mod parts;
 mod ports;

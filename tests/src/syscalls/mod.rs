@@ -29,6 +29,7 @@ use std::str::FromStr;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::loads::Load;
 pub use traced::{Seen, calls_of};
 
 /// What there is, in the order of [`run`].
@@ -46,6 +47,7 @@ seccomp | seccomp-filter | traced
 int80 | read-lstar | port-attack PORT
 exec-chain COUNT | setsid
 kexec KERNEL INITRAMFS
+load find|mail|join DIR FIRST ROUNDS
 judge IMAGE LIST";
 
 /// Does what the words say, and returns the line that tells of it: what was done, then words
@@ -94,6 +96,10 @@ pub fn run(words: &[&str]) -> Result<String> {
         ["exec-chain", count, ref rest @ ..] => sessions::exec_chain(number(count)?, rest),
         ["setsid"] => sessions::setsid(),
         ["kexec", kernel, initramfs] => kexec::run(Path::new(kernel), Path::new(initramfs)),
+        ["load", name, directory, first, rounds] => {
+            let load: Load = name.parse()?;
+            load.run(Path::new(directory), number(first)?, number(rounds)?)
+        }
         ["judge", image, list] => judge::run(Path::new(image), Path::new(list)),
         _ => bail!("what it can do:\n{USAGE}"),
     }
