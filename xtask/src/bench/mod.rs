@@ -19,6 +19,7 @@ mod grid;
 mod ground;
 mod grounds;
 mod interrupt;
+mod link;
 mod model;
 mod nbd;
 mod new_image;

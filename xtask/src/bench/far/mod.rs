@@ -8,9 +8,9 @@
 //! In the lab a guest is much slower than on a real host, and its base is not: any link would look
 //! good. So the link is slowed as much as the guest is.
 
-mod link;
-
 use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Instant;
 
 use ::tests::artifacts::{self, Profile};
@@ -23,8 +23,8 @@ use rustix::process::Signal;
 use super::chart::Bars;
 use super::figures::{median, ratio, spread_percent};
 use super::interrupt::Interrupt;
+use super::link::{self, Link, Nbd};
 use super::report::{Report, Section};
-use link::{Link, Nbd};
 
 /// What a start over the link should take at most with a trace, times one from a local base.
 const MARK: f64 = 1.3;
@@ -112,7 +112,7 @@ pub(super) fn run(arguments: &Arguments, report: &mut Report) -> Result<()> {
         }
     }
     let mut section = section(&starts, &link, slowdown);
-    section.tables += &link::base_size(&host)?;
+    section.tables += &base_size(&host)?;
     report.add(section);
     Ok(())
 }
@@ -129,7 +129,7 @@ fn record(host: &Host) -> Result<String> {
 /// A new image, on the local base or on what a server has.
 fn image(host: &Host, nbd: Option<&Nbd>) -> Result<String> {
     let image = host.fresh_path("disk.flat").display().to_string();
-    let base = nbd.map_or_else(|| link::base(host), Nbd::url);
+    let base = nbd.map_or_else(|| base(host), Nbd::url);
     host.run(&format!(
         "{} image create -q -f flat -b '{base}' -F raw '{image}'",
         host.microvm()
@@ -137,19 +137,38 @@ fn image(host: &Host, nbd: Option<&Nbd>) -> Result<String> {
     Ok(image)
 }
 
-fn measure(host: &Host, base: Base, link: &Link, trace: &str, starts: &mut Starts) -> Result<()> {
-    if base == Base::Here {
+/// The base, as a file of the host's.
+fn base(host: &Host) -> String {
+    let disk = &host.parts().extra().debian.disk;
+    host.path(disk).display().to_string()
+}
+
+/// Says how large the base is.
+fn base_size(host: &Host) -> Result<String> {
+    let disk = &host.parts().extra().debian.disk;
+    let metadata = fs::metadata(disk).with_context(|| format!("{}: look", disk.display()))?;
+    let (mib, data_mib) = (metadata.len() >> 20, (metadata.blocks() * 512) >> 20);
+    Ok(format!(
+        "\nThe base has {mib} MiB, {data_mib} of them data.\n"
+    ))
+}
+
+fn measure(host: &Host, from: Base, link: &Link, trace: &str, starts: &mut Starts) -> Result<()> {
+    if from == Base::Here {
         starts.seconds.push(start(host, &image(host, None)?, "")?);
         return Ok(());
     }
-    let nbd = Nbd::start(host, link)?;
+    let nbd = Nbd::start(host, &base(host), link)?;
     let image = image(host, Some(&nbd))?;
-    let options = match base {
+    let options = match from {
         Base::FarWithTrace => format!(",prefetch,trace={trace}"),
         _ => String::new(),
     };
     starts.seconds.push(start(host, &image, &options)?);
-    starts.fetched_mib.push(nbd.end(host)?);
+    let fetched = nbd.reads(host)?.bytes;
+    nbd.end()?;
+    #[expect(clippy::cast_precision_loss, reason = "for people")]
+    starts.fetched_mib.push(fetched as f64 / f64::from(1 << 20));
     Ok(())
 }
 

@@ -1,7 +1,5 @@
-//! The base, and the link that it is behind: nbdkit with filters.
+//! A slow link that an image is behind: nbdkit with filters, in the lab.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -20,8 +18,8 @@ const PARTS: [(&str, &[&str]); 2] = [
         "filterdir",
         &[
             "nbdkit-delay-filter.so",
+            "nbdkit-log-filter.so",
             "nbdkit-rate-filter.so",
-            "nbdkit-stats-filter.so",
         ],
     ),
 ];
@@ -57,31 +55,15 @@ pub(super) fn bring(share: &mut Share) -> Result<()> {
     Ok(())
 }
 
-/// The base, as a file of the host's.
-pub(super) fn base(host: &Host) -> String {
-    let disk = &host.parts().extra().debian.disk;
-    host.path(disk).display().to_string()
-}
-
-/// Says how large the base is.
-pub(super) fn base_size(host: &Host) -> Result<String> {
-    let disk = &host.parts().extra().debian.disk;
-    let metadata = fs::metadata(disk).with_context(|| format!("{}: look", disk.display()))?;
-    let (mib, data_mib) = (metadata.len() >> 20, (metadata.blocks() * 512) >> 20);
-    Ok(format!(
-        "\nThe base has {mib} MiB, {data_mib} of them data.\n"
-    ))
-}
-
-/// A server of the base behind the link, which ends when it is dropped.
+/// A server of an image behind the link, which ends when it is dropped.
 pub(super) struct Nbd {
     process: Process,
     directory: String,
 }
 
 impl Nbd {
-    /// Starts it.
-    pub(super) fn start(host: &Host, link: &Link) -> Result<Self> {
+    /// Starts one of the raw image or disk `base` of the host's.
+    pub(super) fn start(host: &Host, base: &str, link: &Link) -> Result<Self> {
         let directory = host.fresh_path("nbd").display().to_string();
         host.run(&format!("mkdir {directory}"))?;
         let Link {
@@ -89,10 +71,9 @@ impl Nbd {
             rate_bytes,
         } = link;
         let command = format!(
-            "nbdkit --foreground --readonly --unix {directory}/socket --pidfile {directory}/pid --filter=stats \
-             --filter=delay --filter=rate file {} statsfile={directory}/stats rdelay={delay_ms:.0}ms rate={:.0} \
+            "nbdkit --foreground --readonly --unix {directory}/socket --pidfile {directory}/pid --filter=log \
+             --filter=delay --filter=rate file {base} logfile={directory}/log rdelay={delay_ms:.0}ms rate={:.0} \
              burstiness={BURST_S}",
-            base(host),
             rate_bytes * 8.0
         );
         let words: Vec<_> = command.split_whitespace().map(str::to_owned).collect();
@@ -107,29 +88,42 @@ impl Nbd {
         format!("nbd+unix:///?socket={}/socket", self.directory)
     }
 
-    /// Ends it, and says how many MiB it was asked for.
-    pub(super) fn end(self, host: &Host) -> Result<f64> {
+    /// What it was asked for so far.
+    pub(super) fn reads(&self, host: &Host) -> Result<Reads> {
+        let log = host.read(&format!("{}/log", self.directory))?;
+        Ok(Reads::of(&String::from_utf8_lossy(&log)))
+    }
+
+    /// Ends it.
+    pub(super) fn end(self) -> Result<()> {
         self.process.signal(Signal::TERM)?;
-        let output = self.process.output(PATIENCE)?;
-        let stats = host.run(&format!("cat {}/stats", self.directory));
-        let stats = stats.with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        read_mib(&stats).with_context(|| format!("nbdkit: says nothing of reads: {stats}"))
+        self.process.output(PATIENCE).map(drop)
     }
 }
 
-/// How much was read, in MiB, says a line like `read: 9 ops, 0.5 s, 20.00 MiB, 2.17 GiB/s op, ...`.
-fn read_mib(stats: &str) -> Option<f64> {
-    let line = stats.lines().find_map(|line| line.strip_prefix("read:"))?;
-    let (number, unit) = line.split(", ").nth(2)?.split_once(' ')?;
-    let number: f64 = number.parse().ok()?;
-    let mib = match unit {
-        "bytes" => 1.0 / f64::from(1 << 20),
-        "KiB" => 1.0 / 1024.0,
-        "MiB" => 1.0,
-        "GiB" => 1024.0,
-        _ => return None,
-    };
-    Some(number * mib)
+/// What a server was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Reads {
+    pub(super) requests: u64,
+    pub(super) bytes: u64,
+}
+
+impl Reads {
+    /// By lines like `2026-01-31 12:00:00.123456 connection=1 Read id=2 offset=0x0 count=0x1000 ...`;
+    /// another line, with `...Read`, tells of the end of each.
+    fn of(log: &str) -> Self {
+        let mut reads = Self::default();
+        let words = log.lines().filter_map(|line| line.split_once(" Read "));
+        for (_, words) in words {
+            let mut words = words.split_whitespace();
+            let count = words.find_map(|word| word.strip_prefix("count=0x"));
+            reads.requests += 1;
+            reads.bytes += count
+                .and_then(|count| u64::from_str_radix(count, 16).ok())
+                .unwrap_or(0);
+        }
+        reads
+    }
 }
 
 #[cfg(test)]
@@ -138,9 +132,11 @@ mod tests {
 
     #[test]
     fn nbdkit_is_understood() {
-        let stats = "total: 3 ops, 0.02 s, 1.00 MiB, 18.16 KiB/s\nread: 2 ops, 0.01 s, 512.00 KiB, 97.62 KiB/s op\n";
-        assert_eq!(read_mib(stats), Some(0.5));
-        assert_eq!(read_mib("read: 2 ops, 0.01 s, 5 apples, 1 B/s op"), None);
-        assert_eq!(read_mib("total: 0 ops\n"), None);
+        let log = "2026-01-31 05:38:34.234590 connection=1 Extents id=1 offset=0x0 count=0x100000 req_one=1 ...\n\
+                   2026-01-31 05:38:34.235453 connection=1 Read id=2 offset=0x0 count=0x100000 ...\n\
+                   2026-01-31 05:38:34.235591 connection=1 ...Read id=2 return=0\n\
+                   2026-01-31 05:38:34.236453 connection=1 Read id=3 offset=0x10000 count=0x1000 ...\n";
+        let bytes = 0x10_1000;
+        assert_eq!(Reads::of(log), Reads { requests: 2, bytes });
     }
 }
