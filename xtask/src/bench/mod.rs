@@ -18,6 +18,7 @@ mod fuse;
 mod grid;
 mod ground;
 mod grounds;
+mod icache;
 mod interrupt;
 mod link;
 mod model;
@@ -67,6 +68,9 @@ enum What {
     Model(model::Arguments),
     /// A cache in front of a modelled disk with heads, by what leaves it, in virtual time
     Cache(cache::Arguments),
+    /// A cache with classes and without, by guests with hooks, on a modelled disk with heads and behind a slow link, in
+    /// the lab
+    Icache(icache::Arguments),
     /// How often what the hooks on a guest's system calls say of its blocks is right, in the lab
     Accuracy(accuracy::Arguments),
     /// Exits by hooks on a guest's system calls, for five loads, in the lab
@@ -96,6 +100,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         What::Fs(arguments) => fs::run(arguments, &mut report),
         What::Model(arguments) => model::run(arguments, &mut report),
         What::Cache(arguments) => cache::run(arguments, &mut report),
+        What::Icache(arguments) => icache::run(arguments, &mut report),
         What::Dedup(arguments) => dedup::run(arguments, &mut report),
         What::Accuracy(arguments) => accuracy::run(arguments, &mut report),
         What::Overhead(arguments) => overhead::run(arguments, &mut report),
@@ -119,6 +124,7 @@ fn all(arguments: &AllArguments, report: &mut Report) {
     measure("dedup", dedup::run, arguments, report);
     measure("boot", boot::run, arguments, report);
     measure("far", far::run, arguments, report);
+    measure("icache", icache::run, arguments, report);
     measure("accuracy", accuracy::run, arguments, report);
     measure("overhead", overhead::run, arguments, report);
 }
