@@ -15,6 +15,10 @@ const ADDRESS_SIZES: u32 = 0x8000_0008;
 const CACHES_AMD: u32 = 0x8000_001d;
 const TOPOLOGY_AMD: u32 = 0x8000_001e;
 
+const FEATURES_AMD: u32 = 0x8000_0001;
+
+const ECX_VMX: u32 = 1 << 5;
+const ECX_SVM_AMD: u32 = 1 << 2;
 const ECX_TSC_DEADLINE: u32 = 1 << 24;
 const ECX_HYPERVISOR: u32 = 1 << 31;
 const EDX_HTT: u32 = 1 << 28;
@@ -24,17 +28,20 @@ pub(crate) struct Cpuid {
     supported: CpuId,
     tsc_deadline: bool,
     cpus: u8,
+    /// Whether the guest may have guests itself.
+    nests: bool,
 }
 
 impl Cpuid {
-    /// Reads what the host supports, for a machine of `cpus` vCPUs.
-    pub(crate) fn new(kvm: &Kvm, cpus: u8) -> Result<Self> {
+    /// Reads what the host supports, for a machine of `cpus` vCPUs that may have guests itself, or not.
+    pub(crate) fn new(kvm: &Kvm, cpus: u8, nests: bool) -> Result<Self> {
         let supported = supported(kvm)?;
         let tsc_deadline = kvm.check_extension(Cap::TscDeadlineTimer);
         Ok(Self {
             supported,
             tsc_deadline,
             cpus,
+            nests,
         })
     }
 
@@ -61,6 +68,7 @@ impl Cpuid {
         let cores = u32::from(self.cpus);
         match entry.function {
             FEATURES => self.adapt_features(&mut entry, cpu),
+            FEATURES_AMD if !self.nests => entry.ecx &= !ECX_SVM_AMD,
             CACHES_INTEL => {
                 // Bits 31:26 number the cores of the package less one; bits 25:14 the threads that
                 // share the cache less one: level 3 is shared by all, the others by none.
@@ -92,6 +100,9 @@ impl Cpuid {
         entry.ecx |= ECX_HYPERVISOR;
         if self.tsc_deadline {
             entry.ecx |= ECX_TSC_DEADLINE;
+        }
+        if !self.nests {
+            entry.ecx &= !ECX_VMX;
         }
         entry.edx &= !EDX_HTT;
         if self.cpus > 1 {
@@ -156,6 +167,7 @@ mod tests {
             supported,
             tsc_deadline: true,
             cpus,
+            nests: true,
         }
     }
 
@@ -184,6 +196,27 @@ mod tests {
         assert_eq!((threads.eax, threads.ebx, threads.ecx), (0, 1, 0x100));
         assert_eq!((cores.eax, cores.ebx, cores.ecx), (2, 3, 0x201));
         assert_eq!(sizes.ecx, 2 | (2 << 12));
+    }
+
+    #[test]
+    fn a_guest_that_may_have_none_is_offered_no_virtualization() {
+        let leaf = |function| kvm_cpuid_entry2 {
+            function,
+            ecx: u32::MAX,
+            ..Default::default()
+        };
+        let supported = CpuId::from_entries(&[leaf(FEATURES), leaf(FEATURES_AMD)]).unwrap();
+        for (nests, expected) in [(true, [u32::MAX; 2]), (false, [!(1 << 5), !(1 << 2)])] {
+            let cpuid = Cpuid {
+                supported: supported.clone(),
+                tsc_deadline: true,
+                cpus: 1,
+                nests,
+            };
+            let leaves = cpuid.for_cpu(0).unwrap();
+            let leaves = leaves.as_slice();
+            assert_eq!([leaves[0].ecx, leaves[1].ecx], expected);
+        }
     }
 
     #[test]

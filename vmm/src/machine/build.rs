@@ -84,7 +84,9 @@ impl Machine {
         } = parts;
         let (bus, aml) = assemble(devices, &interrupts)?;
         let entry = load(ram, config, &aml)?;
-        let vcpus = create_vcpus(kvm, &vm, ram, config, &entry)?;
+        // A hypervisor in the guest would take the hooks to its own guests.
+        let cpuid = Cpuid::new(kvm, config.cpus, insight.is_none())?;
+        let vcpus = create_vcpus(&vm, ram, config, &cpuid, &entry)?;
         Ok(Self {
             bus: Arc::new(bus),
             switch,
@@ -247,13 +249,12 @@ fn load(ram: &GuestRam, config: &Config, aml: &[u8]) -> Result<EntryState> {
 
 /// Makes the vCPUs: the first at the kernel's entry, the others waiting to be started by it.
 fn create_vcpus(
-    kvm: &Kvm,
     vm: &VmFd,
     ram: &GuestRam,
     config: &Config,
+    cpuid: &Cpuid,
     entry: &EntryState,
 ) -> Result<Vec<VcpuFd>> {
-    let cpuid = Cpuid::new(kvm, config.cpus)?;
     let create = |number: u8| {
         let mut vcpu = vm
             .create_vcpu(u64::from(number))
