@@ -310,9 +310,14 @@ impl Observer {
             rflags: out.rflags,
             ..question.registers(call, address, self.nonce, serial)
         };
+        let process = self.processes.get(scene.root.table);
         let pending = Pending {
             question,
             cr3: scene.root.table,
+            // Who is asked for its number may be another than who had these page tables.
+            pid: process
+                .and_then(|process| process.pid)
+                .filter(|_| question != Question::Pid),
             call: *call,
             scratch,
             asked,

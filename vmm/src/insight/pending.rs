@@ -17,6 +17,8 @@ pub(super) struct Pending {
     pub(super) question: Question,
     /// The process, by its page tables.
     pub(super) cr3: u64,
+    /// Its number, if it had said that before.
+    pub(super) pid: Option<u32>,
     /// The registers of the call.
     pub(super) call: kvm_regs,
     pub(super) scratch: Option<Scratch>,
@@ -75,6 +77,16 @@ impl PendingQuestions {
         before - self.questions.len()
     }
 
+    /// Who has these page tables is process `pid` now: others that had them are gone. Returns how many
+    /// questions that leaves open.
+    pub(super) fn forget_others(&mut self, cr3: u64, pid: u32) -> usize {
+        let before = self.questions.len();
+        let is_gone =
+            |pending: &Pending| pending.cr3 == cr3 && pending.pid.is_some_and(|asked| asked != pid);
+        self.questions.retain(|_, pending| !is_gone(pending));
+        before - self.questions.len()
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.questions.is_empty()
     }
@@ -88,6 +100,7 @@ mod tests {
         Pending {
             question: Question::Pid,
             cr3,
+            pid: None,
             call: kvm_regs::default(),
             scratch: None,
             asked: 1,
@@ -119,6 +132,27 @@ mod tests {
         }
         assert!(questions.remove(0x1000, &regs).is_some());
         assert!(questions.remove(0x1000, &regs).is_none());
+    }
+
+    #[test]
+    fn who_had_the_page_tables_before_answers_no_more() {
+        let mut questions = PendingQuestions::default();
+        for (cr3, pid) in [
+            (0x1000, Some(10)),
+            (0x1000, Some(11)),
+            (0x1000, None),
+            (0x2000, Some(10)),
+        ] {
+            let serial = questions.next_serial();
+            let pending = Pending {
+                pid,
+                ..pending(cr3)
+            };
+            questions.insert(serial, pending);
+        }
+        assert_eq!(questions.forget_others(0x1000, 11), 1);
+        assert!(!questions.contains(1));
+        assert!([2, 3, 4].iter().all(|&serial| questions.contains(serial)));
     }
 
     #[test]

@@ -47,6 +47,7 @@ struct Guest {
     observer: Observer,
     fingerprinter: Fingerprinter,
     executable: &'static str,
+    pid: u64,
     files: HashMap<i32, File>,
     /// The inode of all files; without, each descriptor has its own.
     inode: Option<u64>,
@@ -108,6 +109,7 @@ impl Guest {
             observer,
             fingerprinter,
             executable,
+            pid: 10,
             files: HashMap::new(),
             inode: None,
             stack: STACK,
@@ -170,7 +172,7 @@ impl Guest {
         let number = c_long::try_from(regs.rax).unwrap();
         self.asked.borrow_mut().push(number);
         match number {
-            libc::SYS_getpid => 10,
+            libc::SYS_getpid => self.pid,
             libc::SYS_getppid => 1,
             libc::SYS_fcntl => 0,
             libc::SYS_lseek => file(regs.rdi).map_or(ERROR, |file| file.offset as u64),
@@ -777,4 +779,39 @@ fn what_was_no_descriptor_is_met_when_it_is_one() {
     guest.put(BUFFER, &[b'x'; 4096]);
     guest.write(3, 4096);
     assert!(guest.mark(&[b'x'; 4096]).is_some());
+}
+
+#[test]
+fn a_question_of_who_was_killed_is_not_waited_for() {
+    for shared in [false, true] {
+        let mut guest = Guest::with("on", "/bin/reader", false);
+        guest.open(3, "/srv/file", vec![b'x'; 4096]);
+        guest.read(3);
+        guest.call(libc::SYS_close, [3, 0, 0, 0, 0, 0]);
+        guest.observer.processes.get_mut(ROOT.table).unwrap().shared = shared;
+        let mut regs = kvm_regs {
+            rax: libc::SYS_read.cast_unsigned(),
+            rdi: 3,
+            rsi: BUFFER,
+            rdx: 1,
+            rsp: STACK,
+            rcx: 0x1002,
+            ..Default::default()
+        };
+        let scene = Scene {
+            memory: Memory(&guest.memory),
+            window: &guest.window,
+            root: ROOT,
+            fs_base: &|| Some(1),
+            now_ms: 0,
+        };
+        assert!(guest.observer.call(&scene, &mut regs), "it is asked");
+        // It is killed, and another has its page tables.
+        guest.observer.processes.forks(0x9000, false, || None);
+        guest.pid = 11;
+        guest.read(3);
+        let abandoned = guest.observer.counts.abandoned;
+        assert_eq!(abandoned, u64::from(!shared));
+        assert_eq!(guest.observer.questions.is_empty(), !shared);
+    }
 }
