@@ -210,8 +210,9 @@ impl Insight {
 
     /// A system call that the stub of vCPU `cpu` let through to here. Whether `regs` have changed.
     fn call(&self, cpu: u8, regs: &mut kvm_regs, fs_base: &dyn Fn() -> Option<u64>) -> bool {
-        let scene = self.scene(self.window.cr3(cpu), fs_base);
         let mut observer = lock(&self.observer);
+        // Its time comes after that of the call before.
+        let scene = self.scene(self.window.cr3(cpu), fs_base);
         observer.take_notes(&scene);
         let changed = observer.call(&scene, regs);
         if observer.is_idle() && self.wanted.swap(false, Ordering::AcqRel) {
