@@ -121,11 +121,19 @@ fn can_use(test: &str, program: &str) -> bool {
         "there is no /dev/fuse, or there are no loop devices"
     } else if !["/usr/sbin", "/sbin", "/usr/bin"].into_iter().any(is_there) {
         "mkfs is not installed"
+    } else if !has_mount_namespaces() {
+        "no mount namespaces"
     } else {
         return true;
     };
     skip(test, reason);
     false
+}
+
+/// The root of a chroot that is no mount point has none, for example.
+fn has_mount_namespaces() -> bool {
+    let output = Command::new("unshare").args(["-m", "true"]).output();
+    output.is_ok_and(|output| output.status.success())
 }
 
 /// Runs the load on each kind, prints what it was taken for, and refuses more than a thousandth.
