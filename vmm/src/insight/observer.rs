@@ -459,11 +459,7 @@ impl Observer {
     /// The threads of a process end, and with them what they were asked. Where a child may be in the
     /// memory of its parent, it is not known whose threads those are.
     fn answers_no_more(&mut self, cr3: u64) {
-        if self
-            .processes
-            .get(cr3)
-            .is_some_and(|process| !process.shared)
-        {
+        if self.processes.is_alone(cr3) {
             self.counts.abandoned += self.questions.forget(cr3) as u64;
         }
     }

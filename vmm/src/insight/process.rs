@@ -144,6 +144,12 @@ impl Processes {
             .or_insert_with(|| Process::new(generation))
     }
 
+    /// Whether who makes calls with these page tables is their process for sure, and no child in its
+    /// memory.
+    pub(super) fn is_alone(&self, cr3: u64) -> bool {
+        self.by_cr3.get(&cr3).is_some_and(|process| !process.shared)
+    }
+
     /// Whether the stub cannot tell this process from another.
     pub(super) fn shares_bit(&self, cr3: u64) -> bool {
         let count = self.by_bit.get(&process_bit(cr3));

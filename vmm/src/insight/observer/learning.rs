@@ -77,11 +77,7 @@ impl Observer {
             let pid = u32::try_from(*pid).unwrap_or_default();
             self.processes.identify(cr3, pid);
             // One that was killed says nothing. With a child in its memory, it may be there still.
-            let is_alone = self
-                .processes
-                .get(cr3)
-                .is_some_and(|process| !process.shared);
-            if is_alone && !mutant("who is killed may answer for ever") {
+            if self.processes.is_alone(cr3) && !mutant("who is killed may answer for ever") {
                 self.counts.abandoned += self.questions.forget_others(cr3, pid) as u64;
             }
             return;
