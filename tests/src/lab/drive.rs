@@ -48,9 +48,15 @@ impl Drive {
                 escaped(socket)
             ),
         };
-        let drive = format!("if=none,id={serial},format=raw,{source}");
-        command.args(["-drive", &drive]);
-        let device = format!("virtio-blk-device,drive={serial},serial={serial}");
-        command.args(["-device", &device]);
+        attach(command, serial, &source);
     }
+}
+
+/// Adds a raw drive with this serial number to an emulator. `source` is what QEMU's option `-drive` says
+/// of its content.
+pub(super) fn attach(command: &mut Command, serial: &str, source: &str) {
+    let drive = format!("if=none,id={serial},format=raw,{source}");
+    command.args(["-drive", &drive]);
+    let device = format!("virtio-blk-device,drive={serial},serial={serial}");
+    command.args(["-device", &device]);
 }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::clock::Clock;
-use super::drive::Drive;
+use super::drive::{Drive, attach};
 use crate::agent::init::{PORTS_PARAMETER, SHARE, WORK};
 use crate::agent::{die_with_parent, inherit};
 
@@ -148,12 +148,7 @@ pub(super) fn escaped(path: &Path) -> String {
 
 fn drive(command: &mut Command, file: &Path, id: &str, options: &str) {
     let file = escaped(file);
-    command.arg("-drive").arg(format!(
-        "file={file},if=none,id={id},format=raw,cache=unsafe,{options}"
-    ));
-    command
-        .arg("-device")
-        .arg(format!("virtio-blk-device,drive={id},serial={id}"));
+    attach(command, id, &format!("file={file},cache=unsafe,{options}"));
 }
 
 fn port(command: &mut Command, number: usize, stream: &UnixStream) {
