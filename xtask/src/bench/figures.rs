@@ -1,9 +1,18 @@
 //! What benchmarks make of the runs that they measured.
 
+use anyhow::{Context as _, Result};
+
 /// The middle one of at least one value.
 pub(super) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// How long a program that guests run says that it took, in nanoseconds.
+pub(super) fn said_ns(said: &str) -> Result<u64> {
+    let mut words = said.split_whitespace();
+    let ns = words.find_map(|word| word.strip_prefix("ns=")?.parse().ok());
+    ns.with_context(|| format!("no time in '{said}'"))
 }
 
 /// The median of the ratios of runs that were neighbours in time.

@@ -8,7 +8,7 @@
 use std::fs::File;
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ::tests::{Guest, Host, Parts};
 use anyhow::{Context as _, Result, ensure};
@@ -16,12 +16,13 @@ use clap::Args;
 use images::packages::{Tool, require};
 use serde_json::Value;
 
+use super::figures::{median, said_ns};
 use super::interrupt::Interrupt;
 use super::report::{Report, Section};
 use super::scratch::Scratch;
 
-/// What an exit to the program takes on a real host, in nanoseconds.
-const EXIT_NS: f64 = 1500.0;
+/// What an exit to the program takes on a real host, in seconds.
+const EXIT_S: f64 = 1.5e-6;
 const PROGRAM: &str = "guest-syscalls";
 /// The files that are encrypted, searched and copied.
 const TREE: &str = "generate tree 40 64 1024 65536 write 5";
@@ -176,40 +177,41 @@ fn counts(stats: &Value, report: &Value) -> Result<Counts> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn line(name: &str, unwatched: Counts, watched: Counts, here_ns: [u64; 2]) -> String {
-    let cost = |exits: u64, ns: u64| {
-        let percent = exits as f64 * EXIT_NS / ns as f64 * 100.0;
+fn line(name: &str, unwatched: Counts, watched: Counts, here_s: [f64; 2]) -> String {
+    let cost = |exits: u64, s: f64| {
+        let percent = exits as f64 * EXIT_S / s * 100.0;
         format!("{percent:.1} %")
     };
-    let ms = |ns: u64| format!("{} ms", ns / 1_000_000);
-    let [cached_ns, disk_ns] = here_ns;
+    let ms = |s: f64| format!("{:.0} ms", s * 1e3);
+    let [cached_s, disk_s] = here_s;
     format!(
         "{name:<12} | {:>9} {:>6} | {:>7} {:>7} {:>10.2} | {:>9} {:>6} | {:>9} {:>6}\n",
         unwatched.exits,
-        cost(unwatched.exits, cached_ns),
+        cost(unwatched.exits, cached_s),
         watched.exits,
         watched.noted,
         watched.exits as f64 / watched.data_calls.max(1) as f64,
-        ms(cached_ns),
-        cost(watched.exits, cached_ns),
-        ms(disk_ns),
-        cost(watched.exits, disk_ns),
+        ms(cached_s),
+        cost(watched.exits, cached_s),
+        ms(disk_s),
+        cost(watched.exits, disk_s),
     )
 }
 
-/// How long a load takes on this machine whose files are in the page cache, in nanoseconds.
-fn here_cached(program: &Path, load: &Load) -> Result<u64> {
+/// How long a load takes on this machine whose files are in the page cache, in seconds.
+fn here_cached(program: &Path, load: &Load) -> Result<f64> {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let directory = Scratch::make("overhead", None)?;
         here(program, directory.directory(), TREE)?;
-        runs.push(here(program, directory.directory(), load.cached)?);
+        let ran = here(program, directory.directory(), load.cached)?;
+        runs.push(ran.as_secs_f64());
     }
-    Ok(middle(runs))
+    Ok(median(runs))
 }
 
 /// How long it takes until all is on the disk of this machine, with files that are only there.
-fn here_on_disk(program: &Path, load: &Load) -> Result<u64> {
+fn here_on_disk(program: &Path, load: &Load) -> Result<f64> {
     let mut runs = Vec::new();
     for _ in 0..RUNS {
         let directory = Scratch::make("overhead", None)?;
@@ -217,17 +219,12 @@ fn here_on_disk(program: &Path, load: &Load) -> Result<u64> {
         let opened = File::open(directory.directory())?;
         rustix::fs::syncfs(&opened)?;
         leave_the_cache(directory.directory())?;
-        let ran_ns = here(program, directory.directory(), load.durable)?;
+        let ran = here(program, directory.directory(), load.durable)?;
         let start = Instant::now();
         rustix::fs::syncfs(&opened)?;
-        runs.push(ran_ns + u64::try_from(start.elapsed().as_nanos())?);
+        runs.push((ran + start.elapsed()).as_secs_f64());
     }
-    Ok(middle(runs))
-}
-
-fn middle(mut runs: Vec<u64>) -> u64 {
-    runs.sort_unstable();
-    runs[runs.len() / 2]
+    Ok(median(runs))
 }
 
 /// Has the page cache give up all files below a directory, which are on the disk.
@@ -244,8 +241,8 @@ fn leave_the_cache(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Does a load in a directory of this machine. How long it says that it took, in nanoseconds.
-fn here(program: &Path, directory: &Path, load: &str) -> Result<u64> {
+/// Does a load in a directory of this machine. How long it says that it took.
+fn here(program: &Path, directory: &Path, load: &str) -> Result<Duration> {
     let output = Command::new(program)
         .args(load.split_whitespace())
         .current_dir(directory)
@@ -253,7 +250,5 @@ fn here(program: &Path, directory: &Path, load: &str) -> Result<u64> {
         .with_context(|| format!("{}: run", program.display()))?;
     ensure!(output.status.success(), "{load}: {}", output.status);
     let said = String::from_utf8_lossy(&output.stdout);
-    let mut words = said.split_whitespace();
-    let ns = words.find_map(|word| word.strip_prefix("ns=")?.parse().ok());
-    ns.with_context(|| format!("{PROGRAM}: no time in '{said}'"))
+    Ok(Duration::from_nanos(said_ns(&said)?))
 }

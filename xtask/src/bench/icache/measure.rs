@@ -4,11 +4,12 @@ use std::fmt::Write as _;
 
 use ::tests::loads::Load;
 use ::tests::{Guest, Host, Vm};
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use serde_json::Value;
 
 use super::counts::Counts;
 use super::slow::Slow;
+use crate::bench::figures::said_ns;
 
 /// A cache, and what it knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,9 +104,7 @@ fn work(vm: &mut Vm, load: Load, first: u64, rounds: u64) -> Result<u64> {
         vm,
         &format!("guest-syscalls load {load} /disk {first} {rounds}"),
     )?;
-    let mut words = said.split_whitespace();
-    let ns = words.find_map(|word| word.strip_prefix("ns=")?.parse().ok());
-    ns.with_context(|| format!("guest-syscalls: no time in '{said}'"))
+    said_ns(&said)
 }
 
 /// Has the guest's shell do something; what it says.
